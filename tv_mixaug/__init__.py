@@ -1,0 +1,1 @@
+"""Cutout, Mixup and CutMix for torchvision.transforms.v2 and any DataLoader."""
