@@ -1,0 +1,224 @@
+"""Labels: encode them once, mix them, and turn a criterion into one that takes mixed labels."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from tv_mixaug.functional import mix_labels
+from tv_mixaug.plans import Plan
+
+NumClasses = int | Literal["multi", "regression"] | None
+
+
+class PairedLabels(NamedTuple):
+    """Hold mixed labels as two class indices and a weight, for many classes.
+
+    Attributes:
+        labels: (B,) class indices, or (B, K) label rows, of the own images.
+        partner_labels: The same of the partners.
+        lam: (B,) float32 in [0, 1], the weight of ``labels``; ``partner_labels`` has ``1 - lam``.
+    """
+
+    labels: Tensor
+    partner_labels: Tensor
+    lam: Tensor
+
+
+class LabelFormat(NamedTuple):
+    """Describe what a transform makes of labels; transforms in one list must agree on it.
+
+    Attributes:
+        num_classes: K, ``"multi"`` for multi-hot rows, ``"regression"`` for real targets, or None
+            where the labels are (B, K) already; or a mapping from label key to one of these.
+        targets: ``"soft"`` for (B, K) float32, ``"pair"`` for :class:`PairedLabels`.
+        smoothing: Share of each own label that is spread over all classes, in [0, 1).
+        ignore_index: The class index of samples without a label, or None.
+    """
+
+    num_classes: Any
+    targets: str
+    smoothing: float
+    ignore_index: int | None
+
+
+def check_labels(labels: Any, kind: NumClasses, form: LabelFormat, where: str) -> None:
+    """Raise unless ``labels`` can be encoded; nothing is changed.
+
+    The values of labels on a GPU are not looked at, since that would make the GPU wait: an index
+    out of range there gives a row of zeros.
+
+    Raises:
+        TypeError: If the labels are of the wrong kind or dtype.
+        ValueError: If their shape or a value is wrong.
+    """
+    if not isinstance(labels, Tensor):
+        raise TypeError(f"labels at {where} must be a tensor, got {type(labels).__name__}.")
+    if labels.is_complex():
+        raise TypeError(f"labels at {where} must be real, got {labels.dtype}.")
+    if kind == "regression":
+        return
+    if labels.ndim == 1 and kind != "multi":
+        if labels.is_floating_point() or labels.dtype == torch.bool:
+            raise TypeError(
+                f"labels at {where} of shape (B,) must be integer class indices, got "
+                f"{labels.dtype}; float targets need num_classes='regression'."
+            )
+        if kind is None and form.targets == "soft":
+            raise ValueError(
+                f"num_classes must be given, since the labels at {where} are class indices; "
+                "got None."
+            )
+        if isinstance(kind, int) and labels.is_cpu:
+            _check_range(labels, kind, form.ignore_index, where)
+    elif labels.ndim != 2:
+        raise ValueError(
+            f"labels at {where} must be of shape (B,) or (B, K), got {tuple(labels.shape)}."
+        )
+    elif isinstance(kind, int) and labels.shape[1] != kind:
+        raise ValueError(
+            f"labels at {where} must have num_classes = {kind} columns, got {labels.shape[1]}."
+        )
+
+
+def encode_labels(labels: Tensor, kind: NumClasses, form: LabelFormat) -> Tensor:
+    """Return checked labels as float32 rows, smoothed; a new tensor.
+
+    Smoothing takes its share of a row's own sum, so that a row without a label stays empty and a
+    multi-hot row keeps its sum.
+    """
+    if kind == "regression":
+        return labels.to(torch.float32, copy=True)
+    if labels.ndim == 1:
+        count = int(kind)  # type: ignore[arg-type]
+        index = labels.to(torch.int64)[:, None]
+        known = ((index >= 0) & (index < count)).float()
+        rows = torch.zeros(len(labels), count, device=labels.device)
+        if count:
+            rows.scatter_(1, index.clamp(0, count - 1), known)
+    else:
+        rows = labels.to(torch.float32, copy=True)
+    if form.smoothing:
+        share = rows.sum(1, keepdim=True) * (form.smoothing / rows.shape[1])
+        rows.mul_(1 - form.smoothing).add_(share)
+    return rows
+
+
+def apply_plan(
+    labels: Tensor, plan: Plan, kind: NumClasses, form: LabelFormat
+) -> Tensor | PairedLabels:
+    """Mix checked labels by a plan: the one label rule of Mixup, CutMix and Cutout."""
+    if form.targets == "pair" and kind != "regression":
+        own = labels.clone()
+        partner = plan.partner.to(own.device, non_blocking=True)
+        return PairedLabels(own, own[partner], plan.lam.to(own.device, non_blocking=True))
+    if kind is None and labels.ndim == 1:
+        return labels  # only Cutout comes here: without a number of classes it leaves labels alone
+    return mix_labels(encode_labels(labels, kind, form), plan.partner, plan.lam)
+
+
+class MixCriterion(nn.Module):
+    """Turn a criterion into one that takes soft, index or paired labels.
+
+    Replaces the ``mixup_criterion`` of tutorials: every sample has its own weight, and a sample
+    whose label is unknown counts with the weight that is known.
+
+    Args:
+        criterion: Callable ``(outputs, labels) -> losses``. A module with a ``reduction`` is
+            copied and used without one; any other callable must return the losses of each sample,
+            (B,) or (B, ...), which are averaged over the other axes.
+        reduction: ``"mean"``: the sum of the losses over the sum of the known weights;
+            ``"sum"``; or ``"none"``: (B,).
+        ignore_index: The class index of samples without a label, or None. Only index and paired
+            labels need it: a soft row shows what is known of it by its sum.
+
+    Raises:
+        TypeError: If ``criterion`` is not callable.
+        ValueError: If ``reduction`` is not one of the three, or on the call, if the criterion does
+            not return a loss for each sample.
+
+    Example:
+        >>> criterion = MixCriterion(nn.CrossEntropyLoss())
+        >>> outputs, labels = torch.tensor([[2.0, 0.0]]), torch.tensor([0])
+        >>> paired = PairedLabels(labels, 1 - labels, torch.tensor([0.75]))
+        >>> soft = torch.tensor([[0.75, 0.25]])
+        >>> bool(torch.isclose(criterion(outputs, paired), criterion(outputs, soft)))
+        True
+    """
+
+    def __init__(
+        self,
+        criterion: Callable[[Tensor, Tensor], Tensor],
+        *,
+        reduction: str = "mean",
+        ignore_index: int | None = None,
+    ) -> None:
+        super().__init__()
+        if not callable(criterion):
+            raise TypeError(f"criterion must be callable, got {type(criterion).__name__}.")
+        if reduction not in ("mean", "sum", "none"):
+            raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}.")
+        if hasattr(criterion, "reduction"):
+            criterion = copy.copy(criterion)
+            criterion.reduction = "none"  # type: ignore[attr-defined]
+        self.criterion = criterion
+        self.reduction = reduction
+        self.ignore_index = ignore_index
+
+    def forward(self, outputs: Tensor, labels: Tensor | PairedLabels) -> Tensor:
+        """Return the loss of ``outputs`` against mixed or plain labels.
+
+        Args:
+            outputs: (B, K) model outputs, in the form that the criterion takes.
+            labels: (B,) class indices, (B, K) soft rows, or :class:`PairedLabels`.
+
+        Returns:
+            A scalar, or (B,) with ``reduction="none"``.
+        """
+        if isinstance(labels, PairedLabels):
+            own, own_known = self._loss(outputs, labels.labels)
+            other, other_known = self._loss(outputs, labels.partner_labels)
+            lam = labels.lam.to(own.dtype)
+            losses = lam * own + (1 - lam) * other
+            known = lam * own_known + (1 - lam) * other_known
+        else:
+            losses, known = self._loss(outputs, labels)
+        if self.reduction == "none":
+            return losses
+        total = losses.sum()
+        return total if self.reduction == "sum" else total / known.sum().clamp(min=1e-12)
+
+    def _loss(self, outputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the (B,) losses and the share of each label that is known."""
+        known = torch.ones(len(labels), device=outputs.device)
+        if labels.ndim == 1 and not labels.is_floating_point() and self.ignore_index is not None:
+            known = (labels != self.ignore_index).to(known.dtype)
+            labels = torch.where(labels == self.ignore_index, 0, labels)
+        elif labels.ndim == 2 and isinstance(self.criterion, nn.CrossEntropyLoss):
+            known = labels.sum(1).to(known.dtype)
+        losses = self.criterion(outputs, labels)
+        if losses.ndim == 0 or len(losses) != len(labels):
+            raise ValueError(
+                f"criterion must return a loss for each of the {len(labels)} samples, "
+                f"got shape {tuple(losses.shape)}; give it reduction='none'."
+            )
+        losses = losses.flatten(1).mean(1) if losses.ndim > 1 else losses
+        if labels.ndim == 1:
+            losses = losses * known
+        return losses, known.to(losses.dtype)
+
+
+def _check_range(labels: Tensor, count: int, ignore_index: int | None, where: str) -> None:
+    wrong = (labels < 0) | (labels >= count)
+    if ignore_index is not None:
+        wrong &= labels != ignore_index
+    if bool(wrong.any()):
+        position = int(wrong.nonzero()[0])
+        raise ValueError(
+            f"labels at {where} must be in [0, {count}), got {int(labels[position])} at position "
+            f"{position}."
+        )
