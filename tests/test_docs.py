@@ -1,7 +1,10 @@
 """Every Python block of the README and of the documentation pages runs as it is printed."""
 
 import importlib.util
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -46,7 +49,7 @@ def test_blocks_run(path, needs, tmp_path, monkeypatch):
         if block["needs"] in (None, needs):
             # Blank lines in front make a traceback point at the line of the page.
             lines = "\n" * text.count("\n", 0, block.start("code"))
-            exec(compile(lines + block["code"], path, "exec"), namespace)
+            exec(compile(lines + block["code"], path, "exec"), namespace)  # noqa: S102  # our own pages
 
 
 @pytest.mark.parametrize("path", PAGES, ids=[str(path.relative_to(ROOT)) for path in PAGES])
@@ -54,3 +57,20 @@ def test_no_block_escapes(path):
     """Every fence that opens as Python is one that the test above finds and runs."""
     text = path.read_text(encoding="utf-8")
     assert len(re.findall(r"^\s*```\s*(?:python|py|pycon)\b", text, re.M)) == len(blocks(path))
+
+
+def test_ddp_script(tmp_path):
+    """The script on the page about many machines trains in two processes."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    done = subprocess.run(  # noqa: S603  # our own script
+        [*command, "--nproc-per-node", "2", str(ROOT / "docs/scripts/ddp.py")],
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert sorted(line.split(":")[0] for line in done.stdout.splitlines()) == [
+        f"rank {rank}, epoch {epoch}" for rank in range(2) for epoch in range(2)
+    ]

@@ -1,0 +1,84 @@
+"""Settings of the Sphinx site: `sphinx-build -W -b html docs docs/_build/html`.
+
+Nothing is downloaded: the pictures are drawn, the examples run and the API pages are
+written while the site is built.
+"""
+
+import pkgutil
+import sys
+from pathlib import Path
+
+import torch
+
+import tv_mixaug
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+
+import pictures
+
+torch.set_num_threads(2)
+
+project = "tv_mixaug"
+author = "The tv_mixaug authors"
+copyright = "the tv_mixaug authors"
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "sphinx_copybutton",
+    "sphinx_gallery.gen_gallery",
+]
+exclude_patterns = ["_build", "examples", "benchmarks/[!a-z]*"]
+myst_enable_extensions = ["colon_fence", "deflist"]
+myst_heading_anchors = 3
+
+html_theme = "furo"
+html_title = "tv_mixaug"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_copy_source = False
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "description"
+autodoc_typehints_description_target = "documented"
+autodoc_default_options = {"members": True, "show-inheritance": True}
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+
+copybutton_prompt_text = r">>> |\.\.\. |\$ "
+copybutton_prompt_is_regexp = True
+
+sphinx_gallery_conf = {
+    "examples_dirs": "examples",
+    "gallery_dirs": "gallery",
+    "filename_pattern": r"\.py$",
+    "within_subsection_order": "FileNameSortKey",
+    "remove_config_comments": True,
+    "download_all_examples": False,
+    "show_signature": False,
+    "show_memory": False,
+    "reset_modules": ("matplotlib", "seeds.reset"),
+    "plot_gallery": True,
+    "abort_on_example_error": False,
+}
+
+
+def write_api_pages() -> None:
+    """Write one page for each public module, so that a new module cannot be forgotten."""
+    folder = HERE / "api" / "generated"
+    folder.mkdir(parents=True, exist_ok=True)
+    names = [m.name for m in pkgutil.iter_modules(tv_mixaug.__path__) if m.name[0] != "_"]
+    for old in folder.glob("*.md"):
+        if old.stem not in names:
+            old.unlink()
+    for name in names:
+        page = f"# {name}\n\n```{{eval-rst}}\n.. automodule:: tv_mixaug.{name}\n```\n"
+        path = folder / f"{name}.md"
+        if not path.exists() or path.read_text() != page:
+            path.write_text(page)
+
+
+write_api_pages()
+pictures.draw_all(HERE / "pictures")

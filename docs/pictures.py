@@ -1,0 +1,163 @@
+"""The drawn pictures of the guide; `conf.py` calls this while the site is built."""
+
+from pathlib import Path
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+import matplotlib.pyplot as plt
+import torch
+
+from tv_mixaug import CutMix, Cutout, Mixup, functional, samples, viz
+
+OWN, PARTNER = "#b3205d", "#2f6fb0"  # the colours of the two label weights
+SIZE = 192
+
+
+def show(axis, image, title):
+    axis.imshow(image.permute(1, 2, 0) if image.ndim == 3 else image, cmap="gray", vmin=0, vmax=1)
+    axis.set_title(title, fontsize=11)
+    axis.axis("off")
+
+
+def bar(axis, lam):
+    """Draw a label as a bar under a picture: the own share, then the partner's."""
+    axis.barh([0], [lam], color=OWN)
+    axis.barh([0], [1 - lam], left=[lam], color=PARTNER)
+    axis.text(0.02, 0, f"rose {lam:.2f}", color="white", va="center", fontsize=10)
+    if lam < 1:
+        axis.text(
+            0.98, 0, f"tulip {1 - lam:.2f}", color="white", va="center", ha="right", fontsize=10
+        )
+    axis.set(xlim=(0, 1))
+    axis.axis("off")
+
+
+def definition(path, own, partner, mask, result, lam):
+    """Draw own, M, partner and what becomes of them, with the label below."""
+    figure, axes = plt.subplots(
+        2, 4, figsize=(10, 3.1), height_ratios=[8, 1], gridspec_kw={"hspace": 0.05, "wspace": 0.15}
+    )
+    show(axes[0, 0], own, "own")
+    show(axes[0, 1], mask, "M  (white 1, black 0)")
+    show(axes[0, 2], partner, "fill" if lam == 1 else "partner")
+    show(axes[0, 3], result, "result")
+    for axis in axes[1, :3]:
+        axis.axis("off")
+    bar(axes[1, 3], lam)
+    save(figure, path)
+
+
+def save(figure, path):
+    figure.savefig(path, dpi=110, bbox_inches="tight", pad_inches=0.08)
+    plt.close(figure)
+
+
+def definitions(folder):
+    rose, tulip = samples.draw_flowers(2, SIZE)[0] / 255
+    pair, partner = torch.stack([rose, tulip]), torch.tensor([1, 0])
+    box = torch.tensor([[88, 24, 184, 120]] * 2)
+    mask = functional.cutout(torch.ones(2, SIZE, SIZE), box)
+    share = mask[0].mean().item()
+    fill = torch.zeros(SIZE, SIZE)
+    definition(folder / "cutout.png", rose, fill, mask[0], functional.cutout(pair, box)[0], 1.0)
+    definition(
+        folder / "cutmix.png", rose, tulip, mask[0], functional.cutmix(pair, partner, box)[0], share
+    )
+    lam = torch.tensor([0.6, 0.6])
+    definition(
+        folder / "mixup.png", rose, tulip, torch.full((SIZE, SIZE), 0.6),
+        functional.mixup(pair, partner, lam)[0], 0.6,
+    )  # fmt: skip
+
+
+def beta(path):
+    figure, axis = plt.subplots(figsize=(6.5, 3))
+    x = torch.linspace(0.002, 0.998, 500)
+    for alpha in (0.2, 1.0, 4.0):
+        density = torch.distributions.Beta(alpha, alpha).log_prob(x).exp()
+        axis.plot(x, density, label=f"alpha = {alpha:g}", linewidth=2)
+    axis.set(xlabel="lam", ylabel="density", ylim=(0, 4), xlim=(0, 1))
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(frameon=False)
+    save(figure, path)
+
+
+def modes(path):
+    images, labels = samples.draw_flowers(6, 128, seed=1)
+    figure, axes = plt.subplots(
+        2, 6, figsize=(10, 3.9), gridspec_kw={"wspace": 0.06, "hspace": 0.2}
+    )
+    for row, mode in zip(axes, ("batch", "sample"), strict=True):
+        torch.manual_seed(5)
+        mixed, _ = CutMix(num_classes=2, mode=mode)(images, labels)
+        for axis, image in zip(row, mixed, strict=True):
+            show(axis, image, "")
+        row[0].set_title(f'mode="{mode}"', fontsize=11, loc="left")
+    save(figure, path)
+
+
+def pairings(path):
+    count = 6
+    own = torch.arange(count)
+    torch.manual_seed(1)
+    rules = {
+        '"roll"': (own - 2) % count,
+        '"shuffle"': torch.tensor([3, 1, 0, 5, 2, 4]),
+        "a function: other class only": torch.tensor([3, 5, 4, 1, 0, 2]),
+    }
+    figure, axes = plt.subplots(1, 3, figsize=(10, 2.4))
+    for axis, (title, partner) in zip(axes, rules.items(), strict=True):
+        colours = [OWN] * 3 + [PARTNER] * 3
+        axis.scatter(own, [1] * count, c=colours, s=190, zorder=3)
+        axis.scatter(own, [0] * count, c=colours, s=190, zorder=3)
+        for i in range(count):
+            for height in (0, 1):
+                axis.text(i, height, str(i), color="white", ha="center", va="center", zorder=4)
+            axis.annotate(
+                "",
+                (i, 0.15),
+                (int(partner[i]), 0.85),
+                arrowprops={"arrowstyle": "->", "color": "0.35"},
+            )
+        axis.set_title(title, fontsize=11)
+        axis.set(xlim=(-0.6, count - 0.4), ylim=(-0.25, 1.25))
+        axis.axis("off")
+    axes[0].text(-0.7, 1, "partner", ha="right", va="center")
+    axes[0].text(-0.7, 0, "own", ha="right", va="center")
+    save(figure, path)
+
+
+def contact_sheet(path):
+    """Draw the picture of the landing page: the same flowers, four times."""
+    images, labels = samples.draw_flowers(6, 160, seed=1)
+    torch.manual_seed(3)
+    rows = {
+        "None": Cutout(num_classes=2, p=0.0),
+        "Cutout": Cutout(0.4, num_classes=2),
+        "Mixup": Mixup(num_classes=2, mode="sample"),
+        "CutMix": CutMix(num_classes=2, mode="sample"),
+    }
+    figure, axes = plt.subplots(4, 1, figsize=(10, 8.6), gridspec_kw={"hspace": 0.12})
+    for axis, (title, transform) in zip(axes, rows.items(), strict=True):
+        sheet = viz.draw_batch(
+            *transform(images, labels), class_names=samples.CLASS_NAMES, columns=6
+        )
+        axis.imshow(sheet)
+        axis.set_title(title, fontsize=12, loc="left")
+        axis.axis("off")
+    save(figure, path)
+
+
+def draw_all(folder: Path) -> None:
+    """Draw every picture into a folder."""
+    folder.mkdir(exist_ok=True)
+    definitions(folder)
+    beta(folder / "beta.png")
+    modes(folder / "modes.png")
+    pairings(folder / "pairings.png")
+    contact_sheet(folder / "contact_sheet.png")
+
+
+if __name__ == "__main__":
+    draw_all(Path(__file__).parent / "pictures")
