@@ -1,0 +1,238 @@
+"""Contact sheets: the pictures, weights and colours are where they belong, for any batch."""
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torchvision import tv_tensors
+
+from tv_mixaug import viz
+from tv_mixaug.labels import PairedLabels
+from tv_mixaug.viz import draw_batch
+
+MARGIN, GAP = 16, 12
+
+
+@pytest.fixture
+def written(monkeypatch):
+    """Collect the texts that are written on sheets."""
+    texts = []
+    put_text = cv2.putText
+
+    def record(area, text, *args):
+        texts.append(text)
+        return put_text(area, text, *args)
+
+    monkeypatch.setattr(cv2, "putText", record)
+    return texts
+
+
+def first_picture(sheet, height, width):
+    return sheet[MARGIN : MARGIN + height, MARGIN : MARGIN + width]
+
+
+def bar_shares(sheet, picture_height, width):
+    """Return the share of each class colour in the bar under the first picture."""
+    row = sheet[MARGIN + picture_height + 4 + 3, MARGIN : MARGIN + width]
+    return [(row == colour).all(-1).mean() for colour in viz._CLASS_COLOURS]
+
+
+def test_uint8_pictures_are_shown_pixel_by_pixel():
+    """A uint8 picture of the size of a cell appears unchanged."""
+    images = torch.randint(0, 256, (2, 3, 100, 100), dtype=torch.uint8)
+    sheet = draw_batch(images, cell=100)
+    assert sheet.dtype == np.uint8
+    assert sheet.shape == (2 * MARGIN + 100, 2 * MARGIN + 200 + GAP, 3)
+    assert (first_picture(sheet, 100, 100) == images[0].permute(1, 2, 0).numpy()).all()
+    second = sheet[MARGIN : MARGIN + 100, MARGIN + 100 + GAP : MARGIN + 200 + GAP]
+    assert (second == images[1].permute(1, 2, 0).numpy()).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_floats_in_the_unit_range_are_shown_as_such(dtype):
+    """Floats in [0, 1] are scaled by 255, not stretched, even in a dark batch."""
+    images = torch.full((1, 3, 96, 96), 0.25, dtype=dtype)
+    assert (first_picture(draw_batch(images, cell=96), 96, 96) == 64).all()
+
+
+def test_normalised_floats_are_undone_by_mean_and_std():
+    """With mean and std the original picture comes back to a grey level."""
+    images = torch.rand(2, 3, 96, 96)
+    mean, std = torch.tensor([0.4, 0.5, 0.6]), [0.2, 0.3, 0.1]
+    normal = (images - mean.view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+    sheet = draw_batch(normal, cell=96, mean=mean.tolist(), std=std).astype(int)
+    assert abs(sheet - draw_batch(images, cell=96).astype(int)).max() <= 1
+
+
+def test_normalised_floats_without_mean_are_stretched_over_the_batch():
+    """Other floats go from the batch's smallest value (black) to its largest (white)."""
+    images = torch.zeros(2, 1, 96, 96)
+    images[0], images[1] = -2.0, 2.0
+    sheet = draw_batch(images, cell=96)
+    assert (first_picture(sheet, 96, 96) == 0).all()
+    assert (sheet[MARGIN + 1, -MARGIN - 90] == 255).all()
+
+
+def test_nan_and_infinity_do_no_harm():
+    """NaN is black, infinities are black and white, and finite pixels keep their grey."""
+    images = torch.full((1, 1, 96, 96), 0.5)
+    images[..., 0, 0], images[..., 0, 1], images[..., 0, 2] = torch.nan, torch.inf, -torch.inf
+    picture = first_picture(draw_batch(images, cell=96), 96, 96)
+    assert picture[0, :4, 0].tolist() == [0, 255, 0, 128]
+    assert (first_picture(draw_batch(images * torch.nan, cell=96), 96, 96) == 0).all()
+    assert draw_batch(torch.full((1, 3, 4, 4), 7.0)).shape  # a constant has no range to stretch
+
+
+def test_grey_bool_video_and_tv_tensors():
+    """One channel becomes grey, bool black and white, and a video shows its middle frame."""
+    grey = torch.randint(0, 256, (1, 1, 96, 96), dtype=torch.uint8)
+    picture = first_picture(draw_batch(grey, cell=96), 96, 96)
+    assert (picture == grey[0, 0].numpy()[..., None]).all()
+    assert (
+        first_picture(draw_batch(grey > 127, cell=96), 96, 96)[..., 0]
+        == 255 * (grey[0, 0].numpy() > 127)
+    ).all()
+    video = tv_tensors.Video(
+        torch.arange(5, dtype=torch.uint8).view(1, 5, 1, 1, 1).expand(2, 5, 3, 96, 96)
+    )
+    assert (first_picture(draw_batch(video, cell=96), 96, 96) == 2).all()
+
+
+def test_small_pictures_grow_by_whole_factors_and_large_ones_shrink():
+    """A 28-pixel picture grows sixfold with hard pixels; 400 x 200 shrinks to fit the cell."""
+    small = torch.randint(0, 256, (1, 3, 28, 28), dtype=torch.uint8)
+    picture = first_picture(draw_batch(small), 168, 168)
+    assert (picture == small[0].permute(1, 2, 0).numpy().repeat(6, 0).repeat(6, 1)).all()
+    large = torch.full((1, 3, 400, 200), 9, dtype=torch.uint8)
+    sheet = draw_batch(large, cell=200)
+    assert sheet.shape[:2] == (2 * MARGIN + 200, 2 * MARGIN + 100)
+    assert (first_picture(sheet, 200, 100) == 9).all()
+
+
+def test_weights_are_written_and_drawn(written):
+    """The text has name and weight, largest first, and the bar has their shares."""
+    sheet = draw_batch(torch.rand(1, 3, 96, 96), torch.tensor([[0.25, 0.75]]), ["rose", "tulip"])
+    assert written == ["0.75", "tulip", "0.25", "rose"]
+    shares = bar_shares(sheet, 192, 192)
+    assert shares[:2] == pytest.approx([0.25, 0.75], abs=0.01)
+
+
+def test_only_three_weights_above_the_least_are_written(written):
+    """Weights that would read 0.00 are left out, and never more than three are written."""
+    labels = torch.tensor([[0.4, 0.3, 0.2, 0.1], [0.996, 0.004, 0.0, 0.0]])
+    draw_batch(torch.rand(2, 3, 8, 8), labels)
+    assert written == ["0.40", "0", "0.30", "1", "0.20", "2", "1.00", "0"]
+
+
+def test_indices_and_unlabelled_samples(written):
+    """Class indices have weight 1; a negative index and an empty row are called unlabelled."""
+    draw_batch(torch.rand(2, 3, 8, 8), torch.tensor([1, -100], dtype=torch.int32), ["a", "b"])
+    draw_batch(torch.rand(1, 3, 8, 8), torch.zeros(1, 2))
+    assert written == ["1.00", "b", "no label", "no label"]
+
+
+@pytest.mark.parametrize("rows", [False, True])
+def test_paired_labels_are_merged(written, rows):
+    """Pairs of indices or rows are drawn with lam and 1 - lam; equal classes add up."""
+    own, partner = torch.tensor([0, 2]), torch.tensor([1, 2])
+    if rows:
+        own, partner = torch.eye(3)[own], torch.eye(3)[partner]
+    draw_batch(torch.rand(2, 3, 8, 8), PairedLabels(own, partner, torch.tensor([0.25, 0.5])))
+    assert written == ["0.75", "1", "0.25", "0", "1.00", "2"]
+
+
+def test_multi_hot_bar_shows_proportions(written):
+    """Rows that sum to more than one fill the bar by proportion and keep their numbers."""
+    sheet = draw_batch(torch.rand(1, 3, 96, 96), torch.tensor([[True, True, False]]))
+    assert written == ["1.00", "0", "1.00", "1"]
+    assert bar_shares(sheet, 192, 192)[:2] == pytest.approx([0.5, 0.5], abs=0.01)
+
+
+def test_long_names_and_titles_are_shortened(written):
+    """A text never leaves its room: it is cut and ends in two dots."""
+    draw_batch(torch.rand(1, 3, 8, 8), torch.tensor([0]), ["long " * 30], title="wide " * 80)
+    assert written[0].startswith("wide wide")
+    assert written[0].endswith("..")
+    assert written[2].startswith("long long")
+    assert written[2].endswith("..")
+
+
+def test_columns_and_title_set_the_layout():
+    """Columns wrap the pictures, a title adds its height, and eight is the default."""
+    images = torch.rand(9, 3, 96, 96)
+    plain = draw_batch(images, cell=96)
+    assert plain.shape == (2 * MARGIN + 2 * 96 + GAP, 2 * MARGIN + 8 * 96 + 7 * GAP, 3)
+    assert draw_batch(images, cell=96, title="t").shape[0] > plain.shape[0]
+    assert draw_batch(images, cell=96, columns=3).shape[1] == 2 * MARGIN + 3 * 96 + 2 * GAP
+
+
+@given(
+    batch=st.integers(1, 5),
+    channels=st.sampled_from([1, 3]),
+    height=st.integers(1, 40),
+    width=st.integers(1, 40),
+    columns=st.integers(1, 6),
+    cell=st.integers(1, 50),
+    labelled=st.booleans(),
+)
+def test_every_size_gives_a_sheet(batch, channels, height, width, columns, cell, labelled):
+    """Any batch, size, column count and cell gives an RGB sheet and leaves the batch alone."""
+    images = torch.rand(batch, channels, height, width)
+    before = images.clone()
+    labels = torch.rand(batch, 4) if labelled else None
+    sheet = draw_batch(images, labels, columns=columns, cell=cell)
+    assert sheet.ndim == 3
+    assert sheet.shape[2] == 3
+    assert torch.equal(images, before)
+
+
+def test_tensorboard_takes_the_sheet(tmp_path):
+    """The sheet can be handed to TensorBoard's image summary with dataformats HWC."""
+    summary = pytest.importorskip("torch.utils.tensorboard.summary")
+    sheet = draw_batch(torch.rand(2, 3, 8, 8), torch.tensor([0, 1]))
+    assert summary.image("batch", sheet, dataformats="HWC").value[0].image.width == sheet.shape[1]
+
+
+def test_images_that_need_gradients_are_drawn():
+    """A batch that is part of a graph is drawn without touching the graph."""
+    images = torch.rand(1, 3, 8, 8, requires_grad=True)
+    assert draw_batch(images * 1).any()
+
+
+IMAGES = torch.rand(2, 3, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("args", "options", "error", "text"),
+    [
+        ((None,), {}, TypeError, "images must be a tensor, got NoneType."),
+        ((np.zeros((1, 3, 2, 2)),), {}, TypeError, "images must be a tensor, got ndarray."),
+        ((IMAGES[0],), {}, ValueError, "images must be .B, C, H, W."),
+        ((torch.rand(1, 2, 4, 4),), {}, ValueError, "with 1 or 3 channels"),
+        ((IMAGES[:0],), {}, ValueError, "images must not be empty"),
+        ((torch.zeros(1, 3, 2, 2, dtype=torch.int64),), {}, TypeError, "images must be uint8"),
+        ((IMAGES, [0, 1]), {}, TypeError, "labels must be a tensor"),
+        ((IMAGES, torch.tensor([0])), {}, ValueError, "labels must have one entry"),
+        ((IMAGES, torch.tensor(0)), {}, ValueError, "labels must have one entry"),
+        ((IMAGES, torch.rand(2)), {}, ValueError, "labels must be .B,. class indices"),
+        ((IMAGES, torch.rand(2, 2, 2)), {}, ValueError, "labels must be .B,. class indices"),
+        ((IMAGES, torch.full((2, 2), torch.nan)), {}, ValueError, "labels must be finite"),
+        ((IMAGES, torch.tensor([0, 2]), ["a", "b"]), {}, ValueError, "class_names must name"),
+        ((IMAGES, torch.rand(2, 2), ["a", "b", "c"]), {}, ValueError, "class_names must have"),
+        ((IMAGES, torch.tensor([0, 1]), "ab"), {}, TypeError, "class_names must be a sequence"),
+        ((IMAGES,), {"columns": 0}, ValueError, "columns must be >= 1, got 0."),
+        ((IMAGES,), {"columns": 2.0}, TypeError, "columns must be an int"),
+        ((IMAGES,), {"cell": 0}, ValueError, "cell must be >= 1, got 0."),
+        ((IMAGES,), {"title": 3}, TypeError, "title must be a str"),
+        ((IMAGES,), {"mean": 0.5}, ValueError, "mean and std must be given together"),
+        ((IMAGES,), {"mean": 0.5, "std": 0}, ValueError, "std must be > 0"),
+        ((IMAGES,), {"mean": [1, 2], "std": 1}, ValueError, "mean must be one number or 3"),
+        ((IMAGES,), {"mean": "x", "std": 1}, TypeError, "mean must be a number"),
+    ],
+)
+def test_bad_arguments_are_named(args, options, error, text):
+    """A bad argument gives TypeError or ValueError with its own name."""
+    with pytest.raises(error, match=text):
+        draw_batch(*args, **options)

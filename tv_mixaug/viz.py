@@ -1,0 +1,293 @@
+"""Contact sheets: what a batch looks like, with the label weights under every picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+_Sheet = npt.NDArray[np.uint8]
+_Colour = tuple[int, int, int]
+_Weights = list[tuple[int, float]]  # (class index, weight), the largest weight first
+
+_PAPER, _INK, _FAINT, _EMPTY = (252, 252, 250), (52, 54, 60), (128, 130, 138), (228, 228, 224)
+_CLASS_COLOURS = (
+    (179, 32, 93), (47, 111, 176), (226, 146, 38), (66, 145, 86), (128, 88, 168),
+    (206, 84, 60), (52, 154, 160), (150, 118, 72), (214, 120, 168), (110, 116, 128),
+)  # fmt: skip
+_MARGIN, _GAP, _BAR, _LINE, _TITLE = 16, 12, 7, 18, 34
+_MIN_WIDTH = 96  # of a cell, so that a name and a weight fit
+_LEAST = 0.005  # smaller weights would be written as 0.00
+
+
+def draw_batch(
+    images: Tensor,
+    labels: Any = None,
+    class_names: Sequence[str] | None = None,
+    *,
+    columns: int | None = None,
+    cell: int = 192,
+    title: str | None = None,
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
+) -> _Sheet:
+    """Draw a batch as a contact sheet, each picture with its label weights as text and bar.
+
+    The three largest weights are written, and none below 0.005. Small pictures are enlarged by
+    whole factors so that every pixel shows; large ones are reduced.
+
+    Args:
+        images: (B, C, H, W), or (B, T, C, H, W) of which the middle frame is shown; C is 1 or 3.
+            uint8 and bool are shown as they are, and so are floats in [0, 1]. Other floats, which
+            were normalised, are stretched from the batch's smallest value to its largest, unless
+            ``mean`` and ``std`` are given. NaN is shown black.
+        labels: (B,) class indices, (B, K) weights, a :class:`~tv_mixaug.labels.PairedLabels`, or
+            None. Negative indices and empty rows count as unlabelled.
+        class_names: The K names; without them the indices are written. OpenCV 4 can write ASCII
+            only.
+        columns: Pictures per row; by default all in one row, but at most 8.
+        cell: Largest side of a picture on the sheet, in pixels.
+        title: Heading of the sheet.
+        mean: Mean that was subtracted from float images, a number or one per channel; it is added
+            back.
+        std: Standard deviation that float images were divided by, likewise.
+
+    Returns:
+        (H, W, 3) uint8 RGB, ready for ``SummaryWriter.add_image(..., dataformats="HWC")`` and
+        ``plt.imshow``.
+
+    Raises:
+        TypeError: If an argument is of the wrong kind.
+        ValueError: If a shape does not fit or a value is out of range.
+
+    Example:
+        >>> images, labels = torch.rand(4, 3, 32, 32), torch.tensor([[0.7, 0.3]] * 4)
+        >>> draw_batch(images, labels, ["rose", "tulip"], columns=2).shape
+        (528, 428, 3)
+    """
+    pictures = _to_pictures(images, mean, std)
+    count = len(pictures)
+    weights = None if labels is None else _to_weights(labels, count)
+    _check_names(class_names, weights, labels)
+    columns = min(count, 8) if columns is None else _check_positive("columns", columns)
+    cell = _check_positive("cell", cell)
+    if not (title is None or isinstance(title, str)):
+        raise TypeError(f"title must be a str or None, got {type(title).__name__}.")
+
+    pictures = [_fit(picture, cell) for picture in pictures]
+    height, width = pictures[0].shape[:2]
+    step = max(width, _MIN_WIDTH)
+    lines = 0 if weights is None else max(1, *(len(_written(row)) for row in weights))
+    footer = 0 if weights is None else 4 + _BAR + 3 + _LINE * lines
+    top = _MARGIN + (_TITLE if title else 0)
+    rows = -(-count // columns)
+    sheet_height = top + rows * (height + footer + _GAP) - _GAP + _MARGIN
+    sheet_width = 2 * _MARGIN + columns * (step + _GAP) - _GAP
+    sheet = np.empty((sheet_height, sheet_width, 3), np.uint8)
+    sheet[:] = _PAPER
+    if title:
+        room = sheet.shape[1] - 2 * _MARGIN
+        _write(sheet, title, _MARGIN, _MARGIN + 17, room, _INK, scale=0.66)
+    for i, picture in enumerate(pictures):
+        y = top + i // columns * (height + footer + _GAP)
+        x = _MARGIN + i % columns * (step + _GAP)
+        left = x + (step - width) // 2
+        sheet[y : y + height, left : left + width] = picture
+        if weights is not None:
+            _draw_label(sheet[y + height + 4 :, x : x + step], weights[i], class_names)
+    return sheet
+
+
+def _to_pictures(images: Tensor, mean: Any, std: Any) -> list[_Sheet]:
+    """Return B pictures (H, W, 3), uint8, whatever the dtype and range of the batch."""
+    if not isinstance(images, Tensor):
+        raise TypeError(f"images must be a tensor, got {type(images).__name__}.")
+    if images.ndim not in (4, 5) or images.shape[-3] not in (1, 3):
+        raise ValueError(
+            "images must be (B, C, H, W) or (B, T, C, H, W) with 1 or 3 channels, got "
+            f"{tuple(images.shape)}."
+        )
+    if 0 in images.shape:
+        raise ValueError(f"images must not be empty, got {tuple(images.shape)}.")
+    if (mean is None) != (std is None):
+        raise ValueError("mean and std must be given together, got only one of them.")
+    pixels = images.detach().as_subclass(Tensor)
+    if pixels.ndim == 5:
+        pixels = pixels[:, pixels.shape[1] // 2]
+    pixels = pixels.cpu()
+    if pixels.is_floating_point():
+        pixels = pixels.float()
+        if mean is None:
+            pixels = _to_unit_range(pixels)
+        else:
+            channels = pixels.shape[1]
+            scale = _per_channel("std", std, channels)
+            if not bool((scale > 0).all()):
+                raise ValueError(f"std must be > 0, got {std}.")
+            pixels = pixels * scale + _per_channel("mean", mean, channels)
+        pixels = pixels.nan_to_num(nan=0.0, posinf=1.0, neginf=0.0).clamp(0, 1)
+        pixels = (pixels * 255).round().to(torch.uint8)
+    elif pixels.dtype == torch.bool:
+        pixels = pixels.to(torch.uint8) * 255
+    elif pixels.dtype != torch.uint8:
+        raise TypeError(f"images must be uint8, bool or floating point, got {images.dtype}.")
+    return list(pixels.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).contiguous().numpy())
+
+
+def _to_unit_range(pixels: Tensor) -> Tensor:
+    finite = pixels[pixels.isfinite()]
+    if not len(finite):
+        return pixels
+    low, high = finite.min(), finite.max()
+    # Resizing with a cubic filter oversteps [0, 1] a little; that is no reason to stretch.
+    if low >= -0.05 and high <= 1.05:
+        return pixels
+    return (pixels - low) / (high - low).clamp_min(torch.finfo(torch.float32).tiny)
+
+
+def _per_channel(name: str, value: Any, channels: int) -> Tensor:
+    try:
+        numbers = torch.as_tensor(value, dtype=torch.float32, device="cpu")
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"{name} must be a number or a sequence of them, got {value!r}.") from None
+    if numbers.ndim > 1 or numbers.numel() not in (1, channels):
+        raise ValueError(f"{name} must be one number or {channels}, got {value!r}.")
+    return numbers.reshape(1, -1, 1, 1)
+
+
+def _to_weights(labels: Any, count: int) -> list[_Weights]:
+    """Return for each sample its classes and their weights."""
+    if all(hasattr(labels, field) for field in ("labels", "partner_labels", "lam")):
+        own = _to_weights(labels.labels, count)
+        partner = _to_weights(labels.partner_labels, count)
+        lam = _check_labels("lam", labels.lam, count).double().tolist()
+        merged = []
+        for first, second, share in zip(own, partner, lam, strict=True):
+            total: dict[int, float] = {}
+            for weights, factor in ((first, share), (second, 1 - share)):
+                for index, weight in weights:
+                    total[index] = total.get(index, 0.0) + factor * weight
+            merged.append(_by_size(list(total.items())))
+        return merged
+    tensor = _check_labels("labels", labels, count)
+    if tensor.ndim == 2:
+        return [_by_size(list(enumerate(row))) for row in tensor.double().tolist()]
+    if tensor.ndim != 1 or tensor.is_floating_point():
+        raise ValueError(
+            "labels must be (B,) class indices or (B, K) weights, got "
+            f"{tuple(tensor.shape)} {tensor.dtype}."
+        )
+    return [[(index, 1.0)] if index >= 0 else [] for index in tensor.tolist()]
+
+
+def _check_labels(name: str, labels: Any, count: int) -> Tensor:
+    if not isinstance(labels, Tensor):
+        raise TypeError(f"{name} must be a tensor or PairedLabels, got {type(labels).__name__}.")
+    if labels.ndim == 0 or len(labels) != count:
+        raise ValueError(
+            f"{name} must have one entry for each of the {count} images, got {tuple(labels.shape)}."
+        )
+    values: Tensor = labels.detach().cpu()
+    if not bool(values.isfinite().all()):
+        raise ValueError(f"{name} must be finite, got NaN or infinity.")
+    return values
+
+
+def _by_size(weights: _Weights) -> _Weights:
+    return sorted(weights, key=lambda pair: -pair[1])
+
+
+def _written(weights: _Weights) -> _Weights:
+    return [pair for pair in weights[:3] if pair[1] > _LEAST]
+
+
+def _check_names(names: Any, weights: list[_Weights] | None, labels: Any) -> None:
+    if names is None:
+        return
+    if isinstance(names, str) or not isinstance(names, Sequence):
+        raise TypeError(f"class_names must be a sequence of str, got {type(names).__name__}.")
+    highest = max((index for row in weights or [] for index, _ in row), default=-1)
+    if highest >= len(names):
+        raise ValueError(
+            f"class_names must name every class, got {len(names)} names and class {highest}."
+        )
+    columns = labels.shape[1] if isinstance(labels, Tensor) and labels.ndim == 2 else len(names)
+    if columns != len(names):
+        raise ValueError(
+            f"class_names must have a name for each of the {columns} classes, got {len(names)}."
+        )
+
+
+def _check_positive(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an int, got {value!r}.")
+    if value < 1:
+        raise ValueError(f"{name} must be >= 1, got {value}.")
+    return value
+
+
+def _fit(picture: _Sheet, cell: int) -> _Sheet:
+    import cv2
+
+    height, width = picture.shape[:2]
+    longer = max(height, width)
+    if longer <= cell:
+        factor = cell // longer
+        return picture.repeat(factor, 0).repeat(factor, 1)
+    size = (max(1, round(width * cell / longer)), max(1, round(height * cell / longer)))
+    small: _Sheet = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+    return small
+
+
+def _draw_label(area: _Sheet, weights: _Weights, names: Sequence[str] | None) -> None:
+    """Draw the bar, then one line for each weight: a dot, the class and the number."""
+    import cv2
+
+    width = area.shape[1]
+    area[:_BAR] = _EMPTY
+    # Multi-hot rows sum to more than 1; their bar shows proportions.
+    whole = max(1.0, sum(max(weight, 0.0) for _, weight in weights))
+    start = 0.0
+    for index, weight in weights:
+        end = start + max(weight, 0.0) / whole * width
+        area[:_BAR, round(start) : round(end)] = _colour(index)
+        start = end
+    lines = _written(weights)
+    for line, (index, weight) in enumerate(lines):
+        y = _BAR + 3 + _LINE * line + 13
+        centre = (5 * 16, (y - 4) * 16)
+        cv2.circle(area, centre, 56, _colour(index), -1, cv2.LINE_AA, 4)
+        number = f"{weight:.2f}"
+        room = _text_width(number, 0.42)
+        _write(area, number, width - room, y, room, _FAINT)
+        name = str(index) if names is None else str(names[index])
+        _write(area, name, 14, y, width - 14 - room - 6, _INK)
+    if not lines:
+        _write(area, "no label", 0, _BAR + 16, width, _FAINT)
+
+
+def _colour(index: int) -> _Colour:
+    return _CLASS_COLOURS[index % len(_CLASS_COLOURS)]
+
+
+def _text_width(text: str, scale: float) -> int:
+    import cv2
+
+    return int(cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)[0][0])
+
+
+def _write(
+    area: _Sheet, text: str, x: int, y: int, room: int, colour: _Colour, scale: float = 0.42
+) -> None:
+    """Write a line from (x, y) on its baseline, shortened to the room there is."""
+    import cv2
+
+    shown = text
+    while shown and _text_width(shown, scale) > room:
+        text = text[:-1]
+        shown = text.rstrip() + ".." if text else ""
+    cv2.putText(area, shown, (x, y), cv2.FONT_HERSHEY_SIMPLEX, scale, colour, 1, cv2.LINE_AA)
