@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tv_mixaug.memory import LentTensor
 from tv_mixaug.plans import Plan, draw_noise
 
 # A smaller sample, in bytes, costs less than the call that would handle it alone.
@@ -52,6 +53,15 @@ class Rows:
     def stack(self) -> Tensor:
         """Return the samples stacked."""
         return torch.stack(self.samples, out=self.empty())
+
+    def finish(self, batch: Tensor) -> Tensor:
+        """Return the finished batch in the type of the samples."""
+        if self.tv_type is None:
+            return batch
+        if isinstance(batch, LentTensor):
+            batch.tv_type = self.tv_type  # set when it is received
+            return batch
+        return batch.as_subclass(self.tv_type)
 
 
 def mixup_batch(source: Tensor | Rows, plan: Plan, *, inplace: bool = False) -> Tensor:

@@ -164,6 +164,8 @@ class MixTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no ty
         leaf = inpt if isinstance(inpt, Leaf) else Leaf(inpt, batches.IMAGE, ())
         if leaf.role == batches.IMAGE:
             return self._transform_image(leaf, params["plan"], params["inplace"])
+        if isinstance(leaf.value, rows.Rows):
+            return leaf.value.finish(leaf.value.stack())
         rule = self.rules.get(leaf.role)
         if rule is None:
             return leaf.value
@@ -186,7 +188,7 @@ class MixTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no ty
         where = {"axes": axes, "channel_axis": channel_axis}
         if isinstance(value, rows.Rows):
             mixed = value.stack() if untouched else self.mix_images(value, plan, True, **where)
-            return mixed if value.tv_type is None else mixed.as_subclass(value.tv_type)
+            return value.finish(mixed)
         if untouched:
             return value
         if isinstance(value, list):
