@@ -108,7 +108,7 @@ def batches(draw, masks=None, count=8):
     fine = FINE if dtype.is_floating_point and not masks else 1
     noise = torch.Generator().manual_seed(draw(st.integers(0, 99)))
     targets, number = [], 0
-    for i in range(draw(st.integers(1, 4))):
+    for i in range(draw(st.integers(2, 4))):
         found = draw(st.lists(rectangles(size, fine), max_size=count))
         names = torch.arange(number, number + len(found))
         number += len(found)
@@ -363,20 +363,37 @@ def test_exactly_min_visible_is_enough(tenths):
         assert len(mixed["boxes"]) == count
 
 
-def test_area_keeps_its_meaning():
+@pytest.mark.parametrize(
+    ("area", "expected"),
+    [
+        (torch.tensor([20, 7]), torch.tensor([10, 7])),
+        (torch.tensor([23, 7]), torch.tensor([12, 7])),  # rounded to nearest, not truncated
+        (torch.tensor([20.5, 0.1]), torch.tensor([10.25, 0.1])),
+    ],
+)
+def test_area_keeps_its_meaning(area, expected):
     """An area that was smaller than the box, as a polygon's, is scaled by the visible share."""
-    boxes = torch.tensor([[0, 0, 8, 4], [0, 4, 4, 8]])
-    for area, expected in (([20, 7], [10, 7]), ([20.5, 0.1], [10.25, 0.1])):
-        own = {"boxes": boxes, "area": torch.tensor(area, dtype=None)}
-        mixed = cutout_objects(own, torch.tensor([4, 0, 8, 8]), (8, 8), 0.1)
-        assert torch.equal(mixed["area"], torch.tensor(expected))
+    own = {"boxes": torch.tensor([[0, 0, 8, 4], [0, 4, 4, 8]]), "area": area}
+    mixed = cutout_objects(own, torch.tensor([4, 0, 8, 8]), (8, 8), 0.1)
+    assert torch.equal(mixed["area"], expected)
+
+
+def test_area_of_a_visible_object_keeps_its_last_bit():
+    """What is not hidden keeps its area to the bit, though x * a / a need not be x."""
+    area = torch.linspace(0.1, 0.9, 64, dtype=torch.float64)
+    assert not torch.equal(area * 49 / 49, area)
+    own = {"boxes": torch.tensor([[0, 0, 7, 7]] * 64), "area": area}
+    mixed = cutout_objects(own, torch.tensor([7, 7, 8, 8]), (8, 8), 0.1)
+    assert torch.equal(mixed["area"], area)
 
 
 def test_a_mask_without_pixels_leaves_the_judgement_to_the_box():
     """Objects too small for a pixel of mask are kept or dropped by their box."""
     own = {
-        "boxes": torch.tensor([[0.5, 0.5, 0.75, 0.75], [5.0, 5.0, 5.5, 5.5]]),
-        "masks": torch.zeros(2, 8, 8, dtype=torch.bool),
+        "boxes": torch.tensor(
+            [[0.5, 0.5, 0.75, 0.75], [3.5, 1.0, 4.25, 2.0], [5.0, 5.0, 5.5, 5.5]]
+        ),
+        "masks": torch.zeros(3, 8, 8, dtype=torch.bool),
     }
     mixed = cutout_objects(own, torch.tensor([0, 0, 4, 4]), (8, 8), 0.5)
     assert mixed["boxes"].tolist() == [[5.0, 5.0, 5.5, 5.5]]
@@ -413,6 +430,14 @@ def test_weights_of_chained_operations_multiply():
     assert mixed["mix_weight"].tolist() == [0.375, 0.125, 0.5]
     cut = cutmix_objects(mixed, c, torch.tensor([6, 6, 8, 8]), (8, 8), 0.5)
     assert cut["mix_weight"].tolist() == [0.375, 0.125, 0.5]
+
+
+def test_keypoints_are_read_as_x_and_y():
+    """A keypoint is hidden by the hole at its column and row, not at the transposed place."""
+    points = torch.tensor([[[6.5, 1.0], [1.0, 6.5], [99.0, 2.0], [-9.0, 2.0]]])
+    own = {"boxes": torch.tensor([[0, 0, 8, 10]]), "keypoints": points}
+    mixed = cutout_objects(own, torch.tensor([6, 0, 8, 4]), (10, 8), 0.5)
+    assert mixed["keypoints_visible"].tolist() == [[False, True, False, True]]
 
 
 def test_marks_of_invisible_keypoints_are_kept():
@@ -545,15 +570,13 @@ def test_rotated_boxes_are_refused():
 
 @given(st.sampled_from(FORMATS), st.integers(0, 7), st.data())
 def test_degenerate_boxes_are_refused_by_name(style, row, data):
-    """One box without area, outside or not a number is named with its image and its row."""
+    """One box without area, outside or not finite is named with its image and its row."""
     size = (8, 8)
-    bad = data.draw(
-        st.sampled_from(
-            [[2, 2, 2, 6], [2, 6, 4, 6], [5, 2, 3, 6], [8, 0, 9, 4], [-4, 0, 0, 4], None]
-        )
-    )
+    empty = [[2, 2, 2, 6], [2, 6, 4, 6], [5, 2, 3, 6]]
+    outside = [[8, 0, 9, 4], [-4, 0, 0, 4]]
+    endless = [[1, 1, float("nan"), 4], [1, 1, float("inf"), 4]]
     found = [[1, 1, 4, 4]] * 8
-    found[row] = bad or [1, float("nan"), 4, 4]
+    found[row] = data.draw(st.sampled_from(empty + outside + endless))
     boxes = make_boxes(found, style, torch.float32, size)
     good = {"boxes": make_boxes([], style, torch.float32, size)}
     with pytest.raises(ValueError, match=rf"targets\[1\]\['boxes'\]\[{row}\] must have a positive"):
