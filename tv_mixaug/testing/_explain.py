@@ -47,6 +47,8 @@ def explain_label(
     near = 0.01 if integer else 1e-3
     if not weights.isfinite().all():
         cause = "the label holds NaN or infinity."
+    elif _is_smoothed(weights, present):
+        cause = "labels are smoothed otherwise than stated; pass `label_smoothing=`."
     elif unknown > 0:
         cause = _foreign_colours(pixels)
     elif abs(float(weights.sum() - held.sum())) > near:
@@ -70,11 +72,21 @@ def count_colours(pixels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def list_shares(shares: Tensor, own: int | None) -> str:
-    """Write (K,) shares as words, the own class first."""
+    """Write (K,) shares as words, the own class first, then the largest six."""
     listed = (~(shares.abs() <= 5e-5)).nonzero()[:, 0].tolist()
-    listed.sort(key=lambda k: (k != own, k))
-    words = [f"{shares[k]:.2%} of class {k}{' (its own)' if k == own else ''}" for k in listed]
+    listed.sort(key=lambda k: (k != own, -abs(float(shares[k])), k))
+    words = [f"{shares[k]:.2%} of class {k}{' (its own)' if k == own else ''}" for k in listed[:6]]
+    if len(listed) > len(words):
+        words.append(f"some of {len(listed) - len(words)} more classes")
     return ", ".join(words) or "no class at all"
+
+
+def _is_smoothed(weights: Tensor, present: Tensor) -> bool:
+    """Return whether all classes that are not in the batch have one weight that is not 0."""
+    absent = torch.ones_like(weights, dtype=torch.bool)
+    absent[present] = False
+    rest = weights[absent]
+    return len(rest) > 1 and bool(rest[0].abs() > 1e-6) and torch.allclose(rest, rest[0])
 
 
 def _foreign_colours(pixels: Tensor) -> str:
@@ -129,10 +141,11 @@ def _wrong_area(
         height, width = int(ys.max() - ys.min()) + 1, int(xs.max() - xs.min()) + 1
         off_by = float((weights - held).abs().max()) * total
         for side, line in ((height, "column"), (width, "row")):
-            if abs(off_by - side) < 1e-2:
+            if abs(off_by - side) < 1e-3:
                 return f"the area of the {height} × {width} box is off by one {line} of pixels."
-    products = weights * total * total
-    if total <= 256 and (products - products.round()).abs().max() < 1e-2:
+    if _are_whole(weights * total):
+        return "other pixels were counted than were pasted, or a later operation covered some."
+    if total <= 64 and _are_whole(weights * total * total):
         return (
             "a later operation covered part of an earlier mix, and the labels were mixed as if "
             "it had not."
@@ -141,3 +154,7 @@ def _wrong_area(
         "the area was not corrected: the label has the lam that was drawn, not the share of "
         "pixels that was pasted."
     )
+
+
+def _are_whole(numbers: Tensor) -> bool:
+    return bool((numbers - numbers.round()).abs().max() < 1e-3)

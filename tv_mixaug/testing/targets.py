@@ -226,14 +226,14 @@ def _mask_fault(
 def _mask_cause(named: Tensor, held: Tensor, unfilled: Tensor, own: int | None) -> str:
     if unfilled.any():
         return "the mask was not filled where the image was erased."
-    largest = held.nan_to_num(0).argmax(0)
     if own is not None and bool((named == own).all()):
         return "the mask was left behind: the image was mixed and the mask was not."
-    if own is not None and bool((largest == own).all()):
+    if own is not None and bool((held[own] > 1 - 1e-3).all()):
         return "the mask was mixed and the image was not."
-    if not set(named.flatten().tolist()) <= set(largest.flatten().tolist()):
+    anywhere = (held.nan_to_num(0) > 1e-3).flatten(1).any(1).nonzero()[:, 0]
+    if not set(named.flatten().tolist()) <= set(anywhere.tolist()):
         return "mask and image were paired with different samples, or class ids were blended."
-    return "mask and image were cut at different places."
+    return "mask and image were mixed at different places, or with different weights."
 
 
 def _try_boxes(pipeline: Callable[..., Any], case: Case, min_visible: float | None) -> _Rows:
