@@ -19,6 +19,7 @@ from torchvision import tv_tensors
 from tv_mixaug import memory
 from tv_mixaug.batch import is_objects
 from tv_mixaug.functional import MIXED_DTYPES
+from tv_mixaug.labels import check_one_format
 from tv_mixaug.plans import Plan
 from tv_mixaug.position import Position
 from tv_mixaug.rows import Rows
@@ -104,7 +105,7 @@ class CollateFn:
             if not callable(transform):
                 raise TypeError(f"transforms must be callable, got {type(transform).__name__}.")
         ours = [t for t in self.transforms if isinstance(t, MixTransform)]
-        _check_one_format(ours)
+        check_one_format([(type(t).__name__, t.label_format) for t in ours])
         if not (collate_fn is None or callable(collate_fn)):
             raise TypeError(f"collate_fn must be callable, got {type(collate_fn).__name__}.")
         for name, value in (("seed", seed), ("rank", rank)):
@@ -115,8 +116,10 @@ class CollateFn:
         for name, switch in (("record", record), ("reuse_memory", reuse_memory)):
             if not isinstance(switch, bool):
                 raise TypeError(f"{name} must be a bool, got {type(switch).__name__}.")
-        if record and len(ours) < len(self.transforms):
-            raise ValueError("record must be False with transforms that are not of tv_mixaug.")
+        if record and (len(ours) < len(self.transforms) or not all(t.has_plan for t in ours)):
+            raise ValueError(
+                "record must be False unless all are Cutout, Mixup or CutMix, got True."
+            )
         if collate_fn is torch.utils.data.default_collate:
             collate_fn = None
         if reuse_memory and collate_fn is not None:
@@ -263,7 +266,7 @@ class CollateFn:
             batch = self.collate_fn(samples)
         else:
             allocate = self._ring.allocate if self.reuse_memory else memory.allocate
-            batch = collate_samples(samples, allocate, rows=ours)
+            batch = collate_samples(samples, allocate, rows=ours and transform.takes_rows)
         if transform is None:
             return batch
         if not ours:
@@ -375,14 +378,3 @@ def _with_plan(batch: Any, plan: Plan) -> Any:
     if isinstance(batch, list):
         return [*batch, plan]
     return (*batch, plan) if isinstance(batch, tuple) else (batch, plan)
-
-
-def _check_one_format(ours: list[MixTransform]) -> None:
-    formats = [transform.label_format for transform in ours]
-    for transform, form in zip(ours, formats, strict=True):
-        for name, first, other in zip(form._fields, formats[0], form, strict=True):
-            if first != other:
-                raise ValueError(
-                    f"transforms must agree on the label format, got {name}={first!r} of "
-                    f"{type(ours[0]).__name__} and {name}={other!r} of {type(transform).__name__}."
-                )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -44,6 +44,22 @@ class LabelFormat(NamedTuple):
     targets: str
     smoothing: float
     ignore_index: int | None
+
+
+def check_one_format(formats: Sequence[tuple[str, LabelFormat]]) -> None:
+    """Raise unless the named transforms make the same of labels.
+
+    Raises:
+        ValueError: If they do not.
+    """
+    for name, form in formats:
+        first_name, first = formats[0]
+        for field, wanted, got in zip(form._fields, first, form, strict=True):
+            if got != wanted:
+                raise ValueError(
+                    f"transforms must agree on the label format, got {field}={wanted!r} of "
+                    f"{first_name} and {field}={got!r} of {name}."
+                )
 
 
 def check_labels(labels: Any, kind: NumClasses, form: LabelFormat, where: str) -> None:

@@ -50,6 +50,8 @@ class MixTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no ty
 
     rules: ClassVar[dict[str, str]]
     cuts = False  # whether boxes are cut, so that all images have to be of one size
+    takes_rows = True  # whether samples can be given unstacked
+    has_plan = True  # whether the plan says all that was done
 
     def __init__(
         self,
@@ -69,12 +71,12 @@ class MixTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no ty
     ) -> None:
         super().__init__()
         self.p = check_probability("p", p)
-        self.mode = _check_choice("mode", mode, ("batch", "sample"))
+        self.mode = check_choice("mode", mode, ("batch", "sample"))
         self.num_classes = _check_num_classes(num_classes)
         self.label_smoothing = _check_number("label_smoothing", label_smoothing)
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing}.")
-        self.targets = _check_choice("targets", targets, ("soft", "pair"))
+        self.targets = check_choice("targets", targets, ("soft", "pair"))
         if targets == "pair" and label_smoothing:
             raise ValueError(
                 "label_smoothing must be 0 with targets='pair', got "
@@ -90,7 +92,7 @@ class MixTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no ty
             raise _kind_error("passthrough", "a sequence of keys or positions", passthrough)
         self.passthrough = tuple(passthrough)
         self.layout = _check_layout(layout)
-        self.cut = _check_choice("cut", cut, ("spatial", "cuboid"))
+        self.cut = check_choice("cut", cut, ("spatial", "cuboid"))
         self.inplace = _check_bool("inplace", inplace)
         self._needs_labels = needs_labels
 
@@ -293,7 +295,7 @@ class Mixup(MixTransform):
     ) -> None:
         self_alpha, self_pairing = _check_alpha(alpha), _check_pairing(pairing)
         if masks is not None:
-            _check_choice("masks", masks, ("soft", "dominant"))
+            check_choice("masks", masks, ("soft", "dominant"))
         if num_mask_classes is not None:
             _check_count("num_mask_classes", num_mask_classes)
         if masks == "soft" and num_mask_classes is None:
@@ -715,7 +717,8 @@ def _check_bool(name: str, value: Any) -> bool:
     return value
 
 
-def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
+def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
+    """Return ``value`` if it is one of the choices, or raise with the argument's name."""
     if not isinstance(value, str):
         raise _kind_error(name, "a string", value)
     if value not in choices:
@@ -736,7 +739,7 @@ def _check_visible(value: Any) -> float:
 
 
 def _check_pairing(pairing: Any) -> Pairing:
-    return pairing if callable(pairing) else _check_choice("pairing", pairing, ("roll", "shuffle"))
+    return pairing if callable(pairing) else check_choice("pairing", pairing, ("roll", "shuffle"))
 
 
 def _check_num_classes(value: Any) -> Any:
@@ -746,7 +749,7 @@ def _check_num_classes(value: Any) -> Any:
         return {key: _check_num_classes(kind) for key, kind in value.items()}
     if value is None or isinstance(value, str):
         return (
-            value if value is None else _check_choice("num_classes", value, ("multi", "regression"))
+            value if value is None else check_choice("num_classes", value, ("multi", "regression"))
         )
     return _check_count("num_classes", value)
 
@@ -784,7 +787,7 @@ def _check_hole_size(size: Any) -> tuple[float, float]:
 
 def _check_fill(fill: Any) -> Any:
     if isinstance(fill, str):
-        return _check_choice("fill", fill, ("noise",))
+        return check_choice("fill", fill, ("noise",))
     if isinstance(fill, (list, tuple)):
         if not fill:
             raise ValueError("fill must have a value for each channel, got an empty sequence.")
