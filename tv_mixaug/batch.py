@@ -399,7 +399,7 @@ def _check_leaf(leaf: Leaf, length: int, size: tuple[int, ...], reading: Reading
                 f"targets at {leaf.where} must be one mapping for each of the {length} images, "
                 f"got {len(value)}."
             )
-        check_objects(value, size[-2:], leaf.where)
+        check_objects(value, (size[-2], size[-1]), leaf.where)
     elif leaf.role == OTHER:
         shape = tuple(getattr(value, "shape", ()))
         boxed = isinstance(value, tv_tensors.TVTensor)

@@ -127,8 +127,8 @@ class CollateFn:
         self.collate_fn, self.seed, self.rank, self.record = collate_fn, seed, rank, record
         self.reuse_memory = reuse_memory
         # Workers hold this memory too, so they see what is set while they run.
-        self._p = torch.tensor(self._check_p(p), dtype=torch.float64).share_memory_()
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+        self._p = _shared(self._check_p(p), torch.float64)
+        self._epoch = _shared(0, torch.int64)
         self._position = Position()
         self._open_ring(uuid.uuid4().hex)
 
@@ -157,7 +157,7 @@ class CollateFn:
     @property
     def p(self) -> float | list[float]:
         """The probability in use: a number for one transform, a list for a list."""
-        values = self._p.tolist()
+        values: list[float] = self._p.tolist()
         return values if self._is_list else values[0]
 
     def set_p(self, p: float | Sequence[float]) -> None:
@@ -363,6 +363,10 @@ def _seeded(*key: int) -> Iterator[None]:
         yield
     finally:
         generator.set_state(state)
+
+
+def _shared(value: Any, dtype: torch.dtype) -> Tensor:
+    return torch.tensor(value, dtype=dtype).share_memory_()  # type: ignore[no-untyped-call,no-any-return]
 
 
 def _hash(key: tuple[int, ...]) -> int:

@@ -180,7 +180,7 @@ class MixCriterion(nn.Module):
             raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}.")
         if hasattr(criterion, "reduction"):
             criterion = copy.copy(criterion)
-            criterion.reduction = "none"  # type: ignore[attr-defined]
+            criterion.reduction = "none"
         self.criterion = criterion
         self.reduction = reduction
         self.ignore_index = ignore_index

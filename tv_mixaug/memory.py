@@ -82,7 +82,7 @@ class LentTensor(Tensor):
     ring: Ring
     number: int
     tv_type: type[Tensor] | None = None
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
 
 def forget_blocks(name: str) -> None:
@@ -92,7 +92,7 @@ def forget_blocks(name: str) -> None:
 
 
 def _shared_bytes(count: int) -> Tensor:
-    storage = torch.UntypedStorage._new_shared(max(1, count))
+    storage = torch.UntypedStorage._new_shared(max(1, count))  # type: ignore[no-untyped-call]
     return torch.empty(0, dtype=torch.uint8).set_(storage)[:count]
 
 

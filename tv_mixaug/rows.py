@@ -88,7 +88,7 @@ def cutmix_batch(
     out = _own_pixels(source, inplace)
     pieces, box = roll_pieces(plan.partner), _shared_box(plan)
     if pieces and box and (_is_small(out) or not out.is_cpu):
-        region = out[(slice(None), *_region(box, axes, out.ndim))]
+        region = out[_region(box, axes, out.ndim)]
         patch = region.clone()
         for rows, partners in pieces:
             region[rows] = patch[partners]
@@ -125,10 +125,10 @@ def fill_boxes(
     noise = isinstance(fill, str)
     box = _shared_box(plan)
     if box and not noise:
-        value = fill_tensor(fill, out, channel_axis).to(out.device, non_blocking=True)
-        out[(slice(None), *_region(box, axes, out.ndim))] = value
+        filling = fill_tensor(fill, out, channel_axis).to(out.device, non_blocking=True)
+        out[_region(box, axes, out.ndim)] = filling
         return
-    value = None if noise else fill_tensor(fill, out, channel_axis)
+    value: Any = None if noise else fill_tensor(fill, out, channel_axis)
     # Indexing an array takes a tenth of the time that indexing a tensor takes.
     target: Any = _as_array(out) if out.is_cpu and not noise else out
     if value is not None:
@@ -137,7 +137,7 @@ def fill_boxes(
         for number, hole in enumerate(holes):
             if not any(hole):
                 continue
-            index = (row, *_region(hole, axes, out.ndim))
+            index = _region(hole, axes, out.ndim, row)
             if noise:
                 seed = int(plan.noise[row]) + number
                 target[index] = draw_noise(target[index].shape, seed, out.dtype, out.device)
@@ -279,14 +279,16 @@ def _shared_box(plan: Plan) -> list[int] | None:
     return list(map(int, boxes[0].tolist()))
 
 
-def _region(box: Sequence[int], axes: Sequence[int], ndim: int) -> tuple[slice, ...]:
-    """Return the index of a box in one sample of a batch of ``ndim`` axes."""
+def _region(
+    box: Sequence[int], axes: Sequence[int], ndim: int, rows: int | slice = slice(None)
+) -> tuple[Any, ...]:
+    """Return the index of a box in all samples of a batch of ``ndim`` axes, or in one."""
     dims = len(axes)
-    index = [slice(None)] * ndim
+    index: list[Any] = [rows, *[slice(None)] * (ndim - 1)]
     for place, axis in enumerate(axes):
         column = dims - 1 - place
         index[axis] = slice(box[column], box[dims + column])
-    return tuple(index[1:])
+    return tuple(index)
 
 
 def _blend_together(source: Tensor, plan: Plan, out: Tensor) -> None:
@@ -327,11 +329,12 @@ def _paste_rows(out: Tensor, plan: Plan, axes: Sequence[int]) -> None:
     for chain in chains(partner):
         last = chain[-1]
         is_cycle = len(chain) > 1 and partner[last] == chain[0]
-        closing = (partner[last], *_region(boxes[last], axes, out.ndim))
+        closing = _region(boxes[last], axes, out.ndim, partner[last])
         saved = pixels[closing].copy() if is_cycle else pixels[closing]
         for row in chain:
-            region = _region(boxes[row], axes, out.ndim)
-            pixels[(row, *region)] = saved if row == last else pixels[(partner[row], *region)]
+            region = _region(boxes[row], axes, out.ndim, row)
+            theirs = (partner[row], *region[1:])
+            pixels[region] = saved if row == last else pixels[theirs]
 
 
 def _lerp(own: Tensor, partner: Tensor, lam: float, out: Tensor) -> None:

@@ -490,7 +490,7 @@ class CutMix(MixTransform):
         """Paste the partner's mask at the same place."""
         masks = leaf.value.as_subclass(Tensor)
         axes = rows.cut_axes(masks.ndim, plan.boxes, None)
-        return _like(rows.cutmix_batch(masks, plan, axes), leaf.value)
+        return wrap_like(rows.cutmix_batch(masks, plan, axes), leaf.value)
 
     def mix_objects(self, leaf: Leaf, plan: Plan, size: tuple[int, ...]) -> list[Any]:
         """Cut the partner's objects to the box and hide what lies under it."""
@@ -499,7 +499,11 @@ class CutMix(MixTransform):
             objects.plain_objects(own)
             if partner[place] == place
             else objects.cutmix_objects(
-                own, leaf.value[partner[place]], boxes[place], size[-2:], self.min_visible
+                own,
+                leaf.value[partner[place]],
+                boxes[place],
+                (size[-2], size[-1]),
+                self.min_visible,
             )
             for place, own in enumerate(leaf.value)
         ]
@@ -635,27 +639,30 @@ class Cutout(MixTransform):
             return leaf.value  # type: ignore[no-any-return]
         masks = leaf.value.as_subclass(Tensor)
         axes = rows.cut_axes(masks.ndim, plan.boxes, None)
-        return _like(rows.cutout_batch(masks, plan, self.mask_fill, axes), leaf.value)
+        return wrap_like(rows.cutout_batch(masks, plan, self.mask_fill, axes), leaf.value)
 
     def hide_objects(self, leaf: Leaf, plan: Plan, size: tuple[int, ...]) -> list[Any]:
         """Hide what lies in the holes."""
         boxes = plan.boxes.reshape(len(leaf.value), -1, 4).tolist()
         return [
-            objects.cutout_objects(own, holes, size[-2:], self.min_visible)
+            objects.cutout_objects(own, holes, (size[-2], size[-1]), self.min_visible)
             for own, holes in zip(leaf.value, boxes, strict=True)
         ]
 
 
 def check_probability(name: str, value: Any) -> float:
     """Return ``value`` as a float in [0, 1], or raise with the argument's name."""
-    value = _check_number(name, value)
-    if not 0 <= value <= 1:
+    number = _check_number(name, value)
+    if not 0 <= number <= 1:
         raise ValueError(f"{name} must be in [0, 1], got {value}.")
-    return value
+    return number
 
 
-def _like(new: Tensor, old: Any) -> Any:
-    return tv_tensors.wrap(new, like=old) if isinstance(old, tv_tensors.TVTensor) else new
+def _like(new: Tensor, old: Any) -> Tensor:
+    wrapped: Tensor = (
+        tv_tensors.wrap(new, like=old) if isinstance(old, tv_tensors.TVTensor) else new
+    )
+    return wrapped
 
 
 def _side(side: float, full: int) -> int:
