@@ -5,7 +5,7 @@ import torch
 from torchvision import tv_tensors
 from torchvision.transforms import InterpolationMode, v2
 
-from tv_mixaug import Chain, Cutout, CutMix, Mixup, make_collate_fn
+from tv_mixaug import Chain, CutMix, Cutout, Mixup, make_collate_fn
 
 K = 5
 ERASED_VALUE = -1.0

@@ -107,8 +107,8 @@ def read_batch(batch: Any, reading: Reading) -> Batch:
     if not images:
         got = ", ".join(_describe(leaf.value) for leaf in leaves) or "an empty batch"
         raise TypeError(
-            "found no images in the batch: expected (B, C, H, W) tensors or tv_tensors.Image of uint8 "
-            f"or a floating point dtype, got {got}."
+            "found no images in the batch: expected (B, C, H, W) tensors or tv_tensors.Image, uint8 "
+            f"or floating point, got {got}."
         )
     length = len(images[0].value) if isinstance(images[0].value, list) else images[0].value.shape[0]
     size = _check_images(images, length, reading)

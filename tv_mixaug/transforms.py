@@ -490,7 +490,7 @@ class CutMix(MixTransform):
         """Paste the partner's mask at the same place."""
         masks = leaf.value.as_subclass(Tensor)
         axes = rows.cut_axes(masks.ndim, plan.boxes, None)
-        return wrap_like(rows.cutmix_batch(masks, plan, axes), leaf.value)
+        return _like(rows.cutmix_batch(masks, plan, axes), leaf.value)
 
     def mix_objects(self, leaf: Leaf, plan: Plan, size: tuple[int, ...]) -> list[Any]:
         """Cut the partner's objects to the box and hide what lies under it."""
@@ -639,7 +639,7 @@ class Cutout(MixTransform):
             return leaf.value  # type: ignore[no-any-return]
         masks = leaf.value.as_subclass(Tensor)
         axes = rows.cut_axes(masks.ndim, plan.boxes, None)
-        return wrap_like(rows.cutout_batch(masks, plan, self.mask_fill, axes), leaf.value)
+        return _like(rows.cutout_batch(masks, plan, self.mask_fill, axes), leaf.value)
 
     def hide_objects(self, leaf: Leaf, plan: Plan, size: tuple[int, ...]) -> list[Any]:
         """Hide what lies in the holes."""
