@@ -62,8 +62,12 @@ def check_one_format(formats: Sequence[tuple[str, LabelFormat]]) -> None:
                 )
 
 
-def check_labels(labels: Any, kind: NumClasses, form: LabelFormat, where: str) -> None:
+def check_labels(
+    labels: Any, kind: NumClasses, form: LabelFormat, where: str, *, need_classes: bool = True
+) -> None:
     """Raise unless ``labels`` can be encoded; nothing is changed.
+
+    Without ``need_classes``, class indices of an unknown number of classes are let through.
 
     The values of labels on a GPU are not looked at, since that would make the GPU wait: an index
     out of range there gives a row of zeros.
@@ -84,7 +88,7 @@ def check_labels(labels: Any, kind: NumClasses, form: LabelFormat, where: str) -
                 f"labels at {where} of shape (B,) must be integer class indices, got "
                 f"{labels.dtype}; float targets need num_classes='regression'."
             )
-        if kind is None and form.targets == "soft":
+        if kind is None and form.targets == "soft" and need_classes:
             raise ValueError(
                 f"num_classes must be given, since the labels at {where} are class indices; "
                 "got None."
