@@ -107,8 +107,8 @@ def read_batch(batch: Any, reading: Reading) -> Batch:
     if not images:
         got = ", ".join(_describe(leaf.value) for leaf in leaves) or "an empty batch"
         raise TypeError(
-            "found no images in the batch: expected (B, C, H, W) tensors or tv_tensors.Image, uint8 "
-            f"or floating point, got {got}."
+            "found no images in the batch: expected (B, C, H, W) tensors, plain or tv_tensors.Image, "
+            f"of uint8 or a floating point dtype, got {got}."
         )
     length = len(images[0].value) if isinstance(images[0].value, list) else images[0].value.shape[0]
     size = _check_images(images, length, reading)
@@ -158,6 +158,15 @@ def is_objects(value: Any) -> bool:
         and len(value) > 0
         and all(isinstance(v, Mapping) and "boxes" in v for v in value)
     )
+
+
+def split_objects(
+    targets: Sequence[Mapping[str, Any]], passthrough: tuple[str | int, ...]
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Split detection targets into the entries to be mixed and those that pass through."""
+    bare = [{k: v for k, v in target.items() if k not in passthrough} for target in targets]
+    passed = [{k: v for k, v in target.items() if k in passthrough} for target in targets]
+    return bare, passed
 
 
 def _check_container(leaf: Leaf) -> None:
@@ -380,7 +389,8 @@ def _check_images(images: list[Leaf], length: int, reading: Reading) -> tuple[in
 def _check_leaf(leaf: Leaf, length: int, size: tuple[int, ...], reading: Reading) -> None:
     value = leaf.value
     if leaf.role == LABEL:
-        check_labels(value, leaf.kind, reading.form, leaf.where)
+        needed = reading.need_labels
+        check_labels(value, leaf.kind, reading.form, leaf.where, need_classes=needed)
         if value.shape[:1] != (length,):
             raise ValueError(
                 f"labels at {leaf.where} must have the batch's length {length}, got shape "
@@ -399,7 +409,8 @@ def _check_leaf(leaf: Leaf, length: int, size: tuple[int, ...], reading: Reading
                 f"targets at {leaf.where} must be one mapping for each of the {length} images, "
                 f"got {len(value)}."
             )
-        check_objects(value, (size[-2], size[-1]), leaf.where)
+        bare, _ = split_objects(value, reading.passthrough)
+        check_objects(bare, (size[-2], size[-1]), leaf.where)
     elif leaf.role == OTHER:
         shape = tuple(getattr(value, "shape", ()))
         boxed = isinstance(value, tv_tensors.TVTensor)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -18,6 +18,7 @@ from tv_mixaug.batch import Batch, LabelsGetter, Leaf, Reading
 from tv_mixaug.labels import LabelFormat, apply_plan
 from tv_mixaug.plans import Pairing, Plan
 
+ObjectsRule = Callable[[dict[str, Any], int, list[dict[str, Any]]], dict[str, Any]]
 NumClassesArgument = int | str | Mapping[Any, int | str] | None
 
 
@@ -208,6 +209,11 @@ class MixTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no ty
             mixed = self.mix_images(plain_value, plan, inplace, **where)
         return value if inplace else _like(mixed, value)
 
+    def _map_objects(self, leaf: Leaf, rule: ObjectsRule) -> list[dict[str, Any]]:
+        """Apply a rule to the targets of each image, beside what passes through."""
+        bare, passed = batches.split_objects(leaf.value, self.passthrough)
+        return [{**rule(own, row, bare), **passed[row]} for row, own in enumerate(bare)]
+
     def mix_with_grad(self, images: Tensor, plan: Plan, **axes: Any) -> Tensor:
         """Transform images through which gradients flow, by the differentiable kernels."""
         fill = getattr(self, "fill", 0.0)
@@ -365,12 +371,9 @@ class Mixup(MixTransform):
     def mix_objects(self, leaf: Leaf, plan: Plan, size: tuple[int, ...]) -> list[Any]:
         """Join both images' objects, with their weights."""
         partner, lam = plan.partner.tolist(), plan.lam.tolist()
-        return [
-            objects.plain_objects(own)
-            if partner[place] == place
-            else objects.mixup_objects(own, leaf.value[partner[place]], lam[place])
-            for place, own in enumerate(leaf.value)
-        ]
+        return self._map_objects(
+            leaf, lambda own, row, all_: objects.mixup_objects(own, all_[partner[row]], lam[row])
+        )
 
     def _mask_planes(self, masks: Tensor) -> Tensor:
         """Return (B, K, ...) float32 planes; a pixel without a label is 0 in all of them."""
@@ -462,8 +465,12 @@ class CutMix(MixTransform):
         self.min_visible = _check_visible(min_visible)
 
     def check(self, leaf: Leaf) -> None:
-        """Refuse paired labels."""
+        """Refuse paired labels, and objects where the box is a cuboid."""
         _refuse_pairs(leaf)
+        if leaf.role == batches.OBJECTS and self.cut == "cuboid":
+            raise ValueError(
+                f"cut must be 'spatial' to mix the objects at {leaf.where}, got 'cuboid'."
+            )
 
     def draw(self, batch: Batch, p: float) -> Plan:
         """Draw partner and boxes."""
@@ -494,19 +501,13 @@ class CutMix(MixTransform):
 
     def mix_objects(self, leaf: Leaf, plan: Plan, size: tuple[int, ...]) -> list[Any]:
         """Cut the partner's objects to the box and hide what lies under it."""
-        partner, boxes = plan.partner.tolist(), plan.boxes.tolist()
-        return [
-            objects.plain_objects(own)
-            if partner[place] == place
-            else objects.cutmix_objects(
-                own,
-                leaf.value[partner[place]],
-                boxes[place],
-                (size[-2], size[-1]),
-                self.min_visible,
-            )
-            for place, own in enumerate(leaf.value)
-        ]
+        partner, canvas = plan.partner.tolist(), (size[-2], size[-1])
+        return self._map_objects(
+            leaf,
+            lambda own, row, all_: objects.cutmix_objects(
+                own, all_[partner[row]], plan.boxes[row], canvas, self.min_visible
+            ),
+        )
 
 
 class Cutout(MixTransform):
@@ -643,11 +644,11 @@ class Cutout(MixTransform):
 
     def hide_objects(self, leaf: Leaf, plan: Plan, size: tuple[int, ...]) -> list[Any]:
         """Hide what lies in the holes."""
-        boxes = plan.boxes.reshape(len(leaf.value), -1, 4).tolist()
-        return [
-            objects.cutout_objects(own, holes, (size[-2], size[-1]), self.min_visible)
-            for own, holes in zip(leaf.value, boxes, strict=True)
-        ]
+        holes, canvas = plan.boxes.reshape(len(leaf.value), -1, 4), (size[-2], size[-1])
+        return self._map_objects(
+            leaf,
+            lambda own, row, _: objects.cutout_objects(own, holes[row], canvas, self.min_visible),
+        )
 
 
 def check_probability(name: str, value: Any) -> float:
