@@ -163,6 +163,8 @@ def blend_rows(
     float16 and bfloat16 are computed in float32 inside ``torch.lerp``; uint8 goes through
     ``cv2.addWeighted``, float32 rounded to nearest.
     """
+    if not out.numel():
+        return
     in_place = out is source
     if out.dtype == torch.uint8:
         blend: Callable[[Any, Any, float, Any], object] = _uint8_blend()
