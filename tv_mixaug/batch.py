@@ -107,8 +107,8 @@ def read_batch(batch: Any, reading: Reading) -> Batch:
     if not images:
         got = ", ".join(_describe(leaf.value) for leaf in leaves) or "an empty batch"
         raise TypeError(
-            "found no images in the batch: expected (B, C, H, W) tensors, plain or tv_tensors.Image, "
-            f"of uint8 or a floating point dtype, got {got}."
+            "images must be in the batch, as (B, C, H, W) tensors or tv_tensors.Image of uint8 or a "
+            f"floating point dtype, got {got}."
         )
     length = len(images[0].value) if isinstance(images[0].value, list) else images[0].value.shape[0]
     size = _check_images(images, length, reading)

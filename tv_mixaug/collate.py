@@ -17,13 +17,14 @@ from torch import Tensor, nn
 from torchvision import tv_tensors
 
 from tv_mixaug import memory
+from tv_mixaug.arguments import check_probability
 from tv_mixaug.batch import is_objects
 from tv_mixaug.functional import MIXED_DTYPES
 from tv_mixaug.labels import check_one_format
 from tv_mixaug.plans import Plan
 from tv_mixaug.position import Position
 from tv_mixaug.rows import Rows
-from tv_mixaug.transforms import MixTransform, check_probability
+from tv_mixaug.transforms import MixTransform
 
 Samples = Sequence[Any]
 RANK_VARIABLES = ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK")

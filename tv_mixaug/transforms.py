@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import numbers
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -14,6 +12,22 @@ from torchvision.transforms import v2
 
 from tv_mixaug import batch as batches
 from tv_mixaug import functional, objects, plans, rows
+from tv_mixaug.arguments import (
+    check_alpha,
+    check_bool,
+    check_choice,
+    check_count,
+    check_fill,
+    check_hole_size,
+    check_integer,
+    check_layout,
+    check_num_classes,
+    check_number,
+    check_pairing,
+    check_probability,
+    check_visible,
+    kind_error,
+)
 from tv_mixaug.batch import Batch, LabelsGetter, Leaf, Reading
 from tv_mixaug.labels import LabelFormat, apply_plan
 from tv_mixaug.plans import Pairing, Plan
@@ -73,8 +87,8 @@ class MixTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no ty
         super().__init__()
         self.p = check_probability("p", p)
         self.mode = check_choice("mode", mode, ("batch", "sample"))
-        self.num_classes = _check_num_classes(num_classes)
-        self.label_smoothing = _check_number("label_smoothing", label_smoothing)
+        self.num_classes = check_num_classes(num_classes)
+        self.label_smoothing = check_number("label_smoothing", label_smoothing)
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing}.")
         self.targets = check_choice("targets", targets, ("soft", "pair"))
@@ -84,17 +98,17 @@ class MixTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no ty
                 f"{label_smoothing}; give it to the criterion instead."
             )
         if not (labels_getter is None or labels_getter == "default" or callable(labels_getter)):
-            raise _kind_error("labels_getter", "'default', a callable or None", labels_getter)
+            raise kind_error("labels_getter", "'default', a callable or None", labels_getter)
         self.labels_getter = labels_getter
         if ignore_index is not None:
-            _check_integer("ignore_index", ignore_index)
+            check_integer("ignore_index", ignore_index)
         self.ignore_index = ignore_index
         if isinstance(passthrough, str) or not isinstance(passthrough, Sequence):
-            raise _kind_error("passthrough", "a sequence of keys or positions", passthrough)
+            raise kind_error("passthrough", "a sequence of keys or positions", passthrough)
         self.passthrough = tuple(passthrough)
-        self.layout = _check_layout(layout)
+        self.layout = check_layout(layout)
         self.cut = check_choice("cut", cut, ("spatial", "cuboid"))
-        self.inplace = _check_bool("inplace", inplace)
+        self.inplace = check_bool("inplace", inplace)
         self._needs_labels = needs_labels
 
     @property
@@ -299,11 +313,11 @@ class Mixup(MixTransform):
         layout: str | None = None,
         inplace: bool = False,
     ) -> None:
-        self_alpha, self_pairing = _check_alpha(alpha), _check_pairing(pairing)
+        self_alpha, self_pairing = check_alpha(alpha), check_pairing(pairing)
         if masks is not None:
             check_choice("masks", masks, ("soft", "dominant"))
         if num_mask_classes is not None:
-            _check_count("num_mask_classes", num_mask_classes)
+            check_count("num_mask_classes", num_mask_classes)
         if masks == "soft" and num_mask_classes is None:
             raise ValueError("num_mask_classes must be given with masks='soft', got None.")
         super().__init__(
@@ -460,9 +474,9 @@ class CutMix(MixTransform):
             inplace=inplace,
             cut=cut,
         )
-        self.alpha, self.pairing = _check_alpha(alpha), _check_pairing(pairing)
-        self.correct_lam = _check_bool("correct_lam", correct_lam)
-        self.min_visible = _check_visible(min_visible)
+        self.alpha, self.pairing = check_alpha(alpha), check_pairing(pairing)
+        self.correct_lam = check_bool("correct_lam", correct_lam)
+        self.min_visible = check_visible(min_visible)
 
     def check(self, leaf: Leaf) -> None:
         """Refuse paired labels, and objects where the box is a cuboid."""
@@ -587,13 +601,13 @@ class Cutout(MixTransform):
             inplace=inplace,
             needs_labels=False,
         )
-        self.size = _check_hole_size(size)
-        self.holes = _check_count("holes", holes)
-        self.fill = _check_fill(fill)
+        self.size = check_hole_size(size)
+        self.holes = check_count("holes", holes)
+        self.fill = check_fill(fill)
         if mask_fill is not None:
-            _check_integer("mask_fill", mask_fill)
+            check_integer("mask_fill", mask_fill)
         self.mask_fill = mask_fill
-        self.min_visible = _check_visible(min_visible)
+        self.min_visible = check_visible(min_visible)
 
     def check(self, leaf: Leaf) -> None:
         """Refuse a fill that the images cannot hold."""
@@ -651,14 +665,6 @@ class Cutout(MixTransform):
         )
 
 
-def check_probability(name: str, value: Any) -> float:
-    """Return ``value`` as a float in [0, 1], or raise with the argument's name."""
-    number = _check_number(name, value)
-    if not 0 <= number <= 1:
-        raise ValueError(f"{name} must be in [0, 1], got {value}.")
-    return number
-
-
 def _like(new: Tensor, old: Any) -> Tensor:
     wrapped: Tensor = (
         tv_tensors.wrap(new, like=old) if isinstance(old, tv_tensors.TVTensor) else new
@@ -693,111 +699,3 @@ def _check_writable(leaf: Leaf) -> None:
                 f"inplace must be False for the images at {leaf.where}, whose samples share memory "
                 "(an expanded tensor)."
             )
-
-
-def _kind_error(name: str, expected: str, got: Any) -> TypeError:
-    return TypeError(f"{name} must be {expected}, got {type(got).__name__} {got!r}.")
-
-
-def _check_number(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise _kind_error(name, "a number", value)
-    if not math.isfinite(value):
-        raise ValueError(f"{name} must be finite, got {value}.")
-    return float(value)
-
-
-def _check_integer(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise _kind_error(name, "an int", value)
-    return int(value)
-
-
-def _check_count(name: str, value: Any) -> int:
-    if _check_integer(name, value) < 1:
-        raise ValueError(f"{name} must be > 0, got {value}.")
-    return int(value)
-
-
-def _check_bool(name: str, value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise _kind_error(name, "a bool", value)
-    return value
-
-
-def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
-    """Return ``value`` if it is one of the choices, or raise with the argument's name."""
-    if not isinstance(value, str):
-        raise _kind_error(name, "a string", value)
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}.")
-    return value
-
-
-def _check_alpha(alpha: Any) -> float:
-    if _check_number("alpha", alpha) <= 0:
-        raise ValueError(f"alpha must be > 0, got {alpha}.")
-    return float(alpha)
-
-
-def _check_visible(value: Any) -> float:
-    if not 0 < _check_number("min_visible", value) <= 1:
-        raise ValueError(f"min_visible must be in (0, 1], got {value}.")
-    return float(value)
-
-
-def _check_pairing(pairing: Any) -> Pairing:
-    return pairing if callable(pairing) else check_choice("pairing", pairing, ("roll", "shuffle"))
-
-
-def _check_num_classes(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        if not value:
-            raise ValueError("num_classes must name at least one label, got an empty mapping.")
-        return {key: _check_num_classes(kind) for key, kind in value.items()}
-    if value is None or isinstance(value, str):
-        return (
-            value if value is None else check_choice("num_classes", value, ("multi", "regression"))
-        )
-    return _check_count("num_classes", value)
-
-
-def _check_layout(layout: Any) -> str | None:
-    if layout is None:
-        return None
-    if not isinstance(layout, str):
-        raise _kind_error("layout", "a string or None", layout)
-    letters = set(layout)
-    if len(letters) != len(layout) or not {"B", "H", "W"} <= letters <= set("BCTDHW"):
-        raise ValueError(
-            f"layout must name each axis once, with B, H, W and any of C, T, D, got {layout!r}."
-        )
-    if layout[0] != "B":
-        raise ValueError(f"layout must start with B, got {layout!r}.")
-    return layout
-
-
-def _check_hole_size(size: Any) -> tuple[float, float]:
-    sides = size if isinstance(size, (tuple, list)) else (size, size)
-    if len(sides) != 2:
-        raise ValueError(f"size must be one side or a pair (height, width), got {size!r}.")
-    checked = []
-    for side in sides:
-        _check_number("size", side)
-        whole = isinstance(side, numbers.Integral)
-        if whole and side < 1:
-            raise ValueError(f"size must be > 0 pixels, got {side}.")
-        if not whole and not 0 < side <= 1:
-            raise ValueError(f"size must be in (0, 1] as a share of the side, got {side}.")
-        checked.append(int(side) if whole else float(side))
-    return checked[0], checked[1]
-
-
-def _check_fill(fill: Any) -> Any:
-    if isinstance(fill, str):
-        return check_choice("fill", fill, ("noise",))
-    if isinstance(fill, (list, tuple)):
-        if not fill:
-            raise ValueError("fill must have a value for each channel, got an empty sequence.")
-        return tuple(_check_number("fill", value) for value in fill)
-    return _check_number("fill", fill)

@@ -1,0 +1,138 @@
+"""Checks of arguments: each returns the value it was given, or says what was expected."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Mapping
+from typing import Any
+
+from tv_mixaug.plans import Pairing
+
+
+def check_probability(name: str, value: Any) -> float:
+    """Return ``value`` as a float in [0, 1], or raise with the argument's name."""
+    number = check_number(name, value)
+    if not 0 <= number <= 1:
+        raise ValueError(f"{name} must be in [0, 1], got {value}.")
+    return number
+
+
+def kind_error(name: str, expected: str, got: Any) -> TypeError:
+    """Return the error for a value of the wrong kind."""
+    return TypeError(f"{name} must be {expected}, got {type(got).__name__} {got!r}.")
+
+
+def check_number(name: str, value: Any) -> float:
+    """Return a finite real number as a float."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise kind_error(name, "a number", value)
+    if not math.isfinite(value):
+        raise ValueError(f"{name} must be finite, got {value}.")
+    return float(value)
+
+
+def check_integer(name: str, value: Any) -> int:
+    """Return an integer of any kind as an int."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise kind_error(name, "an int", value)
+    return int(value)
+
+
+def check_count(name: str, value: Any) -> int:
+    """Return an int above 0."""
+    if check_integer(name, value) < 1:
+        raise ValueError(f"{name} must be > 0, got {value}.")
+    return int(value)
+
+
+def check_bool(name: str, value: Any) -> bool:
+    """Return a bool."""
+    if not isinstance(value, bool):
+        raise kind_error(name, "a bool", value)
+    return value
+
+
+def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
+    """Return ``value`` if it is one of the choices, or raise with the argument's name."""
+    if not isinstance(value, str):
+        raise kind_error(name, "a string", value)
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}.")
+    return value
+
+
+def check_alpha(alpha: Any) -> float:
+    """Return the parameter of Beta(alpha, alpha), above 0."""
+    if check_number("alpha", alpha) <= 0:
+        raise ValueError(f"alpha must be > 0, got {alpha}.")
+    return float(alpha)
+
+
+def check_visible(value: Any) -> float:
+    """Return a share in (0, 1]."""
+    if not 0 < check_number("min_visible", value) <= 1:
+        raise ValueError(f"min_visible must be in (0, 1], got {value}.")
+    return float(value)
+
+
+def check_pairing(pairing: Any) -> Pairing:
+    """Return a rule for pairing: a name or a function."""
+    return pairing if callable(pairing) else check_choice("pairing", pairing, ("roll", "shuffle"))
+
+
+def check_num_classes(value: Any) -> Any:
+    """Return what labels are encoded to: a number, a word, None, or a mapping to these."""
+    if isinstance(value, Mapping):
+        if not value:
+            raise ValueError("num_classes must name at least one label, got an empty mapping.")
+        return {key: check_num_classes(kind) for key, kind in value.items()}
+    if value is None or isinstance(value, str):
+        return (
+            value if value is None else check_choice("num_classes", value, ("multi", "regression"))
+        )
+    return check_count("num_classes", value)
+
+
+def check_layout(layout: Any) -> str | None:
+    """Return the names of the axes of a batch, B first."""
+    if layout is None:
+        return None
+    if not isinstance(layout, str):
+        raise kind_error("layout", "a string or None", layout)
+    letters = set(layout)
+    if len(letters) != len(layout) or not {"B", "H", "W"} <= letters <= set("BCTDHW"):
+        raise ValueError(
+            f"layout must name each axis once, with B, H, W and any of C, T, D, got {layout!r}."
+        )
+    if layout[0] != "B":
+        raise ValueError(f"layout must start with B, got {layout!r}.")
+    return layout
+
+
+def check_hole_size(size: Any) -> tuple[float, float]:
+    """Return height and width: ints in pixels, floats in (0, 1] as shares."""
+    sides = size if isinstance(size, (tuple, list)) else (size, size)
+    if len(sides) != 2:
+        raise ValueError(f"size must be one side or a pair (height, width), got {size!r}.")
+    checked = []
+    for side in sides:
+        check_number("size", side)
+        whole = isinstance(side, numbers.Integral)
+        if whole and side < 1:
+            raise ValueError(f"size must be > 0 pixels, got {side}.")
+        if not whole and not 0 < side <= 1:
+            raise ValueError(f"size must be in (0, 1] as a share of the side, got {side}.")
+        checked.append(int(side) if whole else float(side))
+    return checked[0], checked[1]
+
+
+def check_fill(fill: Any) -> Any:
+    """Return what fills a hole: a number, a tuple with one for each channel, or "noise"."""
+    if isinstance(fill, str):
+        return check_choice("fill", fill, ("noise",))
+    if isinstance(fill, (list, tuple)):
+        if not fill:
+            raise ValueError("fill must have a value for each channel, got an empty sequence.")
+        return tuple(check_number("fill", value) for value in fill)
+    return check_number("fill", fill)
