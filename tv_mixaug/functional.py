@@ -173,7 +173,11 @@ def mix_labels(labels: Tensor, partner: Tensor, lam: Tensor) -> Tensor:
 
 
 def replay(
-    images: Tensor, plan: Plan, fill: float | Sequence[float] | str = 0.0, *, axes: Any = None
+    images: Tensor,
+    plan: Plan,
+    fill: float | Sequence[float] | str | Tensor = 0.0,
+    *,
+    axes: Sequence[int] | None = None,
 ) -> Tensor:
     """Do to another tensor what a recorded plan did to the batch.
 
@@ -181,7 +185,8 @@ def replay(
         images: (B, ...) tensor that belongs to the same samples: a second view, features, a depth
             map. For cut plans its last axes are those of the images, in the same size.
         plan: The recorded plan, on any device.
-        fill: What Cutout's holes take: a number, a value for each channel, or ``"noise"``.
+        fill: What Cutout's holes take: a number, a value for each channel, a tensor that
+            broadcasts to ``images``, or ``"noise"``.
         axes: The axes that boxes cut; by default the last 2 or 3.
 
     Returns:
@@ -199,6 +204,8 @@ def replay(
     if not isinstance(plan, Plan):
         raise TypeError(f"plan must be a Plan, got {type(plan).__name__}.")
     _check_tensor("images", images)
+    if isinstance(fill, str) and fill != "noise":
+        raise ValueError(f"fill must be a number, a sequence, a tensor or 'noise', got {fill!r}.")
     op = plan.op.to(images.device, non_blocking=True)
     held = range(4) if _values_unknown(plan.op) else set(plan.op.tolist())
     out = images.clone()
@@ -210,11 +217,11 @@ def replay(
         cut = (op == code).view(-1, *[1] * (images.ndim - 1))
         if code == plans.CUTMIX:
             done = cutmix(images, plan.partner, plan.boxes, axes=axes)
-        elif fill == "noise":
+        elif isinstance(fill, str):
             done = out.clone()
             rows.fill_boxes(done, plan, "noise", rows.cut_axes(done.ndim, plan.boxes, axes))
         else:
-            done = cutout(images, plan.boxes, fill, axes=axes)  # type: ignore[arg-type]
+            done = cutout(images, plan.boxes, fill, axes=axes)
         out = torch.where(cut, done, out)
     return out
 
