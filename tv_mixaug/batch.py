@@ -107,7 +107,7 @@ def read_batch(batch: Any, reading: Reading) -> Batch:
     if not images:
         got = ", ".join(_describe(leaf.value) for leaf in leaves) or "an empty batch"
         raise TypeError(
-            "images must be in the batch, as (B, C, H, W) tensors or tv_tensors.Image of uint8 or a "
+            "images must be in the batch: (B, C, H, W) tensors or tv_tensors.Image of uint8 or a "
             f"floating point dtype, got {got}."
         )
     length = len(images[0].value) if isinstance(images[0].value, list) else images[0].value.shape[0]

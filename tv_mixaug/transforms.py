@@ -231,6 +231,8 @@ class MixTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no ty
     def mix_with_grad(self, images: Tensor, plan: Plan, **axes: Any) -> Tensor:
         """Transform images through which gradients flow, by the differentiable kernels."""
         fill = getattr(self, "fill", 0.0)
+        if fill != "noise":
+            fill = rows.fill_tensor(fill, images, axes["channel_axis"])
         return functional.replay(images, plan, fill, axes=axes["axes"])
 
     def _read(self, batch: Any, inplace: bool) -> Batch:
@@ -359,10 +361,10 @@ class Mixup(MixTransform):
 
     def draw(self, batch: Batch, p: float) -> Plan:
         """Draw partner and lam."""
+        partner = plans.draw_partner(batch.length, self.pairing, batch.labels)
         applied = plans.draw_applied(batch.length, p, self.mode == "sample")
         if not applied.any():
             return plans.identity_plan(batch.length)
-        partner = plans.draw_partner(batch.length, self.pairing, batch.labels)
         return plans.draw_mixup(batch.length, applied, self.alpha, self.mode == "sample", partner)
 
     def mix_images(
@@ -488,6 +490,7 @@ class CutMix(MixTransform):
 
     def draw(self, batch: Batch, p: float) -> Plan:
         """Draw partner and boxes."""
+        partner = plans.draw_partner(batch.length, self.pairing, batch.labels)
         applied = plans.draw_applied(batch.length, p, self.mode == "sample")
         if not applied.any():
             return plans.identity_plan(batch.length, len(batch.size))
@@ -496,7 +499,7 @@ class CutMix(MixTransform):
             applied,
             self.alpha,
             self.mode == "sample",
-            plans.draw_partner(batch.length, self.pairing, batch.labels),
+            partner,
             batch.size,
             self.correct_lam,
         )
