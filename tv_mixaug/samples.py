@@ -268,7 +268,8 @@ def _backdrop(height: int, width: int, rng: np.random.Generator) -> _Pixels:
         radius = max(1, round(min(rows, columns) * rng.uniform(0.03, 0.11)))
         cv2.circle(spot, at, radius, rng.uniform(0.04, 0.16), -1)
         light += cv2.blur(spot, (3, 3))[..., None] * (1.1 - light)
-    light = np.clip(light, 0, 1).astype(np.float32)
+    # Dimmed, not clipped: flat white areas of two pictures would be equal pixel by pixel.
+    light = (light / max(1, light.max())).astype(np.float32)
     full: _Pixels = cv2.resize(light, (width, height), interpolation=cv2.INTER_LINEAR)
     return full
 
