@@ -110,11 +110,12 @@ def check_layout(layout: Any) -> str | None:
     return layout
 
 
-def check_hole_size(size: Any) -> tuple[float, float]:
-    """Return height and width: ints in pixels, floats in (0, 1] as shares."""
-    sides = size if isinstance(size, (tuple, list)) else (size, size)
-    if len(sides) != 2:
-        raise ValueError(f"size must be one side or a pair (height, width), got {size!r}.")
+def check_hole_size(size: Any, dims: int) -> tuple[float, ...]:
+    """Return a hole's sides, slowest axis first: ints in pixels, floats in (0, 1] as shares."""
+    sides = size if isinstance(size, (tuple, list)) else (size,) * dims
+    if len(sides) != dims:
+        names = "(height, width)" if dims == 2 else "(depth, height, width)"
+        raise ValueError(f"size must be one side or {names}, got {size!r}.")
     checked = []
     for side in sides:
         check_number("size", side)
@@ -124,7 +125,7 @@ def check_hole_size(size: Any) -> tuple[float, float]:
         if not whole and not 0 < side <= 1:
             raise ValueError(f"size must be in (0, 1] as a share of the side, got {side}.")
         checked.append(int(side) if whole else float(side))
-    return checked[0], checked[1]
+    return tuple(checked)
 
 
 def check_fill(fill: Any) -> Any:

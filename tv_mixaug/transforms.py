@@ -228,6 +228,12 @@ class MixTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no ty
         bare, passed = batches.split_objects(leaf.value, self.passthrough)
         return [{**rule(own, row, bare), **passed[row]} for row, own in enumerate(bare)]
 
+    def _refuse_cuboid_objects(self, leaf: Leaf) -> None:
+        if leaf.role == batches.OBJECTS and self.cut == "cuboid":
+            raise ValueError(
+                f"cut must be 'spatial' to mix the objects at {leaf.where}, got 'cuboid'."
+            )
+
     def mix_with_grad(self, images: Tensor, plan: Plan, **axes: Any) -> Tensor:
         """Transform images through which gradients flow, by the differentiable kernels."""
         fill = getattr(self, "fill", 0.0)
@@ -483,10 +489,7 @@ class CutMix(MixTransform):
     def check(self, leaf: Leaf) -> None:
         """Refuse paired labels, and objects where the box is a cuboid."""
         _refuse_pairs(leaf)
-        if leaf.role == batches.OBJECTS and self.cut == "cuboid":
-            raise ValueError(
-                f"cut must be 'spatial' to mix the objects at {leaf.where}, got 'cuboid'."
-            )
+        self._refuse_cuboid_objects(leaf)
 
     def draw(self, batch: Batch, p: float) -> Plan:
         """Draw partner and boxes."""
@@ -536,10 +539,13 @@ class Cutout(MixTransform):
 
     Args:
         size: Sides of a hole: an int in pixels, a float in (0, 1] as a share of each side of the
-            image, or a pair (height, width) of either.
+            image, or a pair (height, width) of either; with ``cut="cuboid"`` three sides, the time
+            or depth first.
         holes: Number of holes in each image, > 0.
         fill: A number, a value for each channel, or ``"noise"``: for each pixel its own, uniform
             over 0 to 255 for uint8 and standard normal for floating point.
+        cut: ``"spatial"``: a hole goes through all frames or slices; ``"cuboid"``: it has a side in
+            time or depth too.
         mask_fill: What a hole makes of a segmentation mask; None leaves masks as they are.
         p: Probability that a sample, or with ``mode="batch"`` a batch, is transformed.
         mode: ``"sample"``: each sample its own holes; ``"batch"``: the same for all.
@@ -578,6 +584,7 @@ class Cutout(MixTransform):
         *,
         holes: int = 1,
         fill: float | Sequence[float] | str = 0.0,
+        cut: str = "spatial",
         mask_fill: int | None = None,
         p: float = 1.0,
         mode: str = "sample",
@@ -602,9 +609,10 @@ class Cutout(MixTransform):
             passthrough=passthrough,
             layout=layout,
             inplace=inplace,
+            cut=cut,
             needs_labels=False,
         )
-        self.size = check_hole_size(size)
+        self.size = check_hole_size(size, 3 if cut == "cuboid" else 2)
         self.holes = check_count("holes", holes)
         self.fill = check_fill(fill)
         if mask_fill is not None:
@@ -614,6 +622,7 @@ class Cutout(MixTransform):
 
     def check(self, leaf: Leaf) -> None:
         """Refuse a fill that the images cannot hold."""
+        self._refuse_cuboid_objects(leaf)
         if leaf.role != batches.IMAGE or self.fill == "noise":
             return
         one = leaf.value[0] if isinstance(leaf.value, list) else leaf.value
@@ -634,7 +643,7 @@ class Cutout(MixTransform):
         """Draw the holes."""
         applied = plans.draw_applied(batch.length, p, self.mode == "sample")
         if not applied.any():
-            return plans.identity_plan(batch.length, holes=self.holes)
+            return plans.identity_plan(batch.length, len(batch.size), self.holes)
         return plans.draw_cutout(
             batch.length,
             applied,
