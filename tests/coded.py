@@ -13,7 +13,7 @@ def coded_images(count, size=(8, 8), dtype=torch.float32, channels=3):
 
 
 def shares(images, count=None):
-    """Count whose pixels coded images hold: (B, count) float64, each row the shares of one image."""
+    """Count whose pixels coded images hold: (B, count) float64, the shares of one image a row."""
     count = len(images) if count is None else count
     flat = images.reshape(len(images), -1) if len(images) else images.reshape(0, 1)
     codes = torch.arange(1, count + 1, dtype=torch.float64)

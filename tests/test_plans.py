@@ -117,7 +117,7 @@ def test_the_mean_erased_share_is_that_of_the_paper(size, side):
         start = torch.arange(-side, full + 1)
         weight = torch.zeros(len(start), dtype=torch.float64)
         for u in (torch.arange(20 * full) + 0.5) / 20:
-            weight[int(math.floor(u - side / 2 + 0.5)) + side] += 1 / (20 * full)
+            weight[math.floor(u - side / 2 + 0.5) + side] += 1 / (20 * full)
         length = (start + side).clamp(max=full) - start.clamp(min=0)
         expected *= float((weight * length).sum()) / full
     if (size, side) == ((28, 28), 14):
