@@ -87,6 +87,14 @@ def test_find_blend_solves_for_the_weight():
     assert 0 < finding.slack < 1e-3
 
 
+def test_demo_pairs_roses_with_tulips():
+    """Every picture of the demo gets a partner of the other class, and each is used once."""
+    labels = torch.tensor([0, 1, 1, 0, 0, 1])
+    partner = cli.pair_with_other_class(labels)
+    assert (labels[partner] != labels).all()
+    assert sorted(partner.tolist()) == list(range(6))
+
+
 def test_training_on_mixed_labels_lowers_the_loss(capsys):
     """Forty steps are enough for the loss to fall, and what is returned is what is printed."""
     first, last, right = cli.train(40, size=24)

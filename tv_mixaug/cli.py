@@ -72,8 +72,8 @@ def run_demo(out: Path, size: int = 256, steps: int = 200) -> int:
     collate_fn = make_collate_fn(
         [
             Cutout(0.5, num_classes=2),
-            Mixup(1.0, num_classes=2, mode="sample"),
-            CutMix(1.0, num_classes=2, mode="sample"),
+            Mixup(1.0, num_classes=2, mode="sample", pairing=pair_with_other_class),
+            CutMix(1.0, num_classes=2, mode="sample", pairing=pair_with_other_class),
         ],
         p=[0.0, 0.0, 0.0],
         seed=_SEED,
@@ -201,6 +201,14 @@ def _open_folder(folder: Path, size: int) -> ImageFolder:
         raise FileNotFoundError(
             f"DIR must hold one folder of pictures for each class, got '{folder}': {error}"
         ) from error
+
+
+def pair_with_other_class(labels: Tensor) -> Tensor:
+    """Pair each rose with a tulip, where there are as many of them: labels (B,) to partners."""
+    order = labels.argsort(stable=True)
+    partner = torch.empty_like(order)
+    partner[order] = order.roll(len(order) // 2)
+    return partner
 
 
 class Finding(NamedTuple):
