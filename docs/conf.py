@@ -17,7 +17,7 @@ sys.path.insert(0, str(HERE))
 
 import pictures
 
-torch.set_num_threads(2)
+torch.set_num_threads(1)  # small nets, and the other core may be busy
 
 project = "tv_mixaug"
 author = "The tv_mixaug authors"
@@ -30,16 +30,21 @@ extensions = [
     "sphinx_copybutton",
     "sphinx_gallery.gen_gallery",
 ]
-exclude_patterns = ["_build", "examples", "benchmarks/[!a-z]*"]
+exclude_patterns = ["_build", "examples"]
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 
 html_theme = "furo"
+html_theme_options = {
+    "light_css_variables": {"color-brand-primary": "#b3205d", "color-brand-content": "#a01c53"},
+    "dark_css_variables": {"color-brand-primary": "#f28ab8", "color-brand-content": "#f28ab8"},
+}
 html_title = "tv_mixaug"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_copy_source = False
 
+default_role = "code"  # so that `name` in a docstring is a name
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
@@ -59,9 +64,8 @@ sphinx_gallery_conf = {
     "download_all_examples": False,
     "show_signature": False,
     "show_memory": False,
-    "reset_modules": ("matplotlib", "seeds.reset"),
-    "plot_gallery": True,
-    "abort_on_example_error": False,
+    "capture_repr": (),
+    "reset_modules": ("matplotlib",),
 }
 
 
@@ -78,6 +82,16 @@ def write_api_pages() -> None:
         path = folder / f"{name}.md"
         if not path.exists() or path.read_text() != page:
             path.write_text(page)
+
+
+def skip_fields(app, what, name, obj, skip, options):
+    """Skip the fields of named tuples: their class describes them."""
+    return skip or type(obj).__name__ == "_tuplegetter"
+
+
+def setup(app):
+    """Add the project's own hook."""
+    app.connect("autodoc-skip-member", skip_fields)
 
 
 write_api_pages()

@@ -6,6 +6,7 @@ import matplotlib as mpl
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
+import numpy as np
 import torch
 
 from tv_mixaug import CutMix, Cutout, Mixup, functional, samples, viz
@@ -17,27 +18,25 @@ SIZE = 192
 def show(axis, image, title):
     axis.imshow(image.permute(1, 2, 0) if image.ndim == 3 else image, cmap="gray", vmin=0, vmax=1)
     axis.set_title(title, fontsize=11)
-    axis.axis("off")
+    axis.set(xticks=[], yticks=[])
+    axis.spines[:].set_color("0.8")
 
 
 def bar(axis, lam):
     """Draw a label as a bar under a picture: the own share, then the partner's."""
-    axis.barh([0], [lam], color=OWN)
-    axis.barh([0], [1 - lam], left=[lam], color=PARTNER)
-    axis.text(0.02, 0, f"rose {lam:.2f}", color="white", va="center", fontsize=10)
+    axis.barh([0], [lam], color=OWN, height=0.5)
+    axis.barh([0], [1 - lam], left=[lam], color=PARTNER, height=0.5)
+    axis.text(0, -0.9, f"rose {lam:.2f}", color=OWN, va="center")
     if lam < 1:
-        axis.text(
-            0.98, 0, f"tulip {1 - lam:.2f}", color="white", va="center", ha="right", fontsize=10
-        )
-    axis.set(xlim=(0, 1))
+        axis.text(1, -0.9, f"tulip {1 - lam:.2f}", color=PARTNER, va="center", ha="right")
+    axis.set(xlim=(0, 1), ylim=(-1.3, 0.4))
     axis.axis("off")
 
 
 def definition(path, own, partner, mask, result, lam):
     """Draw own, M, partner and what becomes of them, with the label below."""
-    figure, axes = plt.subplots(
-        2, 4, figsize=(10, 3.1), height_ratios=[8, 1], gridspec_kw={"hspace": 0.05, "wspace": 0.15}
-    )
+    gaps = {"hspace": 0.04, "wspace": 0.12}
+    figure, axes = plt.subplots(2, 4, figsize=(10, 3), height_ratios=[6, 1], gridspec_kw=gaps)
     show(axes[0, 0], own, "own")
     show(axes[0, 1], mask, "M  (white 1, black 0)")
     show(axes[0, 2], partner, "fill" if lam == 1 else "partner")
@@ -128,25 +127,32 @@ def pairings(path):
     save(figure, path)
 
 
-def contact_sheet(path):
+def contact_sheet():
     """Draw the picture of the landing page: the same flowers, four times."""
     images, labels = samples.draw_flowers(6, 160, seed=1)
-    torch.manual_seed(3)
     rows = {
-        "None": Cutout(num_classes=2, p=0.0),
+        "Plain": Cutout(num_classes=2, p=0.0),
         "Cutout": Cutout(0.4, num_classes=2),
         "Mixup": Mixup(num_classes=2, mode="sample"),
         "CutMix": CutMix(num_classes=2, mode="sample"),
     }
-    figure, axes = plt.subplots(4, 1, figsize=(10, 8.6), gridspec_kw={"hspace": 0.12})
-    for axis, (title, transform) in zip(axes, rows.items(), strict=True):
-        sheet = viz.draw_batch(
-            *transform(images, labels), class_names=samples.CLASS_NAMES, columns=6
-        )
-        axis.imshow(sheet)
-        axis.set_title(title, fontsize=12, loc="left")
-        axis.axis("off")
-    save(figure, path)
+    torch.manual_seed(164)
+    sheets = [
+        viz.draw_batch(*transform(images, labels), samples.CLASS_NAMES, title=title, cell=160)
+        for title, transform in rows.items()
+    ]
+    return np.concatenate(sheets)
+
+
+def thumbnail():
+    """Draw one flower four times for the gallery: plain, Cutout, Mixup, CutMix."""
+    rose, tulip = samples.draw_flowers(2, SIZE)[0] / 255
+    pair, partner = torch.stack([rose, tulip]), torch.tensor([1, 0])
+    box = torch.tensor([[80, 40, 176, 136]] * 2)
+    upper = torch.cat([rose, functional.cutout(pair, box)[0]], 2)
+    blended = functional.mixup(pair, partner, torch.tensor([0.6, 0.6]))[0]
+    lower = torch.cat([blended, functional.cutmix(pair, partner, box)[0]], 2)
+    return torch.cat([upper, lower], 1).permute(1, 2, 0).numpy()
 
 
 def draw_all(folder: Path) -> None:
@@ -156,7 +162,8 @@ def draw_all(folder: Path) -> None:
     beta(folder / "beta.png")
     modes(folder / "modes.png")
     pairings(folder / "pairings.png")
-    contact_sheet(folder / "contact_sheet.png")
+    plt.imsave(folder / "contact_sheet.png", contact_sheet())
+    plt.imsave(folder / "thumbnail.png", thumbnail())
 
 
 if __name__ == "__main__":

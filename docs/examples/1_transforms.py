@@ -5,6 +5,7 @@ Each transform in pictures
 The same six flowers go through each transform. The bar below a picture is its label.
 """
 
+# sphinx_gallery_thumbnail_path = "pictures/thumbnail.png"
 import matplotlib.pyplot as plt
 import torch
 
@@ -17,7 +18,7 @@ def show(transform, seed=0):
     """Draw what a transform makes of the flowers."""
     torch.manual_seed(seed)
     images, labels = transform(flowers, kinds)
-    sheet = viz.draw_batch(images, labels, class_names=samples.CLASS_NAMES, columns=6)
+    sheet = viz.draw_batch(images, labels, samples.CLASS_NAMES)
     figure = plt.figure(figsize=(9, 9 * sheet.shape[0] / sheet.shape[1]))
     axis = figure.add_axes((0, 0, 1, 1))
     axis.imshow(sheet)

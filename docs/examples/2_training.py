@@ -69,7 +69,7 @@ epochs, losses, accuracies = 14, [], []
 for epoch in range(epochs):
     collate_fn.set_epoch(epoch)
     if epoch == epochs - 2:
-        collate_fn.set_p(0.0)
+        collate_fn.set_p([0.0, 0.0])
     model.train()
     total = 0.0
     for x, y in loader:
@@ -86,7 +86,7 @@ for epoch in range(epochs):
     if log:
         log.add_scalar("loss", total, epoch)
         log.add_scalar("accuracy", accuracy, epoch)
-        sheet = viz.draw_batch(x[:8], y[:8], class_names=samples.CLASS_NAMES)
+        sheet = viz.draw_batch(x[:8], y[:8], samples.CLASS_NAMES)
         log.add_image("batch", sheet, epoch, dataformats="HWC")
 
 # %%

@@ -27,7 +27,7 @@ dataset = [
 
 def show(images, targets):
     """Draw pictures with their boxes, names and, where there are any, weights."""
-    figure, axes = plt.subplots(1, len(images), figsize=(9, 2))
+    figure, axes = plt.subplots(1, len(images), figsize=(9, 2.5))
     for axis, image, target in zip(axes, images, targets, strict=True):
         names = [samples.CLASS_NAMES[label] for label in target["labels"]]
         weights = target.get("mix_weight", torch.ones(len(names))).tolist()
@@ -48,9 +48,7 @@ show(*zip(*dataset, strict=True))
 # ------
 # An object stays if at least 30 % of its area is visible, and its box shrinks to what is visible.
 
-collate_fn = make_collate_fn(
-    CutMix(mode="sample", min_visible=0.3), collate_fn=lambda batch: tuple(zip(*batch, strict=True))
-)
+collate_fn = make_collate_fn(CutMix(mode="sample", min_visible=0.3))
 images, targets = collate_fn(dataset)
 show(images, targets)
 
@@ -59,9 +57,7 @@ show(images, targets)
 # -----
 # Both objects are there. ``mix_weight`` is what their losses should count.
 
-collate_fn = make_collate_fn(
-    Mixup(mode="sample"), collate_fn=lambda batch: tuple(zip(*batch, strict=True))
-)
+collate_fn = make_collate_fn(Mixup(mode="sample"))
 images, targets = collate_fn(dataset)
 show(images, targets)
-print(targets[0]["labels"].tolist(), targets[0]["mix_weight"].tolist())
+print(targets[0]["labels"], targets[0]["mix_weight"])

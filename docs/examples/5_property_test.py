@@ -6,10 +6,11 @@ A property test of a pipeline
 compares what comes out with the labels. It knows nothing of the pipeline's inside.
 """
 
+import matplotlib.pyplot as plt
 import torch
 from torchvision.transforms import v2
 
-from tv_mixaug import CutMix, functional
+from tv_mixaug import CutMix, functional, viz
 from tv_mixaug.testing import assert_labels_match_pixels
 
 # %%
@@ -29,8 +30,8 @@ print(f"{report.rows} rows compared, {report.mixed} of them mixed")
 # %%
 # A pipeline with a mistake
 # -------------------------
-# This CutMix is often seen: the label weight is the *drawn* share of the box. Where the box is
-# clipped at the border, it covers less.
+# This CutMix takes the *drawn* share of the box for the label. The box that is really pasted has
+# whole pixels, and covers less where it is clipped at the border.
 
 
 def uncorrected_cutmix(images, labels):
@@ -51,6 +52,18 @@ try:
     assert_labels_match_pixels(uncorrected_cutmix, num_classes=10)
 except AssertionError as error:
     print(error)
+
+# %%
+# The same by eye: every picture has one colour, that of its class. The bars below should be as long
+# as the colours are wide. At the border they are not.
+
+torch.manual_seed(4)
+colours = torch.tensor([[179, 32, 93], [47, 111, 176], [226, 146, 38], [66, 145, 86]]) / 255
+pictures = colours.repeat(2, 1)[:, :, None, None].expand(8, 3, 32, 32)
+sheet = viz.draw_batch(*uncorrected_cutmix(pictures, torch.arange(8) % 4), columns=4)
+figure = plt.figure(figsize=(6, 6 * sheet.shape[0] / sheet.shape[1]))
+figure.add_axes((0, 0, 1, 1)).imshow(sheet)
+plt.axis("off")
 
 # %%
 # Another: images mixed one way, labels the other.

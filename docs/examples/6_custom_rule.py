@@ -48,7 +48,7 @@ class StripMix(CutMix):
 flowers, kinds = samples.draw_flowers(6, size=128, seed=1)
 torch.manual_seed(0)
 images, labels = StripMix(num_classes=2, mode="sample")(flowers, kinds)
-sheet = viz.draw_batch(images, labels, class_names=samples.CLASS_NAMES, columns=6)
+sheet = viz.draw_batch(images, labels, samples.CLASS_NAMES)
 figure = plt.figure(figsize=(9, 9 * sheet.shape[0] / sheet.shape[1]))
 figure.add_axes((0, 0, 1, 1)).imshow(sheet)
 plt.axis("off")
