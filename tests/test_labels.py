@@ -122,7 +122,7 @@ def test_encoding_makes_a_new_tensor():
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("targets", ["soft", "pair"])
 def test_there_is_one_label_format(p, kind, targets):
-    """Type, shape and dtype of the labels are the same in batches that are mixed and that are not."""
+    """Type, shape and dtype of the labels are the same in batches mixed and not mixed."""
     transform = kind(num_classes=4, p=p, targets=targets, mode="batch")
     for _ in range(8):
         mixed = transform(IMAGES[:4], torch.arange(4))[1]
@@ -244,7 +244,7 @@ def test_a_criterion_without_a_loss_for_each_sample_is_refused():
 def test_paired_labels_and_the_criterion_can_be_pickled_and_moved():
     """Pairs survive a worker's queue, and the criterion is a module with its weights inside."""
     pair = PairedLabels(torch.tensor([1]), torch.tensor([0]), torch.tensor([0.5]))
-    assert pickle.loads(pickle.dumps(pair)) == pair
+    assert pickle.loads(pickle.dumps(pair)) == pair  # noqa: S301 - our own
     loss = MixCriterion(nn.CrossEntropyLoss(weight=torch.ones(3)))
     assert loss.double().criterion.weight.dtype == torch.float64
     assert "criterion.weight" in loss.state_dict()
