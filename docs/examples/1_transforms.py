@@ -14,7 +14,7 @@ from tv_mixaug import CutMix, Cutout, Mixup, samples, viz
 flowers, kinds = samples.draw_flowers(6, size=128, seed=1)
 
 
-def show(transform, seed=0):
+def show(transform, seed=10):
     """Draw what a transform makes of the flowers."""
     torch.manual_seed(seed)
     images, labels = transform(flowers, kinds)
@@ -40,11 +40,11 @@ show(CutMix(num_classes=2))
 # Mixup
 # -----
 # Two images are blended. A small ``alpha`` keeps most of them nearly pure.
-show(Mixup(0.2, num_classes=2, mode="sample"), seed=2)
+show(Mixup(0.2, num_classes=2, mode="sample"))
 
 # %%
 # With ``alpha=1`` every weight is equally likely.
-show(Mixup(1.0, num_classes=2, mode="sample"), seed=2)
+show(Mixup(1.0, num_classes=2, mode="sample"))
 
 # %%
 # Cutout
