@@ -167,4 +167,9 @@ def draw_all(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    draw_all(Path(__file__).parent / "pictures")
+    # The README is read without a build, so its picture is kept in the repository.
+    plt.imsave(
+        Path(__file__).parent / "_static" / "contact_sheet.jpg",
+        contact_sheet(),
+        pil_kwargs={"quality": 88, "optimize": True},
+    )
