@@ -7,6 +7,7 @@ at once, and examples that shrink to few samples, small sides and simple values.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import product
 from typing import Any
 
 import torch
@@ -130,11 +131,7 @@ def plans(
     if len(image_size) != 2 or min(image_size) < 1:
         raise InvalidArgument(f"image_size must be (height, width), both >= 1, got {image_size!r}.")
     codes = [OP_NAMES.index(op) for op in ops]
-    return st.integers(min_size, max_size).flatmap(
-        lambda size: st.lists(
-            _plan_rows(codes, size, image_size), min_size=size, max_size=size
-        ).map(lambda rows: _plan_of(rows, image_size))
-    )
+    return _plans(codes, image_size, st.integers(min_size, max_size))
 
 
 def samples(
@@ -220,32 +217,31 @@ def transforms(
     if not 0 <= max_smoothing < 1:
         raise InvalidArgument(f"max_smoothing must be in [0, 1), got {max_smoothing!r}.")
 
-    def configurations(target: str) -> SearchStrategy[Any]:
-        # The simplest value comes first: that is where a failing example shrinks to.
-        smoothing = st.floats(0, max_smoothing) if target == "soft" else st.just(0.0)
-        shared: dict[str, SearchStrategy[Any]] = {
-            "num_classes": st.just(num_classes),
-            "p": st.just(1.0) | st.floats(0, 1),
-            "mode": st.sampled_from(["batch", "sample"]),
-            "label_smoothing": smoothing,
-            "targets": st.just(target),
-        }
-        mixing: dict[str, SearchStrategy[Any]] = {
-            "alpha": st.just(1.0) | st.floats(0.01, 1000),
-            "pairing": st.sampled_from(["roll", "shuffle"]),
-        }
-        sides = st.integers(1, 16) | st.floats(0.01, 1)
-        holes: dict[str, SearchStrategy[Any]] = {
-            "size": sides | st.tuples(sides, sides),
-            "holes": st.integers(1, 3),
-            "fill": st.integers(0, 255) | st.just("noise"),
-        }
-        built: list[SearchStrategy[Any]] = [
-            st.builds(kind, **shared, **(holes if kind is Cutout else mixing)) for kind in kinds
-        ]
-        return st.one_of(built)
-
-    return st.sampled_from(targets).flatmap(configurations)
+    # The simplest value comes first: that is where a failing example shrinks to.
+    shared: dict[str, SearchStrategy[Any]] = {
+        "num_classes": st.just(num_classes),
+        "p": st.just(1.0) | st.floats(0, 1),
+        "mode": st.sampled_from(["batch", "sample"]),
+    }
+    mixing: dict[str, SearchStrategy[Any]] = {
+        "alpha": st.just(1.0) | st.floats(0.01, 1000),
+        "pairing": st.sampled_from(["roll", "shuffle"]),
+    }
+    sides = st.integers(1, 16) | st.floats(0.01, 1)
+    holes: dict[str, SearchStrategy[Any]] = {
+        "size": sides | st.tuples(sides, sides),
+        "holes": st.integers(1, 3),
+        "fill": st.integers(0, 255) | st.just("noise"),
+    }
+    built: list[SearchStrategy[Any]] = []
+    for target, kind in product(targets, kinds):
+        smoothing = st.floats(0, max_smoothing)
+        if target == "pair":  # takes none, but drawing less would make pairs the simpler example
+            smoothing = smoothing.map(lambda _: 0.0)
+        labels = {"targets": st.just(target), "label_smoothing": smoothing}
+        options = holes if kind is Cutout else mixing
+        built.append(st.builds(kind, **shared, **labels, **options))
+    return st.one_of(built)
 
 
 def _seeds() -> SearchStrategy[int]:
@@ -295,41 +291,33 @@ def _soft(shape: tuple[int, int], seed: int) -> Tensor:
 _LABEL_MAKERS = {"onehot": _onehot, "multihot": _multihot, "soft": _soft}
 
 
-def _plan_rows(
-    codes: Sequence[int], size: int, image_size: tuple[int, int]
-) -> SearchStrategy[tuple[Any, ...]]:
-    height, width = image_size
-    spans = [
-        st.tuples(st.integers(0, side), st.integers(0, side)).map(sorted)
+@st.composite
+def _plans(
+    draw: st.DrawFn, codes: list[int], image_size: tuple[int, int], sizes: SearchStrategy[int]
+) -> Plan:
+    size, (height, width) = draw(sizes), image_size
+
+    def column(values: SearchStrategy[int]) -> Tensor:
+        drawn = draw(st.lists(values, min_size=size, max_size=size))
+        return torch.tensor(drawn, dtype=torch.int64)
+
+    op = column(st.sampled_from(codes)).to(torch.uint8)
+    partner = column(st.integers(0, max(0, size - 1)))
+    lam = 1 - column(st.integers(0, 64)) / 64
+    xs, ys = (
+        torch.stack([column(st.integers(0, side)) for _ in range(2)]).sort(0).values
         for side in (width, height)
-    ]
-    return st.tuples(
-        st.sampled_from(codes),
-        st.integers(0, max(0, size - 1)),
-        st.floats(0, 1, width=32).map(lambda loss: 1 - loss),
-        *spans,
-        _seeds(),
     )
-
-
-def _plan_of(rows: list[tuple[Any, ...]], image_size: tuple[int, int]) -> Plan:
-    """Put rows of (op, partner, lam, x span, y span, noise seed) together, what is unused reset."""
-    size = len(rows)
-    op = torch.tensor([row[0] for row in rows], dtype=torch.uint8)
-    pairs = (op == MIXUP) | (op == CUTMIX)
-    partner = torch.tensor([row[1] for row in rows], dtype=torch.int64)
-    lam = torch.tensor([row[2] for row in rows], dtype=torch.float32)
-    spans = [(x1, y1, x2, y2) for _, _, _, (x1, x2), (y1, y2), _ in rows]
-    boxes = torch.tensor(spans, dtype=torch.int64).reshape(size, 4)
+    boxes = torch.stack([xs[0], ys[0], xs[1], ys[1]], 1)
+    # What an operation does not use is as the transforms leave it.
     boxes = torch.where(((op != NONE) & (op != MIXUP))[:, None], boxes, 0)
-    area = box_volumes(boxes) / (image_size[0] * image_size[1])
-    weights = torch.where(op == CUTMIX, (1 - area).float(), 1.0)
+    area = box_volumes(boxes) / (height * width)
     return Plan(
         op=op,
-        partner=torch.where(pairs, partner, torch.arange(size)),
-        lam=torch.where(op == MIXUP, lam, weights),
+        partner=torch.where((op == MIXUP) | (op == CUTMIX), partner, torch.arange(size)),
+        lam=torch.where(op == MIXUP, lam, torch.where(op == CUTMIX, 1 - area, 1.0)),
         boxes=boxes,
-        noise=torch.tensor([row[5] for row in rows], dtype=torch.int64),
+        noise=draw(_seeds()) + torch.arange(size),
     )
 
 
