@@ -68,8 +68,11 @@ class Position:
                 return int(frame.f_locals["idx"]) + (self._offset or 0)
             if name == "_next_data" and hasattr(frame.f_locals.get("self"), "_num_yielded"):
                 iterator = frame.f_locals["self"]
-                self._fetcher = getattr(iterator, "_dataset_fetcher", None)
-                return int(iterator._num_yielded)
+                fetcher = getattr(iterator, "_dataset_fetcher", None)
+                if self._fetcher is not fetcher:
+                    self._offset = -iterator._num_yielded if _is_rerun(frame, iterator) else 0
+                self._fetcher = fetcher
+                return int(iterator._num_yielded) + (self._offset or 0)
             frame = frame.f_back
         return None
 
@@ -89,6 +92,19 @@ def _resumed_at(frame: FrameType | None) -> int:
                 return int(state["_snapshot"].get("_snapshot_step", 0))
         frame = frame.f_back
     return 0
+
+
+def _is_rerun(frame: FrameType | None, iterator: Any) -> bool:
+    """Tell whether a StatefulDataLoader without workers runs through the data again to resume.
+
+    What it has yielded before is then in its count twice.
+    """
+    while frame is not None:
+        is_load = frame.f_code.co_name == "load_state_dict"
+        if is_load and frame.f_locals.get("self") is iterator:
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _starts_over(worker: dict[str, Any]) -> bool:
