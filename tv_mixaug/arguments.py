@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tv_mixaug.plans import Pairing
@@ -81,11 +81,23 @@ def check_pairing(pairing: Any) -> Pairing:
     return pairing if callable(pairing) else check_choice("pairing", pairing, ("roll", "shuffle"))
 
 
+def check_passthrough(passthrough: Any) -> tuple[str | int, ...]:
+    """Return the keys and positions of leaves that are left alone."""
+    if isinstance(passthrough, str) or not isinstance(passthrough, Sequence):
+        raise kind_error("passthrough", "a sequence of keys or positions", passthrough)
+    for name in passthrough:
+        if isinstance(name, bool) or not isinstance(name, (str, int)):
+            raise kind_error("passthrough", "a sequence of keys (str) or positions (int)", name)
+    return tuple(passthrough)
+
+
 def check_num_classes(value: Any) -> Any:
     """Return what labels are encoded to: a number, a word, None, or a mapping to these."""
     if isinstance(value, Mapping):
         if not value:
             raise ValueError("num_classes must name at least one label, got an empty mapping.")
+        if any(isinstance(kind, Mapping) for kind in value.values()):
+            raise TypeError(f"num_classes must not be a mapping of mappings, got {value!r}.")
         return {key: check_num_classes(kind) for key, kind in value.items()}
     if value is None or isinstance(value, str):
         return (

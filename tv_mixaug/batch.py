@@ -102,12 +102,13 @@ def read_batch(batch: Any, reading: Reading) -> Batch:
     leaves = [Leaf(value, OTHER, path) for path, value in with_paths]
     for leaf in leaves:
         _check_container(leaf)
-    leaves = _mark_images(leaves, reading.passthrough)
+    leaves = _mark_images(leaves, reading)
     images = [leaf for leaf in leaves if leaf.role == IMAGE]
     if not images:
         got = ", ".join(_describe(leaf.value) for leaf in leaves) or "an empty batch"
+        axes = ", ".join(reading.layout or "BCHW")
         raise TypeError(
-            "images must be in the batch: (B, C, H, W) tensors or tv_tensors.Image of uint8 or a "
+            f"images must be in the batch: ({axes}) tensors or tv_tensors.Image of uint8 or a "
             f"floating point dtype, got {got}."
         )
     length = len(images[0].value) if isinstance(images[0].value, list) else images[0].value.shape[0]
@@ -181,15 +182,16 @@ def _check_container(leaf: Leaf) -> None:
         )
 
 
-def _mark_images(leaves: list[Leaf], passthrough: tuple[str | int, ...]) -> list[Leaf]:
+def _mark_images(leaves: list[Leaf], reading: Reading) -> list[Leaf]:
     """Give images their role: tv_tensors if there are any, else plain tensors.
 
     That is how torchvision's v2 chooses, but here all of them are taken, not only the first.
     """
+    ndims = (4, 5) if reading.layout is None else (len(reading.layout),)
 
     def kind(leaf: Leaf) -> str:
         value = leaf.value
-        if any(_key(step) == name for step in leaf.path for name in passthrough):
+        if any(_key(step) == name for step in leaf.path for name in reading.passthrough):
             return PASSED
         if isinstance(value, PairedLabels):
             return PAIRED
@@ -204,7 +206,7 @@ def _mark_images(leaves: list[Leaf], passthrough: tuple[str | int, ...]) -> list
             return IMAGE
         if _is_image_list(value) or isinstance(value, Rows):
             return "plain"
-        if _is_plain(value) and value.ndim in (4, 5) and value.dtype in MIXED_DTYPES:
+        if _is_plain(value) and value.ndim in ndims and value.dtype in MIXED_DTYPES:
             return "plain"
         return OTHER
 
@@ -260,7 +262,8 @@ def _guess_labels(leaves: list[Leaf], length: int, reading: Reading) -> int | No
             "passthrough=."
         )
     other_targets = any(leaf.role in (MASK, OBJECTS, PAIRED) for leaf in leaves)
-    if not found and reading.need_labels and (kind is not None or not other_targets):
+    # A number of classes says that there are labels, also where the transform can do without.
+    if not found and (kind is not None or (reading.need_labels and not other_targets)):
         if any(leaf.role == PAIRED for leaf in leaves):
             return None
         raise ValueError(

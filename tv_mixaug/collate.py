@@ -27,6 +27,13 @@ from tv_mixaug.rows import Rows
 from tv_mixaug.transforms import MixTransform
 
 Samples = Sequence[Any]
+# What default_collate turns into tensors or keeps, one kind for all samples of a place.
+PLAIN_KINDS = (str, bytes, np.ndarray, (int, float, complex, np.generic))
+OUTSIDE_TARGETS = tuple(
+    getattr(tv_tensors, name)
+    for name in ("BoundingBoxes", "KeyPoints")
+    if hasattr(tv_tensors, name)
+)
 RANK_VARIABLES = ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
 
 
@@ -301,6 +308,11 @@ def collate_samples(
 
     def stack(tensors: list[Tensor]) -> Any:
         first = tensors[0]
+        if isinstance(first, OUTSIDE_TARGETS):
+            raise ValueError(
+                "samples must hold boxes and keypoints in a dict with the key 'boxes', as "
+                f"detection targets do, got {type(first).__name__} of their own."
+            )
         kinds = {(type(t), t.dtype, tuple(t.shape)) for t in tensors}
         if len(kinds) > 1:
             shapes = sorted({str(tuple(t.shape)) for t in tensors})
@@ -345,12 +357,19 @@ def _collate(samples: list[Any], stack: Callable[[list[Tensor]], Any]) -> Any:
             raise ValueError("samples must have the same length, got sequences that differ in it.")
         columns = [_collate(list(column), stack) for column in zip(*samples, strict=True)]
         return type(first)(*columns) if hasattr(first, "_fields") else columns
-    if not isinstance(first, (str, bytes, int, float, complex, np.ndarray, np.generic)):
+    kind = next((kind for kind in PLAIN_KINDS if isinstance(first, kind)), None)
+    if kind is None or (isinstance(first, np.ndarray) and first.dtype.kind not in "biufc"):
         raise TypeError(
             "samples must hold tensors, arrays, numbers or strings, got "
             f"{type(first).__module__}.{type(first).__name__}; turn pictures into tensors with "
             "v2.ToImage() in the data set, or pass a collate_fn of your own."
         )
+    if not all(isinstance(sample, kind) for sample in samples):
+        raise TypeError(
+            f"samples must be of one structure, got {type(first).__name__} and other things."
+        )
+    if isinstance(first, np.ndarray):
+        return stack([torch.as_tensor(sample) for sample in samples])
     return torch.utils.data.default_collate(samples)
 
 

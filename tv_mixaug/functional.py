@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from tv_mixaug import plans, rows
+from tv_mixaug.arguments import check_fill
 from tv_mixaug.plans import Plan
 
 __all__ = ["cutmix", "cutout", "mix_labels", "mixup", "replay"]
@@ -96,6 +97,7 @@ def cutmix(
     _check_tensor("images", images)
     _check_index("partner", partner, images)
     _check_boxes(boxes, images, holes=False)
+    _check_axes(axes, boxes, images)
     inside = rows.inside_boxes(images, boxes, rows.cut_axes(images.ndim, boxes, axes))
     return torch.where(inside, images[partner.to(images.device, non_blocking=True)], images)
 
@@ -133,10 +135,14 @@ def cutout(
     """
     _check_tensor("images", images)
     _check_boxes(boxes, images, holes=True)
+    _check_axes(axes, boxes, images)
+    if isinstance(fill, str):
+        raise TypeError(f"fill must be a number, a sequence or a tensor, got {fill!r}.")
     if not isinstance(fill, Tensor):
-        fill = torch.tensor(fill, dtype=images.dtype, device=images.device)
+        fill = torch.tensor(check_fill(fill), dtype=images.dtype, device=images.device)
         if fill.ndim == 1:
             fill = fill[:, None, None]
+    _check_broadcast(fill, images)
     fill = fill.to(images.device, images.dtype, non_blocking=True)
     inside = torch.zeros((), dtype=torch.bool, device=images.device)
     for hole in boxes.unbind(1) if boxes.ndim == 3 else (boxes,):
@@ -204,8 +210,9 @@ def replay(
     if not isinstance(plan, Plan):
         raise TypeError(f"plan must be a Plan, got {type(plan).__name__}.")
     _check_tensor("images", images)
-    if isinstance(fill, str) and fill != "noise":
-        raise ValueError(f"fill must be a number, a sequence, a tensor or 'noise', got {fill!r}.")
+    if isinstance(fill, str):
+        check_fill(fill)
+    _check_index("plan.partner", plan.partner, images)
     op = plan.op.to(images.device, non_blocking=True)
     held = range(4) if _values_unknown(plan.op) else set(plan.op.tolist())
     out = images.clone()
@@ -255,6 +262,29 @@ def _check_lam(lam: Any, batch: Tensor) -> None:
         raise TypeError(f"lam must be floating point, got {_short(lam.dtype)}.")
     if lam.shape != batch.shape[:1]:
         raise ValueError(f"lam must be of shape ({batch.shape[0]},), got {tuple(lam.shape)}.")
+
+
+def _check_axes(axes: Any, boxes: Tensor, batch: Tensor) -> None:
+    if axes is None:
+        return
+    dims = boxes.shape[-1] // 2
+    if not isinstance(axes, (tuple, list)) or not all(type(axis) is int for axis in axes):
+        raise TypeError(f"axes must be a tuple of {dims} ints, got {axes!r}.")
+    places = {axis % batch.ndim for axis in axes if -batch.ndim <= axis < batch.ndim}
+    if len(axes) != dims or len(places) != dims or 0 in places:
+        raise ValueError(
+            f"axes must be {dims} different axes of images of shape {tuple(batch.shape)} behind "
+            f"the first, got {axes!r}."
+        )
+
+
+def _check_broadcast(fill: Tensor, images: Tensor) -> None:
+    sides = zip(reversed(fill.shape), reversed(images.shape), strict=False)
+    if fill.ndim > images.ndim or not all(one in (1, side) for one, side in sides):
+        raise ValueError(
+            f"fill must broadcast to images of shape {tuple(images.shape)}, got shape "
+            f"{tuple(fill.shape)}."
+        )
 
 
 def _check_boxes(boxes: Any, batch: Tensor, *, holes: bool) -> None:

@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from tv_mixaug.arguments import check_integer
 from tv_mixaug.functional import mix_labels
 from tv_mixaug.plans import Plan
 
@@ -157,7 +158,7 @@ class MixCriterion(nn.Module):
             labels need it: a soft row shows what is known of it by its sum.
 
     Raises:
-        TypeError: If ``criterion`` is not callable.
+        TypeError: If an argument is of the wrong kind, or on the call, the labels.
         ValueError: If ``reduction`` is not one of the three, or on the call, if the criterion does
             not return a loss for each sample.
 
@@ -182,6 +183,8 @@ class MixCriterion(nn.Module):
             raise TypeError(f"criterion must be callable, got {type(criterion).__name__}.")
         if reduction not in ("mean", "sum", "none"):
             raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}.")
+        if ignore_index is not None:
+            check_integer("ignore_index", ignore_index)
         if hasattr(criterion, "reduction"):
             criterion = copy.copy(criterion)
             criterion.reduction = "none"
@@ -199,6 +202,10 @@ class MixCriterion(nn.Module):
         Returns:
             A scalar, or (B,) with ``reduction="none"``.
         """
+        if not isinstance(labels, (Tensor, PairedLabels)):
+            raise TypeError(
+                f"labels must be a tensor or PairedLabels, got {type(labels).__name__}."
+            )
         if isinstance(labels, PairedLabels):
             own, own_known = self._loss(outputs, labels.labels)
             other, other_known = self._loss(outputs, labels.partner_labels)

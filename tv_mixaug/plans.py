@@ -120,6 +120,7 @@ def draw_partner(batch_size: int, pairing: Pairing, labels: Tensor | None) -> Te
     if (
         not isinstance(partner, Tensor)
         or partner.is_floating_point()
+        or partner.is_complex()
         or partner.dtype == torch.bool
     ):
         got = partner.dtype if isinstance(partner, Tensor) else type(partner).__name__

@@ -24,6 +24,7 @@ from tv_mixaug.arguments import (
     check_num_classes,
     check_number,
     check_pairing,
+    check_passthrough,
     check_probability,
     check_visible,
     kind_error,
@@ -97,15 +98,14 @@ class MixTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no ty
                 "label_smoothing must be 0 with targets='pair', got "
                 f"{label_smoothing}; give it to the criterion instead."
             )
-        if not (labels_getter is None or labels_getter == "default" or callable(labels_getter)):
+        is_default = isinstance(labels_getter, str) and labels_getter == "default"
+        if not (labels_getter is None or is_default or callable(labels_getter)):
             raise kind_error("labels_getter", "'default', a callable or None", labels_getter)
         self.labels_getter = labels_getter
         if ignore_index is not None:
             check_integer("ignore_index", ignore_index)
         self.ignore_index = ignore_index
-        if isinstance(passthrough, str) or not isinstance(passthrough, Sequence):
-            raise kind_error("passthrough", "a sequence of keys or positions", passthrough)
-        self.passthrough = tuple(passthrough)
+        self.passthrough = check_passthrough(passthrough)
         self.layout = check_layout(layout)
         self.cut = check_choice("cut", cut, ("spatial", "cuboid"))
         self.inplace = check_bool("inplace", inplace)
@@ -633,7 +633,7 @@ class Cutout(MixTransform):
             )
         _, axis = batches.image_axes(leaf.value, self._reading())
         shape = (len(leaf.value), *one.shape) if isinstance(leaf.value, list) else one.shape
-        if len(values) > 1 and (axis < 0 or shape[axis] != len(values)):
+        if isinstance(self.fill, tuple) and (axis < 0 or shape[axis] != len(values)):
             raise ValueError(
                 f"fill must have a value for each channel of the images at {leaf.where}, shape "
                 f"{tuple(shape)}, got {len(values)} values."
