@@ -163,6 +163,8 @@ LAYOUTS = {
     "BCHWD": (COUNT, 2, 7, 9, 5),
     "BDHW": (COUNT, 5, 7, 9),
     "BHWC": (COUNT, 7, 9, 2),
+    "BHW": (COUNT, 7, 9),
+    "BCTDHW": (COUNT, 1, 2, 3, 7, 9),
 }
 
 
@@ -171,7 +173,7 @@ LAYOUTS = {
 @given(modes, st.sampled_from(DTYPES), st.sampled_from(["roll", "shuffle"]), seeds)
 def test_the_label_weight_is_the_share_of_the_volume(layout, cut, mode, dtype, pairing, seed):
     """In every layout, boxes through all frames and cuboids weigh exactly their voxels."""
-    if cut == "cuboid" and not {"T", "D"} & set(layout):
+    if cut == "cuboid" and len({"T", "D"} & set(layout)) != 1:
         return
     torch.manual_seed(seed)
     transform = CutMix(num_classes=COUNT, cut=cut, layout=layout, mode=mode, pairing=pairing)
@@ -208,7 +210,7 @@ def test_videos_are_cut_in_space_or_in_time_too(cut):
 def test_videos_and_volumes_are_blended_and_erased(kind):
     """Mixup blends whole videos, Cutout cuts a hole through all frames."""
     video = tv_tensors.Video(coded_volumes((COUNT, 4, 3, 8, 8)))
-    (out, _), plan = kind(num_classes=COUNT).mix((video, torch.arange(COUNT)))
+    out, _ = kind(num_classes=COUNT)(video, torch.arange(COUNT))
     assert type(out) is tv_tensors.Video
     assert torch.equal(out, out[:, :1].expand_as(out))
     volume = video.as_subclass(torch.Tensor).transpose(1, 2)
