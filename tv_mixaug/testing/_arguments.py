@@ -1,4 +1,4 @@
-"""Checks of arguments, shared by the assertions."""
+"""Checks of arguments that only the assertions need."""
 
 from __future__ import annotations
 
@@ -7,27 +7,20 @@ from typing import Any
 
 import torch
 
+from tv_mixaug.arguments import check_integer, kind_error
+
 
 def check_callable(name: str, value: Any) -> None:
     """Raise unless `value` can be called."""
     if not callable(value):
-        raise TypeError(f"{name} must be a callable, got {type(value).__name__}.")
+        raise kind_error(name, "a callable", value)
 
 
-def at_least(name: str, value: int, least: int) -> int:
+def at_least(name: str, value: Any, least: int) -> int:
     """Return an int that is not too small."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an int, got {type(value).__name__}.")
-    if value < least:
+    if check_integer(name, value) < least:
         raise ValueError(f"{name} must be >= {least}, got {value}.")
-    return value
-
-
-def one_of(name: str, value: Any, allowed: tuple[str, ...]) -> str:
-    """Return one of the allowed words."""
-    if value not in allowed:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}.")
-    return str(value)
+    return int(value)
 
 
 def per_channel(

@@ -10,7 +10,8 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from tv_mixaug.testing._arguments import at_least, check_callable, one_of
+from tv_mixaug.arguments import check_choice
+from tv_mixaug.testing._arguments import at_least, check_callable
 from tv_mixaug.testing._coded import (
     Case,
     TruthReport,
@@ -91,7 +92,7 @@ def assert_targets_follow_images(
         48
     """
     check_callable("pipeline", pipeline)
-    one_of("kind", kind, ("masks", "boxes"))
+    check_choice("kind", kind, ("masks", "boxes"))
     cases = all_cases(batch_sizes, sizes, dtypes, draws, seed)
     if kind == "masks":
         at_least("num_classes", num_classes, max(batch_sizes))

@@ -14,7 +14,8 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from tv_mixaug.testing._arguments import at_least, check_callable, one_of, per_channel
+from tv_mixaug.arguments import check_choice
+from tv_mixaug.testing._arguments import at_least, check_callable, per_channel
 from tv_mixaug.testing._coded import (
     Case,
     CodedBatch,
@@ -132,13 +133,13 @@ def assert_labels_match_pixels(
     if not 0 <= label_smoothing < 1:
         raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing}.")
     if isinstance(erased, str):
-        one_of("erased", erased, ("noise",))
+        check_choice("erased", erased, ("noise",))
     channels = at_least("channels", channels, 1)
     reading = _Reading(
         num_classes=at_least("num_classes", num_classes, 2),
         channels=channels,
         collate=collate,
-        soft=one_of("label_format", label_format, ("index", "soft")) == "soft",
+        soft=check_choice("label_format", label_format, ("index", "soft")) == "soft",
         label_smoothing=label_smoothing,
         mean=per_channel("mean", mean, channels),
         std=per_channel("std", std, channels),
