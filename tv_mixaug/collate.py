@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 import os
 import uuid
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from multiprocessing.context import get_spawning_popen
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from tv_mixaug.batch import is_objects
 from tv_mixaug.functional import MIXED_DTYPES
 from tv_mixaug.labels import check_one_format
 from tv_mixaug.plans import Plan
-from tv_mixaug.position import Position
+from tv_mixaug.position import Position, is_starting_worker
 from tv_mixaug.rows import Rows
 from tv_mixaug.transforms import MixTransform
 
@@ -205,13 +205,17 @@ class CollateFn:
         self._position.restart()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return the state for a worker that is spawned; the rank is known only here."""
-        # A worker's blocks are kept by this process under the name of the ring; a copy has its own.
-        name = uuid.uuid4().hex if get_spawning_popen() is None else self._name
-        return {**self.__dict__, "rank": self._find_rank(), "_name": name, "_ring": None}
+        """Return the state: shared with a worker that is spawned, a copy for anyone else."""
+        if is_starting_worker():
+            # The rank is known only here, and this process keeps the worker's blocks by the name.
+            return {**self.__dict__, "rank": self._find_rank(), "_ring": None}
+        values = {"_p": self._p.tolist(), "_epoch": self.epoch}
+        return {**self.__dict__, **values, "_name": uuid.uuid4().hex, "_ring": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
+        self._p = _shared(self._p, torch.float64)
+        self._epoch = _shared(self._epoch, torch.int64)
         self._open_ring(self._name)
 
     def _open_ring(self, name: str) -> None:
@@ -349,6 +353,10 @@ def _collate(samples: list[Any], stack: Callable[[list[Tensor]], Any]) -> Any:
             raise ValueError("samples must have the same keys, got mappings that differ in them.")
         merged = {key: _collate([s[key] for s in samples], stack) for key in first}
         try:
+            if isinstance(first, MutableMapping):
+                batch = copy.copy(first)  # default dictionaries and such keep what they hold beside
+                batch.update(merged)
+                return batch
             return type(first)(merged)  # type: ignore[call-arg]
         except TypeError:
             return merged
@@ -386,7 +394,7 @@ def _seeded(*key: int) -> Iterator[None]:
 
 
 def _shared(value: Any, dtype: torch.dtype) -> Tensor:
-    return torch.tensor(value, dtype=dtype).share_memory_()  # type: ignore[no-untyped-call,no-any-return]
+    return torch.as_tensor(value, dtype=dtype).share_memory_()  # type: ignore[no-untyped-call,no-any-return]
 
 
 def _hash(key: tuple[int, ...]) -> int:

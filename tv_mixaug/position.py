@@ -77,6 +77,17 @@ class Position:
         return None
 
 
+def is_starting_worker() -> bool:
+    """Tell whether what is being pickled goes to a worker that a loader spawns."""
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        is_init = frame.f_code.co_name == "__init__"
+        if is_init and hasattr(frame.f_locals.get("self"), "_index_queues"):
+            return True
+        frame = frame.f_back
+    return False
+
+
 def _resumed_at(frame: FrameType | None) -> int:
     """Return how many batches a StatefulDataLoader that is starting its workers has yielded before.
 
