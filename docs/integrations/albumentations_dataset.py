@@ -1,0 +1,67 @@
+"""Albumentations for each picture and its mask, CutMix for the batch."""
+
+import os
+import sys
+
+os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # or its import asks the network for a newer version
+try:
+    import albumentations as A
+    from albumentations.pytorch import ToTensorV2
+except ImportError:
+    print("skipped: albumentations is not installed; pip install albumentations")
+    sys.exit(0)
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+from torchvision import tv_tensors
+
+from tv_mixaug import CutMix, Cutout, make_collate_fn, samples
+
+augment = A.Compose(
+    [
+        A.RandomResizedCrop(size=(64, 64), scale=(0.5, 1.0)),
+        A.HorizontalFlip(),
+        A.RandomBrightnessContrast(),
+        ToTensorV2(),
+    ],
+    seed=0,
+)
+
+
+class Flowers(Dataset):
+    """Albumentations works on (H, W, C) arrays and returns (C, H, W) tensors."""
+
+    def __len__(self):
+        return 32
+
+    def __getitem__(self, index):
+        flower = samples.draw_flower(samples.CLASS_NAMES[index % 2], size=80, seed=index)
+        image, mask = flower.image.permute(1, 2, 0).numpy(), flower.mask.numpy()
+        made = augment(image=image, mask=mask)
+        # Its type says that it is a mask: it is cut with its picture, its ids are never blended.
+        return {"image": made["image"], "mask": tv_tensors.Mask(made["mask"]), "label": index % 2}
+
+
+def main():
+    torch.manual_seed(0)
+    collate_fn = make_collate_fn(
+        [CutMix(num_classes=2), Cutout(num_classes=2, fill=127, mask_fill=0)], p=[0.5, 0.3]
+    )
+    loader = DataLoader(Flowers(), batch_size=8, shuffle=True, collate_fn=collate_fn)
+    for number, batch in enumerate(loader):
+        image, mask, label = batch["image"], batch["mask"], batch["label"]
+        print(
+            f"batch {number}: image {tuple(image.shape)} {image.dtype}, "
+            f"{type(mask).__name__} {tuple(mask.shape)}, "
+            f"first label {[round(weight, 3) for weight in label[0].tolist()]}"
+        )
+        if image.shape != (8, 3, 64, 64) or image.dtype != torch.uint8:
+            raise SystemExit("images must stay uint8 (B, 3, 64, 64).")
+        if not isinstance(mask, tv_tensors.Mask) or not set(mask.unique().tolist()) <= {0, 1}:
+            raise SystemExit("masks must stay masks, of the classes 0 and 1.")
+        if label.shape != (8, 2) or not torch.allclose(label.sum(1), torch.ones(8)):
+            raise SystemExit("labels must be (B, 2) and sum to 1.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""TensorBoard: one mixed batch of every epoch as a picture, with its label weights."""
+
+import sys
+
+try:
+    import tensorboard  # noqa: F401  # torch's writer needs it
+    from torch.utils.tensorboard import SummaryWriter
+except ImportError:
+    print("skipped: tensorboard is not installed; pip install tensorboard")
+    sys.exit(0)
+
+import tempfile
+
+from torch.utils.data import DataLoader, TensorDataset
+
+from tv_mixaug import CutMix, Mixup, make_collate_fn, samples, viz
+
+
+def main():
+    dataset = TensorDataset(*samples.draw_flowers(64, size=64))
+    collate_fn = make_collate_fn(
+        [Mixup(0.4, num_classes=2), CutMix(num_classes=2)], record=True, seed=0
+    )
+    loader = DataLoader(dataset, batch_size=16, collate_fn=collate_fn)
+    with (
+        tempfile.TemporaryDirectory() as folder
+    ):  # or "runs", to look at: tensorboard --logdir runs
+        log = SummaryWriter(folder)
+        step = 0
+        for epoch in range(2):
+            collate_fn.set_epoch(epoch)
+            for images, labels, plan in loader:
+                if step % len(loader) == 0:
+                    sheet = viz.draw_batch(images[:8], labels[:8], samples.CLASS_NAMES, columns=4)
+                    log.add_image("mixed batch", sheet, step, dataformats="HWC")
+                # How much was mixed, from the record of the mix.
+                log.add_histogram("own weight", plan.lam, step)
+                step += 1
+        log.close()
+        shown = read_images(folder)
+    print(f"logged {len(shown)} pictures, at the steps {shown}")
+    if shown != [0, len(loader)]:
+        raise SystemExit("one picture of every epoch must be in the log.")
+
+
+def read_images(folder):
+    """Return the steps of the pictures that TensorBoard will show."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(folder)
+    events.Reload()
+    return [event.step for event in events.Images("mixed batch")]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""timm: its model, loader and loss, with our collate function in place of its Mixup."""
+
+import sys
+
+try:
+    import timm
+except ImportError:
+    print("skipped: timm is not installed; pip install timm")
+    sys.exit(0)
+
+import torch
+from timm.data import create_loader
+from timm.loss import SoftTargetCrossEntropy
+from timm.optim import create_optimizer_v2
+from torch.utils.data import DataLoader, TensorDataset
+
+from tv_mixaug import CutMix, Mixup, make_collate_fn, samples
+
+
+def main():
+    torch.manual_seed(0)
+    images, labels = samples.draw_flowers(64, size=64)
+    images = images.as_subclass(torch.Tensor) / 255
+
+    # timm: Mixup(mixup_alpha=0.8, cutmix_alpha=1.0, prob=1.0, switch_prob=0.5,
+    #             mode="elem", label_smoothing=0.1, num_classes=2)
+    shared = {"num_classes": 2, "mode": "sample", "label_smoothing": 0.1}
+    collate_fn = make_collate_fn([Mixup(0.8, **shared), CutMix(1.0, **shared)], p=[0.5, 0.5])
+    loader = DataLoader(
+        TensorDataset(images, labels), batch_size=15, shuffle=True, collate_fn=collate_fn
+    )  # an odd number is fine
+
+    model = timm.create_model("test_resnet", pretrained=False, num_classes=2)
+    criterion = SoftTargetCrossEntropy()
+    optimizer = create_optimizer_v2(model, opt="adamw", lr=1e-3)
+    mixup_off_epoch, epochs = 2, 3
+    for epoch in range(epochs):
+        if epoch == mixup_off_epoch:
+            collate_fn.set_p([0.0, 0.0])  # persistent workers see it too
+        for x, y in loader:
+            loss = criterion(model(x), y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        print(f"epoch {epoch}: loss {loss.item():.3f}, first label {y[0].tolist()}")
+    if not torch.allclose(y.max(1).values, torch.tensor(0.95)):
+        raise SystemExit("the labels of the last epoch must be smoothed and no longer mixed.")
+
+    # timm's own loader takes it as well, without its prefetcher, which normalises uint8 only.
+    pictures = [(image, int(label)) for image, label in zip(images, labels, strict=True)]
+    collate_fn.set_p([0.5, 0.5])
+    other = create_loader(
+        Pictures(pictures), (3, 64, 64), 16, is_training=True, no_aug=True, use_prefetcher=False,
+        num_workers=0, collate_fn=collate_fn, persistent_workers=False,
+    )  # fmt: skip
+    x, y = next(iter(other))
+    if x.shape != (16, 3, 64, 64) or y.shape != (16, 2):
+        raise SystemExit("timm's loader must yield mixed batches.")
+
+
+class Pictures(torch.utils.data.Dataset):
+    """timm's loader sets a transform on its data set; these pictures need none."""
+
+    transform = None
+
+    def __init__(self, pairs):
+        self.pairs = pairs
+
+    def __len__(self):
+        return len(self.pairs)
+
+    def __getitem__(self, index):
+        return self.pairs[index]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""torchmetrics: an accuracy for mixed labels, accumulated over batches and processes."""
+
+import sys
+
+try:
+    from torchmetrics import MeanMetric, MetricCollection
+    from torchmetrics.classification import MulticlassAccuracy
+except ImportError:
+    print("skipped: torchmetrics is not installed; pip install torchmetrics")
+    sys.exit(0)
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from tv_mixaug import CutMix, make_collate_fn, samples
+from tv_mixaug.metrics import MixedAccuracy
+
+
+def main():
+    torch.manual_seed(0)
+    images, labels = samples.draw_flowers(96, size=32)
+    dataset = TensorDataset(images.as_subclass(torch.Tensor) / 255, labels)
+    collate_fn = make_collate_fn(CutMix(num_classes=2, mode="sample"), seed=0)
+    loader = DataLoader(dataset, batch_size=16, shuffle=True, collate_fn=collate_fn)
+    model = nn.Sequential(
+        nn.Conv2d(3, 16, 5, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(16 * 14 * 14, 2)
+    )
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+
+    # While training: the label weight on the predicted class. The best that can be reached is
+    # below 1, namely the mean weight of each label's heavier class.
+    training = MetricCollection({"accuracy": MixedAccuracy(), "top 2": MixedAccuracy(k=2)})
+    ceiling = MeanMetric()
+    for epoch in range(3):
+        collate_fn.set_epoch(epoch)
+        training.reset()
+        ceiling.reset()
+        for x, y in loader:
+            logits = model(x)
+            loss = nn.functional.cross_entropy(logits, y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            training.update(logits.detach(), y)
+            ceiling.update(y.max(1).values)
+        values = {name: round(value.item(), 3) for name, value in training.compute().items()}
+        print(f"epoch {epoch}: {values}, best possible {ceiling.compute().item():.3f}")
+        if not values["accuracy"] <= ceiling.compute() + 1e-4 or values["top 2"] != 1:
+            raise SystemExit("mixed accuracy must be at most the mean weight of the heavier class.")
+
+    # For validation, on labels that are not mixed: the two are the same number.
+    with torch.no_grad():
+        logits = model(images / 255)
+    ours, theirs = MixedAccuracy(), MulticlassAccuracy(num_classes=2, average="micro")
+    print(f"validation: {ours(logits, labels):.3f} and {theirs(logits, labels):.3f}")
+    if not torch.isclose(ours.compute(), theirs.compute()):
+        raise SystemExit("on plain labels mixed accuracy must be the ordinary accuracy.")
+
+
+if __name__ == "__main__":
+    main()
