@@ -1,0 +1,367 @@
+"""Whole batches with detection targets, masks and videos, as far as torchvision's own models.
+
+Pictures are coded: image i holds i + 1 everywhere, and 0 where it is erased. So the picture itself
+says which pixels of which object are still to be seen.
+"""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+from torch.utils.data import DataLoader
+from torchvision import models, tv_tensors
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as v2f
+
+from tv_mixaug import CutMix, Cutout, Mixup, make_collate_fn
+
+SIZE = (13, 17)
+FORMATS = ("plain", "XYXY", "XYWH", "CXCYWH")
+seeds = st.integers(0, 2**32)
+
+
+def draw_target(first, owner, count, style, size=SIZE):
+    """Draw a target with ``count`` rectangles, masks that fill them and a keypoint or two each."""
+    height, width = size
+    corners = torch.zeros(count, 4, dtype=torch.int64)
+    masks = torch.zeros(count, height, width, dtype=torch.uint8)
+    for row in range(count):
+        x1, y1 = int(torch.randint(width, ())), int(torch.randint(height, ()))
+        x2 = x1 + 1 + int(torch.randint(width - x1, ()))
+        y2 = y1 + 1 + int(torch.randint(height - y1, ()))
+        corners[row] = torch.tensor([x1, y1, x2, y2])
+        masks[row, y1:y2, x1:x2] = 1
+    data = corners.float()
+    if style != "plain":
+        boxes = tv_tensors.BoundingBoxes(data, format="XYXY", canvas_size=size)
+        data = v2f.convert_bounding_box_format(boxes, new_format=style)
+    points = torch.rand(count, 2, 3) * torch.tensor([width, height, 0.0])
+    points[..., 2] = torch.randint(1, 3, (count, 2)).float()
+    return {
+        "boxes": data,
+        "labels": torch.randint(1, 9, (count,)),
+        "masks": tv_tensors.Mask(masks),
+        "keypoints": points,
+        "area": masks.flatten(1).sum(1).float(),
+        "iscrowd": torch.zeros(count, dtype=torch.int64),
+        "code": torch.arange(first, first + count),
+        "image_id": 100 + owner,
+        "file": f"{owner}.png",
+    }
+
+
+def draw_batch(style, most=8, count=5):
+    """Draw images and their targets, with objects that have a number of their own."""
+    images = torch.arange(1.0, count + 1).view(-1, 1, 1, 1).repeat(1, 3, *SIZE)
+    targets, first = [], 0
+    for owner in range(count):
+        number = int(torch.randint(most + 1, ()))
+        targets.append(draw_target(first, owner, number, style))
+        first += number
+    return images, targets
+
+
+def to_corners(boxes):
+    if isinstance(boxes, tv_tensors.BoundingBoxes):
+        boxes = v2f.convert_bounding_box_format(boxes, new_format="XYXY")
+    return boxes.as_subclass(torch.Tensor)
+
+
+def find_objects(targets):
+    """List all objects by their number: owner, and everything that belongs to them."""
+    found = {}
+    for owner, target in enumerate(targets):
+        for row, code in enumerate(target["code"].tolist()):
+            found[code] = (
+                owner,
+                {k: target[k][row] for k in target if k not in ("image_id", "file")},
+            )
+    return found
+
+
+def check_cut(images, targets, out, mixed, plan, min_visible):
+    """Check every object of a batch that was cut against what the pictures show."""
+    everything = find_objects(targets)
+    for row, (picture, target) in enumerate(zip(out[:, 0], mixed, strict=True)):
+        assert target["image_id"] == 100 + row
+        assert target["file"] == f"{row}.png"
+        lengths = {len(target[k]) for k in target if k not in ("image_id", "file")}
+        assert len(lengths) == 1
+        assert type(target["boxes"]) is type(targets[0]["boxes"])
+        listed = {code: place for place, code in enumerate(target["code"].tolist())}
+        assert len(listed) == len(target["code"])
+        for code, (owner, thing) in everything.items():
+            if owner not in (row, int(plan.partner[row])):
+                assert code not in listed
+                continue
+            seen = thing["masks"].bool() & (picture == owner + 1)
+            share = float(seen.sum()) / float(thing["masks"].sum())
+            assert (code in listed) == (share >= min_visible)
+            if code not in listed:
+                continue
+            place = listed[code]
+            assert torch.equal(target["masks"][place].bool(), seen)
+            assert target["labels"][place] == thing["labels"]
+            assert float(target["area"][place]) == pytest.approx(float(seen.sum()), rel=1e-5)
+            ys, xs = seen.nonzero(as_tuple=True)
+            tight = [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]
+            corners = to_corners(target["boxes"])[place]
+            torch.testing.assert_close(corners, torch.stack(tight).float(), atol=1e-4, rtol=0)
+            for point, was in zip(target["keypoints"][place], thing["keypoints"], strict=True):
+                assert torch.equal(point[:2], was[:2])
+                on = picture[int(was[1]), int(was[0])] == owner + 1
+                assert point[2] == (was[2] if on else 0)
+
+
+@pytest.mark.parametrize("style", FORMATS)
+@given(
+    st.sampled_from(["batch", "sample"]),
+    st.sampled_from(["roll", "shuffle"]),
+    st.sampled_from([0.05, 0.3, 1.0]),
+    st.sampled_from([1.0, 0.5]),
+    seeds,
+)
+def test_cutmix_takes_objects_along_with_their_pixels(style, mode, pairing, min_visible, p, seed):
+    """Boxes, masks, keypoints and areas are those of the pixels seen, and all are accounted for."""
+    torch.manual_seed(seed)
+    images, targets = draw_batch(style)
+    transform = CutMix(mode=mode, pairing=pairing, min_visible=min_visible, p=p)
+    (out, mixed), plan = transform.mix((images, targets))
+    check_cut(images, targets, out, mixed, plan, min_visible)
+
+
+@pytest.mark.parametrize("style", FORMATS)
+@given(st.sampled_from(["batch", "sample"]), st.integers(1, 3), st.sampled_from([0.05, 1.0]), seeds)
+def test_cutout_hides_objects_in_its_holes(style, mode, holes, min_visible, seed):
+    """Objects in holes shrink, lose mask pixels and keypoints, or go."""
+    torch.manual_seed(seed)
+    images, targets = draw_batch(style)
+    transform = Cutout(0.5, holes=holes, mode=mode, p=0.8, min_visible=min_visible)
+    (out, mixed), plan = transform.mix((images, targets))
+    check_cut(images, targets, out, mixed, plan, min_visible)
+
+
+@pytest.mark.parametrize("style", FORMATS)
+@given(st.sampled_from(["batch", "sample"]), st.sampled_from([1.0, 0.5]), seeds)
+def test_mixup_lists_both_sets_with_their_weights(style, mode, p, seed):
+    """Own objects come first, then the partner's, each unchanged and with its image's weight."""
+    torch.manual_seed(seed)
+    images, targets = draw_batch(style)
+    transform = Mixup(mode=mode, pairing="shuffle", p=p)
+    (out, mixed), plan = transform.mix((images, targets))
+    everything = find_objects(targets)
+    for row, target in enumerate(mixed):
+        partner, lam = int(plan.partner[row]), float(plan.lam[row])
+        both = [row] if partner == row else [row, partner]
+        weights = {row: 1.0} if partner == row else {row: lam, partner: 1 - lam}
+        wanted = [c for o in both if weights[o] > 0 for c in targets[o]["code"].tolist()]
+        assert target["code"].tolist() == wanted
+        assert target["image_id"] == 100 + row
+        for place, code in enumerate(wanted):
+            owner, thing = everything[code]
+            assert float(target["mix_weight"][place]) == pytest.approx(weights[owner], abs=1e-6)
+            for key, value in thing.items():
+                assert torch.equal(target[key][place], value)
+        shown = sum(weight * (owner + 1) for owner, weight in weights.items())
+        assert float(out[row, 0, 0, 0]) == pytest.approx(shown, abs=1e-4)
+
+
+@pytest.mark.parametrize("kind", [Mixup, CutMix, Cutout])
+@pytest.mark.parametrize("p", [0.0, 1.0])
+def test_targets_have_one_format_and_inputs_stay(kind, p):
+    """The same keys and dtypes in every batch, images without objects included; nothing changed."""
+    images, targets = draw_batch("XYXY", count=4)
+    targets[1] = draw_target(90, 1, 0, "XYXY")
+    before = [
+        {k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in t.items()} for t in targets
+    ]
+    _, mixed = kind(p=p)(images, targets)
+    for target in mixed:
+        assert set(target) == {*targets[0], "mix_weight"}
+        assert all(
+            value.dtype == targets[0][key].dtype
+            for key, value in target.items()
+            if key in targets[0] and isinstance(value, torch.Tensor)
+        )
+    for old, new in zip(before, targets, strict=True):
+        assert old.keys() == new.keys()
+        for key, value in old.items():
+            same = (
+                torch.equal(value, new[key])
+                if isinstance(value, torch.Tensor)
+                else value == new[key]
+            )
+            assert same
+    assert mixed is not targets
+
+
+@pytest.mark.parametrize("kind", [Mixup, CutMix, Cutout])
+def test_a_batch_without_any_object(kind):
+    """Pictures of nothing are mixed all the same."""
+    images, _ = draw_batch("XYXY", count=3)
+    targets = [draw_target(0, owner, 0, "XYXY") for owner in range(3)]
+    out, mixed = kind()(list(images), targets)
+    assert len(out) == 3
+    assert all(len(target["boxes"]) == 0 for target in mixed)
+
+
+@pytest.mark.skipif(not hasattr(tv_tensors, "KeyPoints"), reason="a newer torchvision has them")
+@pytest.mark.parametrize("kind", [CutMix, Cutout])
+def test_key_points_of_v2_say_whether_they_are_seen(kind):
+    """tv_tensors.KeyPoints stay where they are, and keypoints_visible says which are seen."""
+    images, targets = draw_batch("XYXY")
+    for target in targets:
+        points = target["keypoints"][..., :2].clone()
+        target["keypoints"] = tv_tensors.KeyPoints(points, canvas_size=SIZE)
+    (out, mixed), _ = kind(mode="sample", min_visible=0.01).mix((images, targets))
+    everything = find_objects(targets)
+    for picture, target in zip(out[:, 0], mixed, strict=True):
+        assert type(target["keypoints"]) is tv_tensors.KeyPoints
+        for place, code in enumerate(target["code"].tolist()):
+            owner, thing = everything[code]
+            assert torch.equal(target["keypoints"][place], thing["keypoints"])
+            x, y = thing["keypoints"].long().unbind(-1)
+            assert torch.equal(target["keypoints_visible"][place], picture[y, x] == owner + 1)
+
+
+@pytest.mark.parametrize("kind", [Mixup, CutMix, Cutout])
+def test_entries_named_as_passing_through_stay_the_own_image_s(kind):
+    """passthrough= lets an entry of the targets through that no rule covers."""
+    images, targets = draw_batch("XYXY")
+    for target in targets:
+        target["depth"] = torch.rand(SIZE)
+    with pytest.raises(ValueError, match=r"\['depth'\].*passthrough"):
+        kind()(images, targets)
+    _, mixed = kind(passthrough=("depth",))(images, targets)
+    assert all(new["depth"] is old["depth"] for new, old in zip(mixed, targets, strict=True))
+
+
+# --- From a loader ------------------------------------------------------------------------------
+
+
+def test_samples_with_targets_are_collated_and_mixed():
+    """The default collate keeps targets in a list, types included, and mixes them."""
+    images, targets = draw_batch("XYXY", count=4)
+    samples = [(tv_tensors.Image(i), t) for i, t in zip(images, targets, strict=True)]
+    out, mixed, plan = make_collate_fn(CutMix(min_visible=0.2), record=True)(samples)
+    assert type(out) is tv_tensors.Image
+    assert type(mixed) is list
+    check_cut(images, targets, out, mixed, plan, 0.2)
+
+
+def test_images_of_several_sizes_need_a_collate_that_pads():
+    """Different sizes are refused with a hint, and pass with a collate function that pads them."""
+    samples = []
+    for number, size in enumerate(((10, 12), (13, 9), (8, 8))):
+        target = draw_target(9 * number, number, 2, "XYXY", size)
+        samples.append((tv_tensors.Image(torch.full((3, *size), number + 1.0)), target))
+    with pytest.raises(ValueError, match=r"resize them, or pass a collate_fn that pads\."):
+        make_collate_fn(CutMix())(samples)
+
+    def pad(samples):
+        padded = []
+        for image, target in samples:
+            height, width = image.shape[-2:]
+            step = v2.Pad([0, 0, SIZE[1] - width, SIZE[0] - height])
+            # v2 knows keypoints by their type, not by their name.
+            points = target["keypoints"]
+            image, target = step(image, {k: v for k, v in target.items() if k != "keypoints"})
+            padded.append((image, {**target, "keypoints": points}))
+        images, targets = zip(*padded, strict=True)
+        return list(images), list(targets)
+
+    _, targets = pad(samples)
+    out, mixed = make_collate_fn(CutMix(min_visible=0.2), collate_fn=pad)(samples)
+    assert type(out) is list
+    assert all(type(image) is tv_tensors.Image for image in out)
+    everything = find_objects(targets)
+    for picture, target in zip(out, mixed, strict=True):
+        for place, code in enumerate(target["code"].tolist()):
+            owner, thing = everything[code]
+            seen = thing["masks"].bool() & (picture[0] == owner + 1)
+            assert torch.equal(target["masks"][place].bool(), seen)
+
+
+class Numbered(torch.utils.data.Dataset):
+    """A data set of four samples made by a function."""
+
+    def __init__(self, make):
+        self.make = make
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        torch.manual_seed(index)
+        return self.make(index)
+
+
+def load(make, transform):
+    loader = DataLoader(Numbered(make), batch_size=4, collate_fn=make_collate_fn(transform))
+    return next(iter(loader))
+
+
+def gradient_is_finite(model, loss):
+    loss.backward()
+    grads = [p.grad for p in model.parameters() if p.grad is not None]
+    return bool(grads) and loss.isfinite() and all(g.isfinite().all() for g in grads)
+
+
+@pytest.mark.parametrize("transform", [Mixup(), CutMix()], ids=["mixup", "cutmix"])
+def test_faster_rcnn_takes_a_mixed_batch(transform):
+    """Torchvision's detector does a backward pass on images and targets from a loader."""
+
+    def make(index):
+        number = index % 3  # one picture of nothing among them
+        canvas = tv_tensors.BoundingBoxes(
+            torch.tensor([[4.0, 4, 30, 28], [20, 10, 60, 50]])[:number],
+            format="XYXY",
+            canvas_size=(64, 64),
+        )
+        target = {"boxes": canvas, "labels": torch.ones(number).long(), "image_id": index}
+        return tv_tensors.Image(torch.rand(3, 64, 64)), target
+
+    images, targets = load(make, transform)
+    model = models.detection.fasterrcnn_resnet50_fpn(
+        weights=None,
+        weights_backbone=None,
+        num_classes=2,
+        min_size=64,
+        max_size=64,
+        rpn_pre_nms_top_n_train=50,
+        rpn_post_nms_top_n_train=20,
+        box_batch_size_per_image=16,
+    )
+    losses = model(list(images.as_subclass(torch.Tensor)), targets)
+    assert gradient_is_finite(model, sum(losses.values()))
+
+
+@pytest.mark.parametrize(
+    "transform", [CutMix(), Mixup(masks="soft", num_mask_classes=3)], ids=["cutmix", "mixup"]
+)
+def test_deeplab_takes_a_mixed_batch(transform):
+    """Torchvision's segmentation model does a backward pass on hard and on soft masks."""
+
+    def make(index):
+        image = tv_tensors.Image(torch.rand(3, 33, 33))
+        return image, tv_tensors.Mask(torch.randint(3, (33, 33)))
+
+    images, masks = load(make, transform)
+    model = models.segmentation.deeplabv3_resnet50(
+        weights=None, weights_backbone=None, num_classes=3
+    )
+    loss = nn.functional.cross_entropy(model(images)["out"], masks.as_subclass(torch.Tensor))
+    assert gradient_is_finite(model, loss)
+
+
+@pytest.mark.parametrize("transform", [CutMix(num_classes=4, cut="cuboid"), Mixup(num_classes=4)])
+def test_r3d_takes_a_mixed_batch(transform):
+    """Torchvision's video model does a backward pass on mixed videos and soft labels."""
+    videos, labels = load(
+        lambda index: (tv_tensors.Video(torch.rand(4, 3, 32, 32)), index), transform
+    )
+    assert type(videos) is tv_tensors.Video
+    model = models.video.r3d_18(weights=None, num_classes=4)
+    outputs = model(videos.as_subclass(torch.Tensor).transpose(1, 2))
+    assert gradient_is_finite(model, nn.functional.cross_entropy(outputs, labels))
