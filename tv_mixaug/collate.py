@@ -340,14 +340,14 @@ def collate_samples(
     return _collate(list(samples), stack)
 
 
-def _collate(samples: list[Any], stack: Callable[[list[Tensor]], Any]) -> Any:
+def _collate(samples: Any, stack: Callable[[list[Tensor]], Any]) -> Any:
     first = samples[0]
     if isinstance(first, Tensor):
         if not all(isinstance(sample, Tensor) for sample in samples):
             raise TypeError("samples must be of one structure, got tensors and other things.")
-        return stack(samples)
+        return stack(list(samples))
     if is_objects([first]):
-        return samples
+        return list(samples)
     if isinstance(first, Mapping):
         if any(not isinstance(s, Mapping) or s.keys() != first.keys() for s in samples):
             raise ValueError("samples must have the same keys, got mappings that differ in them.")
@@ -363,7 +363,7 @@ def _collate(samples: list[Any], stack: Callable[[list[Tensor]], Any]) -> Any:
     if isinstance(first, (list, tuple)):
         if any(not isinstance(s, (list, tuple)) or len(s) != len(first) for s in samples):
             raise ValueError("samples must have the same length, got sequences that differ in it.")
-        columns = [_collate(list(column), stack) for column in zip(*samples, strict=True)]
+        columns = [_collate(column, stack) for column in zip(*samples, strict=True)]
         return type(first)(*columns) if hasattr(first, "_fields") else columns
     kind = next((kind for kind in PLAIN_KINDS if isinstance(first, kind)), None)
     if kind is None or (isinstance(first, np.ndarray) and first.dtype.kind not in "biufc"):
