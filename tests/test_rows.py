@@ -192,3 +192,20 @@ def test_rows_can_be_copied():
     """A batch not yet stacked can be copied like any value."""
     held = rows.Rows([torch.zeros(1, 2, 2)] * 3, lambda size, kind: torch.empty(size, dtype=kind))
     assert copy.copy(held).stack().shape == (3, 1, 2, 2)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("partner", [[3, 0, 1, 2], [1, 0, 0, 3]])
+@pytest.mark.parametrize("inplace", [True, False])
+def test_blending_all_at_once_as_a_gpu_does_rounds_alike(dtype, partner, inplace):
+    """The way that a GPU takes gives the values of the way that the CPU takes, uint8 rounded."""
+    images = draw_pixels((4, 3, 9, 7), dtype)
+    plan = draw_plan("mixup", 4, (9, 7), False, torch.tensor(partner))
+    expected = rows.mixup_batch(images, plan)
+    source = images.clone()
+    out = source if inplace else torch.empty_like(source)
+    rows._blend_together(source, plan, out)
+    # Where the exact value lies between two grey levels, the last bit of the sum decides.
+    torch.testing.assert_close(out, expected, atol=dtype == torch.uint8, rtol=0)
+    exact = mixup_by_hand(images, plan)
+    assert torch.equal(out.double(), exact.to(dtype).double())
