@@ -37,7 +37,7 @@ def main():
         collate_fn.set_epoch(epoch)  # reaches the mixing
         total = torch.zeros((), device=accelerator.device)
         for x, y in loader:
-            if not isinstance(y, PairedLabels) or y.lam.device != accelerator.device:
+            if not isinstance(y, PairedLabels) or y.lam.device.type != accelerator.device.type:
                 raise SystemExit("the prepared loader must move the three tensors and their type.")
             loss = criterion(model(x), y)
             optimizer.zero_grad()
