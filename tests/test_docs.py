@@ -1,9 +1,6 @@
 """Every Python block of the README and of the documentation pages runs as it is printed."""
 
-import os
 import re
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 
@@ -61,20 +58,3 @@ def test_no_block_escapes(path):
     """Every fence that opens as Python is one that the test above finds and runs."""
     text = path.read_text(encoding="utf-8")
     assert len(re.findall(r"^\s*```\s*(?:python|py|pycon)\b", text, re.M)) == len(blocks(path))
-
-
-def test_ddp_script(tmp_path):
-    """The script on the page about many machines trains in two processes."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    done = subprocess.run(  # noqa: S603  # our own script
-        [*command, "--nproc-per-node", "2", str(ROOT / "docs/scripts/ddp.py")],
-        cwd=tmp_path,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    assert sorted(line.split(":")[0] for line in done.stdout.splitlines()) == [
-        f"rank {rank}, epoch {epoch}" for rank in range(2) for epoch in range(2)
-    ]
