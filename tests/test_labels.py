@@ -279,3 +279,17 @@ def test_several_labels_share_partner_and_weight(kind, seed):
         assert out[key].dtype == torch.float32
         expected = mixed_by_hand(rows.double(), plan)
         torch.testing.assert_close(out[key].double(), expected, atol=1e-6, rtol=0)
+
+
+def test_mix_criterion_takes_over_the_criterions_own_ignore_index():
+    """An index that the criterion ignores counts neither in the sum nor in the mean, as in torch."""
+    outputs, labels = torch.randn(3, 4), torch.tensor([-100, 1, 2])
+    wanted = torch.nn.CrossEntropyLoss()(outputs, labels)
+    assert torch.allclose(MixCriterion(torch.nn.CrossEntropyLoss())(outputs, labels), wanted)
+
+
+@pytest.mark.parametrize("getter", [None, lambda batch: batch["a"]])
+def test_a_mapping_of_labels_takes_no_getter(getter):
+    """Labels named by key cannot be pointed to a second time."""
+    with pytest.raises(ValueError, match="labels_getter"):
+        Mixup(num_classes={"a": 3}, labels_getter=getter)

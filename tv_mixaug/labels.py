@@ -154,8 +154,9 @@ class MixCriterion(nn.Module):
             (B,) or (B, ...), which are averaged over the other axes.
         reduction: ``"mean"``: the sum of the losses over the sum of the known weights;
             ``"sum"``; or ``"none"``: (B,).
-        ignore_index: The class index of samples without a label, or None. Only index and paired
-            labels need it: a soft row shows what is known of it by its sum.
+        ignore_index: The class index of samples without a label; by default the criterion's own,
+            if it has one. Only index and paired labels need it: a soft row shows what is known of
+            it by its sum.
 
     Raises:
         TypeError: If an argument is of the wrong kind, or on the call, the labels.
@@ -190,7 +191,8 @@ class MixCriterion(nn.Module):
             criterion.reduction = "none"
         self.criterion = criterion
         self.reduction = reduction
-        self.ignore_index = ignore_index
+        own_index = getattr(criterion, "ignore_index", None)
+        self.ignore_index = own_index if ignore_index is None else ignore_index
 
     def forward(self, outputs: Tensor, labels: Tensor | PairedLabels) -> Tensor:
         """Return the loss of ``outputs`` against mixed or plain labels.

@@ -101,6 +101,11 @@ class MixTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no ty
         is_default = isinstance(labels_getter, str) and labels_getter == "default"
         if not (labels_getter is None or is_default or callable(labels_getter)):
             raise kind_error("labels_getter", "'default', a callable or None", labels_getter)
+        if isinstance(num_classes, Mapping) and labels_getter != "default":
+            raise ValueError(
+                "labels_getter must be 'default' where num_classes names the labels by their keys, "
+                f"got {labels_getter!r}."
+            )
         self.labels_getter = labels_getter
         if ignore_index is not None:
             check_integer("ignore_index", ignore_index)
