@@ -111,7 +111,12 @@ class LentTensor(Tensor):
     ring: Ring
     number: int
     tv_type: type[Tensor] | None = None
-    __torch_function__ = torch._C._disabled_torch_function_impl
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
+        """Return an ordinary tensor."""
+        return _copy(self)
+
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
 
 def forget_blocks(name: str) -> None:
@@ -121,7 +126,7 @@ def forget_blocks(name: str) -> None:
 
 
 def _shared_bytes(count: int) -> Tensor:
-    storage = torch.UntypedStorage._new_shared(max(1, count))
+    storage = torch.UntypedStorage._new_shared(max(1, count))  # type: ignore[no-untyped-call]
     return torch.empty(0, dtype=torch.uint8).set_(storage)[:count]
 
 
@@ -129,8 +134,12 @@ def _reduce(lent: LentTensor) -> tuple[Any, ...]:
     sent = lent.ring.send(lent)
     if sent is not None:
         return _receive, sent
+    return _itself, (_copy(lent),)
+
+
+def _copy(lent: LentTensor) -> Tensor:
     copy = lent.detach().clone().requires_grad_(lent.requires_grad)
-    return _itself, (copy if lent.tv_type is None else copy.as_subclass(lent.tv_type),)
+    return copy if lent.tv_type is None else copy.as_subclass(lent.tv_type)
 
 
 def _itself(tensor: Tensor) -> Tensor:
