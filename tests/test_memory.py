@@ -1,0 +1,412 @@
+"""Try to break the memory that workers use again: nothing in use is overwritten, nothing leaks."""
+
+import copy
+import gc
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from loading import CLASSES, Pictures, epochs, make, same
+from torch.utils.data import DataLoader, Dataset
+
+from tv_mixaug import CutMix, Mixup, make_collate_fn, memory
+
+SIZE = 80  # four pictures take more than memory.WORTHWHILE
+COUNT = 48
+
+
+@pytest.fixture(scope="module")
+def expected():
+    """Two epochs without workers, and so without any memory that is used again."""
+    return epochs(make(), 2, Pictures(COUNT, SIZE))
+
+
+def loader_of(collate_fn, **options):
+    options = {"batch_size": 4, "num_workers": 2, "persistent_workers": True, **options}
+    return DataLoader(Pictures(COUNT, SIZE), collate_fn=collate_fn, **options)
+
+
+def open_things():
+    """Count open files, segments of shared memory and blocks held."""
+    gc.collect()
+    files = len(os.listdir("/proc/self/fd"))
+    return files, len(os.listdir("/dev/shm")), len(memory._received)  # noqa: S108
+
+
+def resident():
+    """Return the resident memory of this process in bytes, shared pages included."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+linux = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's /proc")
+
+
+def test_blocks_are_used_again(expected):
+    """A loop that drops its batches gets the same few blocks, with the right pixels."""
+    loader, addresses = loader_of(make(reuse_memory=True), num_workers=1), set()
+    for epoch in range(2):
+        loader.collate_fn.set_epoch(epoch)
+        for place, batch in enumerate(loader):
+            assert same(batch, expected[epoch][place])
+            addresses.add(batch[0].data_ptr())
+    assert len(addresses) <= memory.RING_BLOCKS < 2 * len(loader)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("persistent", [False, True])
+def test_batches_that_are_kept_are_not_overwritten(expected, workers, persistent):
+    """All batches of two epochs, kept in a list, stay what they were."""
+    options = {"num_workers": workers, "persistent_workers": persistent}
+    found = epochs(make(reuse_memory=True), 2, Pictures(COUNT, SIZE), **options)
+    assert same(found, expected)
+
+
+KEEPERS = {
+    "slice": lambda images: images[3, :, 2:],
+    "numpy": lambda images: images.numpy()[1:],
+    "transposed": lambda images: images.permute(0, 2, 3, 1),
+    "detached": lambda images: images.detach().unbind(0)[2],
+    "bytes": lambda images: images.view(torch.uint8)[0, 0],
+    "from numpy": lambda images: torch.from_numpy(images.numpy()[2:, :1]),
+    "memoryview": lambda images: memoryview(images.numpy()),
+    "dlpack": lambda images: torch.utils.dlpack.from_dlpack(images)[1],
+    "storage": lambda images: images.untyped_storage(),
+    "half a year later": lambda images: images.as_strided((5,), (7,), 100),
+}
+
+
+@pytest.mark.parametrize("name", KEEPERS)
+def test_views_that_are_kept_are_not_overwritten(expected, name):
+    """A view of any kind protects the batch below it, though the batch itself is gone."""
+    keep = KEEPERS[name]
+    loader = loader_of(make(reuse_memory=True))
+    kept = [keep(batch[0]) for batch in loader]
+    wanted = [keep(batch[0].clone()) for batch in expected[0]]
+    for one, other in zip(kept, wanted, strict=True):
+        assert bytes(memoryview_of(one)) == bytes(memoryview_of(other))
+
+
+def memoryview_of(value):
+    if isinstance(value, torch.UntypedStorage):
+        value = torch.tensor([], dtype=torch.uint8).set_(value)
+    return value.contiguous().numpy() if isinstance(value, torch.Tensor) else value
+
+
+def test_every_other_batch_kept(expected):
+    """Blocks that are kept and blocks that come back live side by side over many epochs."""
+    collate_fn = make(reuse_memory=True)
+    loader, kept = loader_of(collate_fn), {}
+    for round_ in range(6):
+        epoch = round_ % 2
+        collate_fn.set_epoch(epoch)
+        for place, batch in enumerate(loader):
+            assert same(batch, expected[epoch][place])
+            if (place + round_) % 5 == 0:
+                kept[epoch, place] = batch
+    assert len(kept) > 8
+    assert all(same(batch, expected[epoch][place]) for (epoch, place), batch in kept.items())
+
+
+@pytest.mark.parametrize("persistent", [False, True])
+def test_breaks_and_errors_in_the_loop(expected, persistent):
+    """Leaving an epoch early, by break or by an error, harms neither kept nor later batches."""
+    collate_fn = make(reuse_memory=True)
+    loader, kept = loader_of(collate_fn, persistent_workers=persistent), []
+    for stop in (0, 3, 5):
+        collate_fn.set_epoch(0)
+        for place, batch in enumerate(loader):
+            kept.append((place, batch))
+            if place == stop:
+                break
+        with pytest.raises(RuntimeError, match="mine"):  # noqa: PT012  # the loop must raise
+            for place, batch in enumerate(loader):
+                kept.append((place, batch[0][1:]))
+                if place == stop:
+                    raise RuntimeError("mine")
+    collate_fn.set_epoch(1)
+    assert same(list(loader), expected[1])
+    for place, batch in kept:
+        whole = expected[0][place]
+        assert same(batch, whole[0][1:] if isinstance(batch, torch.Tensor) else whole)
+
+
+class Failing(Pictures):
+    """Raises in the worker at some samples, after others of the batch were read."""
+
+    def __getitem__(self, index):
+        image, label, number = super().__getitem__(index)
+        return image, 99 if index % 8 == 3 else label, number
+
+
+def test_errors_in_a_worker_do_not_use_up_blocks():
+    """Batches that the transform refuses leave their block for the next ones."""
+    collate_fn = make(reuse_memory=True)
+    loader = DataLoader(Failing(160, SIZE), 4, collate_fn=collate_fn, num_workers=1)
+    iterator, errors, addresses = iter(loader), 0, set()
+    while True:
+        try:
+            addresses.add(next(iterator)[0].data_ptr())
+        except ValueError:
+            errors += 1
+        except StopIteration:
+            break
+    assert errors == 20
+    assert len(addresses) <= memory.RING_BLOCKS
+
+
+KILL = """
+import os, signal, time
+from loading import epochs, make, same, Pictures
+from test_memory import COUNT, SIZE, loader_of
+
+expected = epochs(make(), 1, Pictures(COUNT, SIZE))[0]
+collate_fn, kept = make(reuse_memory=True), []
+iterator = iter(loader_of(collate_fn))
+try:
+    for batch in iterator:
+        kept.append(batch)
+        if len(kept) == 3:
+            os.kill(iterator._workers[0].pid, signal.SIGKILL)
+        time.sleep(0.1)
+except RuntimeError as error:
+    print("DataLoader worker (pid" in str(error))
+del iterator
+print(same(list(loader_of(collate_fn)), expected), same(kept, expected[: len(kept)]))
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_worker_harms_no_batch():
+    """After kill -9 of a worker the loader says so, kept batches stay, and a new epoch runs."""
+    # In a process of its own: torch's signal handler raises wherever the main process is.
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    found = subprocess.run(  # noqa: S603  # the script above
+        [sys.executable, "-c", KILL], env={**os.environ, "PYTHONPATH": path},
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert found.stdout.split() == ["True", "True", "True"], found.stderr
+
+
+@pytest.mark.slow
+def test_spawned_workers_use_blocks_again(expected):
+    """Spawned workers lend memory like forked ones, and what is kept stays."""
+    loader = loader_of(make(reuse_memory=True), num_workers=1, multiprocessing_context="spawn")
+    kept, addresses = [], set()
+    for epoch in range(2):
+        loader.collate_fn.set_epoch(epoch)
+        for place, batch in enumerate(loader):
+            assert same(batch, expected[epoch][place])
+            addresses.add(batch[0].data_ptr())
+            if epoch == 0 and place < 3:
+                kept.append(batch)
+    assert same(kept, expected[0][:3])
+    assert len(addresses) <= memory.RING_BLOCKS + 1
+
+
+def test_two_loaders_with_one_collate_function(expected):
+    """Two interleaved loaders with one object and a third with a copy do not meet."""
+    collate_fn = make(reuse_memory=True)
+    functions = [collate_fn, collate_fn, copy.deepcopy(collate_fn)]
+    loaders = [loader_of(function) for function in functions]
+    together = zip(*loaders, strict=True)
+    kept = [tuple(batch[0][1:] for batch in batches) for batches in together]
+    for place, views in enumerate(kept):
+        assert all(torch.equal(view, expected[0][place][0][1:]) for view in views)
+
+
+def test_the_blocks_go_with_the_collate_function():
+    """When loader and collate function are gone, so are the blocks, but not a kept batch."""
+    before = set(memory._received)
+    collate_fn = make(reuse_memory=True)
+    kept = next(iter(loader_of(collate_fn)))[0]
+    value = kept.clone()
+    assert set(memory._received) > before
+    del collate_fn
+    gc.collect()
+    assert set(memory._received) <= before
+    assert torch.equal(kept, value)
+
+
+# --- A user's own function around ours ----------------------------------------------------------
+
+
+class Around:
+    """Call ours in the worker and do something with the batch, before it is sent."""
+
+    def __init__(self, collate_fn, what):
+        self.collate_fn, self.what, self.before = collate_fn, what, None
+
+    def __call__(self, samples):
+        """Return what the chosen method makes of the images."""
+        images, *_ = self.collate_fn(samples)
+        return getattr(self, self.what)(images)
+
+    def _view(self, images):
+        return images, images[1:], images[:, 0]
+
+    def _twice(self, images):
+        return [images, images, {"again": images}]
+
+    def _only_a_view(self, images):
+        return (images[2:],)
+
+    def _with_the_one_before(self, images):
+        before, self.before = self.before, images
+        return images, images[:0] if before is None else before
+
+    def _with_a_view_of_the_one_before(self, images):
+        before, self.before = self.before, images
+        return images, images[:0] if before is None else before[1:]
+
+    def _with_numbers_of_the_one_before(self, images):
+        before, self.before = self.before, images.numpy()
+        return images, torch.empty(0) if before is None else torch.from_numpy(before)[:, 1]
+
+    def _changed_in_place(self, images):
+        return (images.mul_(2),)
+
+    def _changed(self, images):
+        return images - 1, images.amax()
+
+    def _transposed(self, images):
+        return (images.transpose_(2, 3),)
+
+    def _flattened(self, images):
+        return (images.resize_(4, 3 * SIZE * SIZE),)
+
+    def _with_gradients(self, images):
+        return (images.requires_grad_(),)
+
+    def _shared(self, images):
+        images.share_memory_()
+        return (images.add_(1),)
+
+    def _a_copy(self, images):
+        return copy.deepcopy(images), copy.copy(images)
+
+    def _other_data(self, images):
+        images.data = images.data[1:3]
+        return (images,)
+
+
+@pytest.mark.parametrize("what", sorted(name for name in vars(Around) if name[:2] != "__"))
+def test_a_function_around_ours_gets_what_it_would_get_without(what):
+    """Whatever a wrapper sends of the batch arrives as without reuse_memory, and stays."""
+    found = []
+    for reuse in (False, True):
+        loader = loader_of(Around(make(reuse_memory=reuse), what), num_workers=1)
+        now, kept = [], []
+        for round_ in range(2):
+            for place, batch in enumerate(loader):
+                now.append([copy.deepcopy(part) for part in batch])
+                if place % 3 == round_:
+                    kept.append((len(now) - 1, batch[-1]))
+                del batch
+        for place, part in kept:
+            assert same(part, now[place][-1])
+        found.append(now)
+    assert same(*found)
+    assert found[0][0][0].requires_grad == found[1][0][0].requires_grad
+
+
+# --- Forks of the consumer ----------------------------------------------------------------------
+
+
+def fork_and(function):
+    """Run a function in a forked child, and return a function that waits for its answer."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.write(writing, b"%d" % function())
+        finally:
+            os._exit(0)
+    os.close(writing)
+
+    def answer():
+        found = os.read(reading, 1)
+        os.close(reading)
+        os.waitpid(child, 0)
+        return found
+
+    return answer
+
+
+pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
+
+
+def test_a_forked_child_that_drops_a_batch_frees_nothing(expected):
+    """A child's end of a batch leaves the parent's batch alone."""
+    kept = []
+    for place, batch in enumerate(loader_of(make(reuse_memory=True), num_workers=1)):
+        kept.append(batch)
+        if place == 2:
+
+            def drop():
+                kept.clear()
+                gc.collect()
+                return 1
+
+            del batch
+            assert fork_and(drop)() == b"1"
+    assert same(kept, expected[0])
+
+
+def test_a_forked_child_may_go_on_reading(expected):
+    """A batch that a forked child still reads is not overwritten when the parent drops it."""
+    wanted = expected[0][0][0].numpy().tobytes()
+    iterator = iter(loader_of(make(reuse_memory=True), num_workers=1))
+    batch = next(iterator)
+    go, gone = os.pipe()
+    # No torch in the child: its threads do not survive a fork.
+    held = [batch[0].numpy()]
+    answer = fork_and(lambda: os.read(go, 1) and held[0].tobytes() == wanted)
+    held.clear()
+    del batch
+    for place, later in enumerate(iterator, start=1):
+        assert same(later, expected[0][place])
+    os.write(gone, b"1")
+    assert answer() == b"1"
+    os.close(go)
+    os.close(gone)
+
+
+# --- Nothing leaks ------------------------------------------------------------------------------
+
+
+class Many(Dataset):
+    """Many samples that cost nothing to make."""
+
+    image = torch.rand(3, SIZE, SIZE)
+
+    def __init__(self, batches):
+        self.batches = batches
+
+    def __len__(self):
+        return 2 * self.batches
+
+    def __getitem__(self, index):
+        return self.image, index % CLASSES
+
+
+@linux
+@pytest.mark.slow
+@pytest.mark.parametrize(("persistent", "count"), [(True, 500), (False, 40)])
+def test_nothing_leaks(persistent, count):
+    """Open files, segments, blocks and resident memory are flat, over 2,000 batches for example."""
+    collate_fn = make_collate_fn([Mixup(num_classes=5), CutMix(num_classes=5)], reuse_memory=True)
+    loader = DataLoader(
+        Many(count), 2, collate_fn=collate_fn, num_workers=2, persistent_workers=persistent
+    )
+    seen, last = [], None
+    for _ in range(4):
+        for batch in loader:
+            last = batch[0][1:]
+        seen.append((*open_things(), resident()))
+    assert last is not None
+    for early, late in zip(seen[1][:3], seen[3][:3], strict=True):
+        assert late <= early + 4
+    assert seen[3][3] < seen[1][3] + (8 << 20)  # the batches of two epochs: 146 or 12 MiB
