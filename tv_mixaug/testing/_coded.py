@@ -98,7 +98,10 @@ def seeded(seed: int) -> Iterator[None]:
     """Seed torch, numpy and random, and give them their old state back."""
     numpy_state, python_state = np.random.get_state(), random.getstate()
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        # torch.manual_seed would note down a call for each GPU library that is not in use.
+        torch.default_generator.manual_seed(seed)
+        if torch.cuda.is_available():
+            torch.cuda.manual_seed_all(seed)
         np.random.seed(seed % 2**32)
         random.seed(seed)
         try:
@@ -229,6 +232,8 @@ def decode(colours: Tensor, palette: Tensor, *, tolerance: float) -> Tensor:
     most = min(3 if len(palette) <= 16 else 2, palette.shape[1], len(palette))
     for parts in range(1, most + 1):
         todo = weights[:, 0].isnan().nonzero()[:, 0]
+        if not len(todo):
+            break
         members = torch.tensor(list(combinations(range(len(palette)), parts)))
         corner = palette[members[:, 0]]
         edges = (palette[members[:, 1:]] - corner[:, None]).mT

@@ -53,10 +53,10 @@ def explain_label(
         cause = _foreign_colours(pixels)
     elif abs(float(weights.sum() - held.sum())) > near:
         cause = f"the label's weights sum to {float(weights.sum()):.4g}."
+    elif not visible.all() and bool((weights > near)[held > near].all()):
+        cause = "the label still counts pixels that were erased."
     elif named := _wrong_weights(held, weights, near=near, own=own, integer=integer):
         cause = named
-    elif not visible.all():
-        cause = "the label still counts pixels that were erased."
     elif len(colours) == 1:
         cause = _wrong_blend(integer)
     else:
@@ -90,6 +90,8 @@ def _is_smoothed(weights: Tensor, present: Tensor) -> bool:
 
 
 def _foreign_colours(pixels: Tensor) -> str:
+    if not pixels.any():
+        return "the images are black: values in [0, 1] were truncated to integers."
     if pixels.min() < -0.01 or pixels.max() > 1.01:
         return "the images were normalised or rescaled; pass `mean=` and `std=`."
     return (
