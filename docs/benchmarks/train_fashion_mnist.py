@@ -28,9 +28,9 @@ import math
 import multiprocessing
 import os
 import platform
+import signal
 import statistics
 import time
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
@@ -47,6 +47,7 @@ from tv_mixaug import CutMix, Cutout, Mixup, make_collate_fn
 
 CLASSES = 10
 MEAN, STD = 0.2860, 0.3530  # of the training images, scaled to [0, 1]
+BAR_POSITION = 1  # line of this process's progress bar
 
 
 class Size(NamedTuple):
@@ -239,7 +240,7 @@ def evaluate(model, images, labels, device):
     }
 
 
-def train(run, size, data, checkpoint, slot=0):
+def train(run, size, data, checkpoint):
     """Train one run from its last finished epoch to the end and return its row of the CSV."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.set_float32_matmul_precision("high")
@@ -282,7 +283,7 @@ def train(run, size, data, checkpoint, slot=0):
         desc=str(run),
         total=size.epochs,
         initial=first,
-        position=1 + slot,
+        position=BAR_POSITION,
         leave=False,
         disable=None,
     )
@@ -352,6 +353,10 @@ def run_of(row):
     return Run(row["model"], float(row["redrawn"]), row["arm"], int(row["seed"]))
 
 
+def file_name(run):
+    return "-".join(map(str, run)).replace(" ", "_") + ".pt"
+
+
 def append_row(path, row):
     new = not path.exists()
     with path.open("a", newline="", encoding="utf-8") as file:
@@ -361,28 +366,29 @@ def append_row(path, row):
         writer.writerow(row)
 
 
-def use_one_thread(lock):
+def prepare_worker(lock, started):
+    global BAR_POSITION
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends us
     torch.set_num_threads(1)
-    tqdm.set_lock(lock)
+    with started.get_lock():
+        started.value += 1
+        tqdm.set_lock(lock)
+        BAR_POSITION = started.value
 
 
-def results(runs, size, data, checkpoints):
-    """Yield (checkpoint, row) of each run as it ends, ``size.processes`` of them at a time."""
-    paths = {run: checkpoints / f"{'-'.join(map(str, run)).replace(' ', '_')}.pt" for run in runs}
-    if size.processes == 1:
-        for run, path in paths.items():
-            yield path, train(run, size, data, path)
+def train_job(job):
+    return job, train(*job)
+
+
+def results(jobs, processes):
+    """Yield (job, row) as the jobs end, so many of them at a time."""
+    if processes == 1:
+        yield from map(train_job, jobs)
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(
-        size.processes, context, use_one_thread, (context.RLock(),)
-    ) as executor:
-        futures = {
-            executor.submit(train, run, size, data, path, index % size.processes): path
-            for index, (run, path) in enumerate(paths.items())
-        }
-        for future in as_completed(futures):
-            yield futures[future], future.result()
+    shared = context.RLock(), context.Value("i", 0)
+    with context.Pool(processes, prepare_worker, shared) as pool:
+        yield from pool.imap_unordered(train_job, jobs)
 
 
 def run_all(name, size, data, out, arms=tuple(ARMS)):
@@ -401,11 +407,12 @@ def run_all(name, size, data, out, arms=tuple(ARMS)):
     runs = [run for run in wanted if run not in done]
     print(f"{len(wanted) - len(runs)} of {len(wanted)} runs are in {path}, {len(runs)} to do.")
     with tqdm(total=len(runs), desc=f"{name}, runs") as bar:
-        for checkpoint, row in results(runs, size, data, checkpoints):
+        jobs = [(run, size, data, checkpoints / file_name(run)) for run in runs]
+        for (run, *_, checkpoint), row in results(jobs, size.processes):
             append_row(path, row)
             checkpoint.unlink()
             bar.update()
-            bar.write(f"{run_of(row)}: error {row['error']:.2f} %, {row['seconds']:.0f} s")
+            bar.write(f"{run}: error {row['error']:.2f} %, {row['seconds']:.0f} s")
     rows = read_rows(path)
     path.with_suffix(".md").write_text(table(name, rows), encoding="utf-8")
     plot(rows, path.with_suffix(".png"))
@@ -414,8 +421,11 @@ def run_all(name, size, data, out, arms=tuple(ARMS)):
 # --- Table and plot ----------------------------------------------------------------------------
 
 
+TABLES = "<!-- tables -->"  # where a page that includes the file begins
+
+
 def describe_labels(redrawn):
-    return f"{redrawn:.0%} of the labels redrawn" if redrawn else "clean labels"
+    return f"{100 * redrawn:.0f} % of the labels redrawn" if redrawn else "clean labels"
 
 
 def spread(values, sign="", digits=2):
@@ -437,7 +447,7 @@ def groups(rows):
 def table(name, rows):
     """Return the Markdown tables; "against none" compares runs of the same seed."""
     first = rows[0]
-    lines = []
+    lines = ["---", "orphan: true", "---", "", f"# Fashion-MNIST, {name}", "", TABLES, ""]
     for (model, redrawn), arms in groups(rows).items():
         parameters = int(next(iter(next(iter(arms.values())).values()))["parameters"])
         lines += [
@@ -473,10 +483,9 @@ def table(name, rows):
         f"torch {a}, torchvision {b}, tv_mixaug {c}" for a, b, c in sorted(versions)
     )
     machines = "; ".join(sorted({row["machine"] for row in rows}))
-    seconds = statistics.median(float(row["seconds"]) for row in rows)
     lines += [
         f"Last epoch of {first['epochs']}, {int(first['images']):,} training images, mean ± sample "
-        f"standard deviation over the seeds. {software}. {machines}; median {seconds:.0f} s a run. "
+        f"standard deviation over the seeds. {software}. {machines}. "
         f"Made by `python docs/benchmarks/train_fashion_mnist.py {name} --data DIR`.",
         "",
     ]
