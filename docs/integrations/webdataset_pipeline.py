@@ -1,0 +1,64 @@
+"""WebDataset: shards that are streamed, and batches mixed where the pipeline collates."""
+
+import sys
+
+try:
+    import webdataset
+except ImportError:
+    print("skipped: webdataset is not installed; pip install webdataset")
+    sys.exit(0)
+
+import tempfile
+from pathlib import Path
+
+import torch
+
+from tv_mixaug import CutMix, Mixup, make_collate_fn, samples
+
+
+def write_shards(folder):
+    images, labels = samples.draw_flowers(64, size=32)
+    images = images.as_subclass(torch.Tensor) / 255
+    for shard in range(2):
+        with webdataset.TarWriter(str(folder / f"flowers-{shard}.tar")) as tar:
+            for i in range(32 * shard, 32 * shard + 32):
+                # A clone, since a row would be written with all the memory it is a view of.
+                sample = {"__key__": f"{i:04}", "image.pth": images[i].clone()}
+                tar.write({**sample, "label.cls": int(labels[i])})
+    return [str(path) for path in sorted(folder.glob("*.tar"))]
+
+
+def make_loader(shards, collate_fn):
+    # On many machines: nodesplitter=webdataset.split_by_node, and every process has its own rank
+    # and so its own mixes. Workers share the shards of a process.
+    pipeline = (
+        webdataset.WebDataset(shards, shardshuffle=False)
+        .decode()
+        .to_tuple("image.pth", "label.cls")
+        .batched(8, collation_fn=collate_fn)
+    )
+    return webdataset.WebLoader(pipeline, batch_size=None, num_workers=2)
+
+
+def main():
+    with tempfile.TemporaryDirectory() as folder:
+        shards = write_shards(Path(folder))
+        runs = []
+        for _ in range(2):
+            collate_fn = make_collate_fn([Mixup(0.4, num_classes=2), CutMix(num_classes=2)], seed=0)
+            loader = make_loader(shards, collate_fn)
+            epochs = []
+            for epoch in range(2):
+                collate_fn.set_epoch(epoch)
+                epochs.append(list(loader))
+            runs.append(epochs)
+    labels = [[y for epoch in run for _, y in epoch] for run in runs]
+    if not all(map(torch.equal, *labels)):
+        raise RuntimeError("a second run has other mixes.")
+    if torch.equal(runs[0][0][0][1], runs[0][1][0][1]):
+        raise RuntimeError("the second epoch has the mixes of the first.")
+    print(f"{len(labels[0])} mixed batches of two epochs, the same in a second run")
+
+
+if __name__ == "__main__":
+    main()
