@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import hashlib
+import operator
 import os
 import uuid
 import weakref
@@ -34,6 +35,8 @@ OUTSIDE_TARGETS = tuple(
     for name in ("BoundingBoxes", "KeyPoints")
     if hasattr(tv_tensors, name)
 )
+# What decides how a sample is stacked, fetched for hundreds of samples without a line of Python.
+_traits = operator.attrgetter("dtype", "shape", "is_cpu", "requires_grad", "layout")
 RANK_VARIABLES = ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
 
 
@@ -317,8 +320,10 @@ def collate_samples(
                 "samples must hold boxes and keypoints in a dict with the key 'boxes', as "
                 f"detection targets do, got {type(first).__name__} of their own."
             )
-        kinds = {(type(t), t.dtype, tuple(t.shape)) for t in tensors}
-        if len(kinds) > 1:
+        tv_type = type(first) if isinstance(first, tv_tensors.TVTensor) else None
+        plain = [t.as_subclass(Tensor) for t in tensors] if tv_type else tensors
+        kinds, traits = set(map(type, tensors)), set(map(_traits, plain))
+        if len(kinds) > 1 or len({(dtype, shape) for dtype, shape, *_ in traits}) > 1:
             shapes = sorted({str(tuple(t.shape)) for t in tensors})
             dtypes = sorted({str(t.dtype).removeprefix("torch.") for t in tensors})
             raise ValueError(
@@ -326,9 +331,7 @@ def collate_samples(
                 f"shapes {', '.join(shapes)} of dtypes {', '.join(dtypes)}; resize them, or pass a "
                 "collate_fn that pads."
             )
-        tv_type = type(first) if isinstance(first, tv_tensors.TVTensor) else None
-        plain = [t.as_subclass(Tensor) for t in tensors] if tv_type else tensors
-        if any(not t.is_cpu or t.requires_grad or t.layout != torch.strided for t in plain):
+        if {(True, False, torch.strided)} != {trait[2:] for trait in traits}:
             batch = torch.stack(plain)
             return tv_tensors.wrap(batch, like=first) if tv_type else batch
         held = Rows(plain, allocate, tv_type)
@@ -343,13 +346,14 @@ def collate_samples(
 def _collate(samples: Any, stack: Callable[[list[Tensor]], Any]) -> Any:
     first = samples[0]
     if isinstance(first, Tensor):
-        if not all(isinstance(sample, Tensor) for sample in samples):
+        if not _all_are(Tensor, samples):
             raise TypeError("samples must be of one structure, got tensors and other things.")
         return stack(list(samples))
     if is_objects([first]):
         return list(samples)
     if isinstance(first, Mapping):
-        if any(not isinstance(s, Mapping) or s.keys() != first.keys() for s in samples):
+        keys = first.keys()
+        if not _all_are(Mapping, samples) or any(s.keys() != keys for s in samples):
             raise ValueError("samples must have the same keys, got mappings that differ in them.")
         merged = {key: _collate([s[key] for s in samples], stack) for key in first}
         try:
@@ -361,7 +365,7 @@ def _collate(samples: Any, stack: Callable[[list[Tensor]], Any]) -> Any:
         except TypeError:
             return merged
     if isinstance(first, (list, tuple)):
-        if any(not isinstance(s, (list, tuple)) or len(s) != len(first) for s in samples):
+        if not _all_are((list, tuple), samples) or len(set(map(len, samples))) > 1:
             raise ValueError("samples must have the same length, got sequences that differ in it.")
         columns = [_collate(column, stack) for column in zip(*samples, strict=True)]
         return type(first)(*columns) if hasattr(first, "_fields") else columns
@@ -372,13 +376,18 @@ def _collate(samples: Any, stack: Callable[[list[Tensor]], Any]) -> Any:
             f"{type(first).__module__}.{type(first).__name__}; turn pictures into tensors with "
             "v2.ToImage() in the data set, or pass a collate_fn of your own."
         )
-    if not all(isinstance(sample, kind) for sample in samples):
+    if not _all_are(kind, samples):
         raise TypeError(
             f"samples must be of one structure, got {type(first).__name__} and other things."
         )
     if isinstance(first, np.ndarray):
         return stack([torch.as_tensor(sample) for sample in samples])
     return torch.utils.data.default_collate(samples)
+
+
+def _all_are(kinds: Any, samples: list[Any]) -> bool:
+    """Tell whether all samples are of the kinds; each type is asked once, not each sample."""
+    return all(issubclass(kind, kinds) for kind in set(map(type, samples)))
 
 
 @contextlib.contextmanager
