@@ -175,7 +175,8 @@ def mix_labels(labels: Tensor, partner: Tensor, lam: Tensor) -> Tensor:
     _check_lam(lam, labels)
     own = labels.float()
     weight = lam.to(own.device, torch.float32, non_blocking=True).view(-1, *[1] * (own.ndim - 1))
-    return torch.lerp(own, own[partner.to(own.device, non_blocking=True)], 1 - weight)
+    partner = partner.to(own.device, non_blocking=True)
+    return torch.lerp(own, own.index_select(0, partner), 1 - weight)
 
 
 def replay(

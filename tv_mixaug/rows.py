@@ -66,9 +66,10 @@ class Rows:
 
 def mixup_batch(source: Tensor | Rows, plan: Plan, *, inplace: bool = False) -> Tensor:
     """Blend a batch by a Mixup plan; see :func:`tv_mixaug.functional.mixup`."""
-    together = not source.is_cpu or (_is_small(source) and source.dtype != torch.uint8)
+    small = _is_small(source)
+    together = not source.is_cpu or (small and (source.dtype != torch.uint8 or _one_lam(plan)))
     if isinstance(source, Rows):
-        if not together:
+        if not small:
             out = source.empty()
             blend_rows(source.samples, plan.partner.tolist(), plan.lam.tolist(), out)
             return out
@@ -88,7 +89,7 @@ def cutmix_batch(
     out = _own_pixels(source, inplace)
     pieces, box = roll_pieces(plan.partner), _shared_box(plan)
     if pieces and box and (_is_small(out) or not out.is_cpu):
-        region = out[_region(box, axes, out.ndim)]
+        region = out[(slice(None), *_regions([box], axes, out.ndim)[0])]
         patch = region.clone()
         for rows, partners in pieces:
             region[rows] = patch[partners]
@@ -126,23 +127,22 @@ def fill_boxes(
     box = _shared_box(plan)
     if box and not noise:
         filling = fill_tensor(fill, out, channel_axis).to(out.device, non_blocking=True)
-        out[_region(box, axes, out.ndim)] = filling
+        out[(slice(None), *_regions([box], axes, out.ndim)[0])] = filling
         return
     value: Any = None if noise else fill_tensor(fill, out, channel_axis)
     # Indexing an array takes a tenth of the time that indexing a tensor takes.
     target: Any = _as_array(out) if out.is_cpu and not noise else out
     if value is not None:
         value = _as_array(value) if out.is_cpu else value.to(out.device, non_blocking=True)
-    for row, holes in enumerate(plan.boxes.reshape(len(out), -1, 2 * len(axes)).tolist()):
-        for number, hole in enumerate(holes):
-            if not any(hole):
-                continue
-            index = _region(hole, axes, out.ndim, row)
+    holes = plan.boxes.reshape(-1, 2 * len(axes)).tolist()
+    count = len(holes) // len(out)
+    for place, region in enumerate(_regions(holes, axes, out.ndim)):
+        if any(holes[place]):
+            sample = target[place // count]
             if noise:
-                seed = int(plan.noise[row]) + number
-                target[index] = draw_noise(target[index].shape, seed, out.dtype, out.device)
-            else:
-                target[index] = value
+                seed = int(plan.noise[place // count]) + place % count
+                value = draw_noise(sample[region].shape, seed, out.dtype, out.device)
+            sample[region] = value
 
 
 def fill_tensor(fill: float | Sequence[float], out: Tensor, channel_axis: int) -> Tensor:
@@ -281,16 +281,20 @@ def _shared_box(plan: Plan) -> list[int] | None:
     return list(map(int, boxes[0].tolist()))
 
 
-def _region(
-    box: Sequence[int], axes: Sequence[int], ndim: int, rows: int | slice = slice(None)
-) -> tuple[Any, ...]:
-    """Return the index of a box in all samples of a batch of ``ndim`` axes, or in one."""
+def _one_lam(plan: Plan) -> bool:
+    return torch.equal(plan.lam, plan.lam[:1].expand_as(plan.lam))
+
+
+def _regions(boxes: Sequence[Sequence[int]], axes: Sequence[int], ndim: int) -> list[Any]:
+    """Return the index of each box in a sample of a batch of ``ndim`` axes."""
     dims = len(axes)
-    index: list[Any] = [rows, *[slice(None)] * (ndim - 1)]
-    for place, axis in enumerate(axes):
-        column = dims - 1 - place
-        index[axis] = slice(box[column], box[dims + column])
-    return tuple(index)
+    found = []
+    for box in boxes:
+        index = [slice(None)] * (ndim - 1)
+        for place, axis in enumerate(axes, 1):
+            index[axis - 1] = slice(box[dims - place], box[-place])
+        found.append(tuple(index))
+    return found
 
 
 def _blend_together(source: Tensor, plan: Plan, out: Tensor) -> None:
@@ -298,7 +302,8 @@ def _blend_together(source: Tensor, plan: Plan, out: Tensor) -> None:
     wide = torch.float64 if source.dtype == torch.float64 else torch.float32
     weight = (1 - plan.lam.to(wide)).to(source.device, non_blocking=True)
     pieces = roll_pieces(plan.partner)
-    if out is not source and pieces:
+    blend = _uint8_lerp(plan) if source.is_cpu and source.dtype == torch.uint8 else _lerp_wide
+    if out is not source and pieces and blend is _lerp_wide:
         for rows, partners in pieces:
             column = weight[rows].view(-1, *[1] * (source.ndim - 1))
             _lerp_wide(source[rows], source[partners], column, out[rows])
@@ -310,7 +315,9 @@ def _blend_together(source: Tensor, plan: Plan, out: Tensor) -> None:
     step = max(256, width) if source.is_cpu else max(1, flat.shape[1])
     for start in range(0, flat.shape[1], step):
         block = flat[:, start : start + step]
-        _lerp_wide(block, block[partner], weight[:, None], result[:, start : start + step])
+        # On the CPU index_select copies whole rows, and indexing goes pixel by pixel.
+        other = block.index_select(0, partner) if block.is_cpu else block[partner]
+        blend(block, other, weight[:, None], result[:, start : start + step])
     if result.data_ptr() != out.data_ptr():
         out.copy_(result.view(out.shape))
 
@@ -324,19 +331,28 @@ def _lerp_wide(own: Tensor, partner: Tensor, weight: Tensor, out: Tensor) -> Non
     out.copy_(mixed if out.dtype.is_floating_point else mixed.round_())
 
 
+def _uint8_lerp(plan: Plan) -> Callable[[Tensor, Tensor, Tensor, Tensor], None]:
+    """Return what blends 2-D blocks of uint8 rows that have one lam."""
+    blend, lam = _uint8_blend(), float(plan.lam[0])
+
+    def lerp(own: Tensor, partner: Tensor, weight: Tensor, out: Tensor) -> None:
+        blend(own.numpy(), partner.numpy(), lam, out.numpy())
+
+    return lerp
+
+
 def _paste_rows(out: Tensor, plan: Plan, axes: Sequence[int]) -> None:
     """Paste box by box, in place; a cycle of partners needs one patch saved."""
-    pixels = _as_array(out)
-    boxes, partner = plan.boxes.tolist(), plan.partner.tolist()
+    samples, partner = list(_as_array(out)), plan.partner.tolist()
+    regions = _regions(plan.boxes.tolist(), axes, out.ndim)
     for chain in chains(partner):
         last = chain[-1]
+        theirs = samples[partner[last]][regions[last]]
         is_cycle = len(chain) > 1 and partner[last] == chain[0]
-        closing = _region(boxes[last], axes, out.ndim, partner[last])
-        saved = pixels[closing].copy() if is_cycle else pixels[closing]
-        for row in chain:
-            region = _region(boxes[row], axes, out.ndim, row)
-            theirs = (partner[row], *region[1:])
-            pixels[region] = saved if row == last else pixels[theirs]
+        saved = theirs.copy() if is_cycle else theirs
+        for row in chain[:-1]:
+            samples[row][regions[row]] = samples[partner[row]][regions[row]]
+        samples[last][regions[last]] = saved
 
 
 def _lerp(own: Tensor, partner: Tensor, lam: float, out: Tensor) -> None:
@@ -344,12 +360,9 @@ def _lerp(own: Tensor, partner: Tensor, lam: float, out: Tensor) -> None:
 
 
 def _uint8_blend() -> Callable[[Any, Any, float, Any], object]:
-    import cv2  # slow to import, and only uint8 needs it
+    from cv2 import addWeighted  # slow to import, and only uint8 needs it
 
-    def blend(own: Any, partner: Any, lam: float, out: Any) -> object:
-        return cv2.addWeighted(own, lam, partner, 1 - lam, 0.0, dst=out)
-
-    return blend
+    return lambda own, partner, lam, out: addWeighted(own, lam, partner, 1 - lam, 0.0, out)
 
 
 def _flat_arrays(batch: Tensor | Sequence[Tensor]) -> list[Any]:
