@@ -137,3 +137,10 @@ def test_table_pairs_seeds(script):
         for (arm, seed), error in errors.items()
     ]
     assert "| CutMix | 11.00 ± 2.83 | -1.00 ± 0.00 |" in script.table("tiny", rows)
+
+
+def test_published_table_is_that_of_the_published_runs(script):
+    """The table in the documentation is what the script writes for the CSV beside it."""
+    folder = SCRIPT.with_suffix("")
+    published = script.read_rows(folder / "cpu.csv")
+    assert (folder / "cpu.md").read_text(encoding="utf-8") == script.table("cpu", published)
