@@ -11,6 +11,8 @@ from torch import Tensor
 if TYPE_CHECKING:
     from tv_mixaug.labels import PairedLabels
 
+__all__ = ["MixedAccuracy", "mixed_accuracy"]  # noqa: F822 - made by __getattr__
+
 
 def mixed_accuracy(logits: Tensor, targets: Tensor | PairedLabels, k: int = 1) -> Tensor:
     """Return the label weight that the k highest logits catch, over all the weight there is.
@@ -130,3 +132,7 @@ def __getattr__(name: str) -> Any:
     if name == "MixedAccuracy":
         return _metric_class()
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__
