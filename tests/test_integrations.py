@@ -25,7 +25,7 @@ def test_script_runs(script, tmp_path):
         env={**os.environ, **OFFLINE, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     if done.stdout.startswith("skipped: "):
