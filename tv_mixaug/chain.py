@@ -31,7 +31,9 @@ class Chain(MixTransform):
     Args:
         transforms: Mixup, CutMix and Cutout with ``targets="soft"`` and one label format, and any
             other transforms of v2; at least one of ours. Pixels that v2's geometric transforms fill
-            are nobody's. What v2's RandomErasing erases still counts for its owner.
+            are nobody's. What v2's RandomErasing erases still counts for its owner. Resizing
+            takes the nearest source for each pixel: where images are interpolated, a pixel at the
+            seam of a paste is a blend of two sources and counts for one.
         provenance: False applies the transforms one after the other, and each mixes the labels by
             its own rule, as ``v2.Compose`` would.
         erased: What becomes of the pixels that are nobody's: ``"renormalise"``: the weights of the
