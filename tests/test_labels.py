@@ -282,7 +282,7 @@ def test_several_labels_share_partner_and_weight(kind, seed):
 
 
 def test_mix_criterion_takes_over_the_criterions_own_ignore_index():
-    """An index that the criterion ignores counts neither in the sum nor in the mean, as in torch."""
+    """An index that the criterion ignores counts neither in the sum nor in the mean, as torch."""
     outputs, labels = torch.randn(3, 4), torch.tensor([-100, 1, 2])
     wanted = torch.nn.CrossEntropyLoss()(outputs, labels)
     assert torch.allclose(MixCriterion(torch.nn.CrossEntropyLoss())(outputs, labels), wanted)
