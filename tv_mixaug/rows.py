@@ -89,7 +89,8 @@ def cutmix_batch(
     out = _own_pixels(source, inplace)
     pieces, box = roll_pieces(plan.partner), _shared_box(plan)
     if pieces and box and (_is_small(out) or not out.is_cpu):
-        region = out[(slice(None), *_regions([box], axes, out.ndim)[0])]
+        shared = (slice(None), *_regions([box], axes, out.ndim)[0])
+        region = out[shared]
         patch = region.clone()
         for rows, partners in pieces:
             region[rows] = patch[partners]
@@ -127,7 +128,8 @@ def fill_boxes(
     box = _shared_box(plan)
     if box and not noise:
         filling = fill_tensor(fill, out, channel_axis).to(out.device, non_blocking=True)
-        out[(slice(None), *_regions([box], axes, out.ndim)[0])] = filling
+        shared = (slice(None), *_regions([box], axes, out.ndim)[0])
+        out[shared] = filling
         return
     value: Any = None if noise else fill_tensor(fill, out, channel_axis)
     # Indexing an array takes a tenth of the time that indexing a tensor takes.
