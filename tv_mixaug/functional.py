@@ -280,8 +280,10 @@ def _check_axes(axes: Any, boxes: Tensor, batch: Tensor) -> None:
 
 
 def _check_broadcast(fill: Tensor, images: Tensor) -> None:
-    sides = zip(reversed(fill.shape), reversed(images.shape), strict=False)
-    if fill.ndim > images.ndim or not all(one in (1, side) for one, side in sides):
+    sides = images.shape[max(0, images.ndim - fill.ndim) :]
+    if len(sides) != fill.ndim or not all(
+        one in (1, side) for one, side in zip(fill.shape, sides, strict=True)
+    ):
         raise ValueError(
             f"fill must broadcast to images of shape {tuple(images.shape)}, got shape "
             f"{tuple(fill.shape)}."
