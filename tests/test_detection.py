@@ -368,3 +368,19 @@ def test_r3d_takes_a_mixed_batch():
     model = models.video.r3d_18(weights=None, num_classes=4)
     outputs = model(videos.as_subclass(torch.Tensor).transpose(1, 2))
     assert gradient_is_finite(model, nn.functional.cross_entropy(outputs, labels))
+
+
+@pytest.mark.parametrize("kind", [list, tuple])
+def test_a_collate_that_zips_is_welcome(kind):
+    """Images and targets zipped as in torchvision's references come back in their kind."""
+
+    def zipped(samples):
+        return kind(kind(column) for column in zip(*samples, strict=True))
+
+    target = {"boxes": torch.tensor([[1.0, 1.0, 9.0, 9.0]]), "labels": torch.tensor([1])}
+    samples = [(torch.full((3, 16, 16), i / 8), target) for i in range(4)]
+    images, targets = make_collate_fn(CutMix(), collate_fn=zipped)(samples)
+    assert type(images) is kind
+    assert type(targets) is kind
+    assert images[0].shape == (3, 16, 16)
+    assert all("mix_weight" in one for one in targets)

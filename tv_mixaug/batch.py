@@ -111,7 +111,8 @@ def read_batch(batch: Any, reading: Reading) -> Batch:
             f"images must be in the batch: ({axes}) tensors or tv_tensors.Image of uint8 or a "
             f"floating point dtype, got {got}."
         )
-    length = len(images[0].value) if isinstance(images[0].value, list) else images[0].value.shape[0]
+    first = images[0].value
+    length = len(first) if isinstance(first, (list, tuple)) else first.shape[0]
     size = _check_images(images, length, reading)
     leaves = _mark_labels(batch, leaves, length, reading)
     for leaf in leaves:
@@ -127,7 +128,7 @@ def put_together(values: Sequence[Any], spec: Any) -> Any:
 
 def image_axes(value: Any, reading: Reading) -> tuple[tuple[int, ...], int]:
     """Return the axes of an image leaf that boxes cut, slowest first, and its channel axis."""
-    ndim = value[0].ndim + 1 if isinstance(value, list) else value.ndim
+    ndim = value[0].ndim + 1 if isinstance(value, (list, tuple)) else value.ndim
     layout = reading.layout
     if layout is None or isinstance(value, (tv_tensors.Image, tv_tensors.Video)):
         layout = "BTCHW" if ndim == 5 else "BCHW"
@@ -145,7 +146,7 @@ def _is_leaf(value: Any) -> bool:
 def _is_image_list(value: Any) -> bool:
     """Detection batches hold their images in a list; a list of batches has one axis more."""
     return (
-        isinstance(value, list)
+        type(value) in (list, tuple)
         and len(value) > 0
         and all(isinstance(v, Tensor) and v.ndim == 3 and v.dtype in MIXED_DTYPES for v in value)
         and not any(isinstance(v, (tv_tensors.Mask, tv_tensors.BoundingBoxes)) for v in value)
@@ -346,7 +347,7 @@ def _check_images(images: list[Leaf], length: int, reading: Reading) -> tuple[in
     sizes = {}
     for leaf in images:
         value = leaf.value
-        if isinstance(value, list):
+        if isinstance(value, (list, tuple)):
             shapes = {tuple(v.shape) for v in value}
             if len(shapes) > 1 or len({v.dtype for v in value}) > 1:
                 raise ValueError(

@@ -213,14 +213,16 @@ class MixTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no ty
             return value.finish(mixed)
         if untouched:
             return value
-        if isinstance(value, list):
+        if isinstance(value, (list, tuple)):
             plain = [v.as_subclass(Tensor) for v in value]
             mixed = self.mix_images(torch.stack(plain), plan, True, **where)
             if inplace:
                 for old, new in zip(plain, mixed, strict=True):
                     old.copy_(new)
                 return value
-            return [_like(new, old) for new, old in zip(mixed.unbind(0), value, strict=True)]
+            return type(value)(
+                _like(new, old) for new, old in zip(mixed.unbind(0), value, strict=True)
+            )
         plain_value = value.as_subclass(Tensor)
         if plain_value.requires_grad and torch.is_grad_enabled():
             mixed = self.mix_with_grad(plain_value, plan, **where)
@@ -228,10 +230,11 @@ class MixTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no ty
             mixed = self.mix_images(plain_value, plan, inplace, **where)
         return value if inplace else _like(mixed, value)
 
-    def _map_objects(self, leaf: Leaf, rule: ObjectsRule) -> list[dict[str, Any]]:
+    def _map_objects(self, leaf: Leaf, rule: ObjectsRule) -> Any:
         """Apply a rule to the targets of each image, beside what passes through."""
         bare, passed = batches.split_objects(leaf.value, self.passthrough)
-        return [{**rule(own, row, bare), **passed[row]} for row, own in enumerate(bare)]
+        mixed = [{**rule(own, row, bare), **passed[row]} for row, own in enumerate(bare)]
+        return mixed if isinstance(leaf.value, list) else tuple(mixed)
 
     def _refuse_cuboid_objects(self, leaf: Leaf) -> None:
         if leaf.role == batches.OBJECTS and self.cut == "cuboid":
@@ -395,7 +398,7 @@ class Mixup(MixTransform):
             mixed = functional.mix_labels(self._mask_planes(masks), plan.partner, plan.lam)
         return _like(mixed, leaf.value)
 
-    def mix_objects(self, leaf: Leaf, plan: Plan, size: tuple[int, ...]) -> list[Any]:
+    def mix_objects(self, leaf: Leaf, plan: Plan, size: tuple[int, ...]) -> Any:
         """Join both images' objects, with their weights."""
         partner, lam = plan.partner.tolist(), plan.lam.tolist()
         return self._map_objects(
@@ -524,7 +527,7 @@ class CutMix(MixTransform):
         axes = rows.cut_axes(masks.ndim, plan.boxes, None)
         return _like(rows.cutmix_batch(masks, plan, axes), leaf.value)
 
-    def mix_objects(self, leaf: Leaf, plan: Plan, size: tuple[int, ...]) -> list[Any]:
+    def mix_objects(self, leaf: Leaf, plan: Plan, size: tuple[int, ...]) -> Any:
         """Cut the partner's objects to the box and hide what lies under it."""
         partner, canvas = plan.partner.tolist(), (size[-2], size[-1])
         return self._map_objects(
@@ -630,14 +633,16 @@ class Cutout(MixTransform):
         self._refuse_cuboid_objects(leaf)
         if leaf.role != batches.IMAGE or self.fill == "noise":
             return
-        one = leaf.value[0] if isinstance(leaf.value, list) else leaf.value
+        one = leaf.value[0] if isinstance(leaf.value, (list, tuple)) else leaf.value
         values = self.fill if isinstance(self.fill, tuple) else (self.fill,)
         if one.dtype == torch.uint8 and any(v != int(v) or not 0 <= v <= 255 for v in values):
             raise ValueError(
                 f"fill must be integers in [0, 255] for uint8 images, got {self.fill}."
             )
         _, axis = batches.image_axes(leaf.value, self._reading())
-        shape = (len(leaf.value), *one.shape) if isinstance(leaf.value, list) else one.shape
+        shape = (
+            (len(leaf.value), *one.shape) if isinstance(leaf.value, (list, tuple)) else one.shape
+        )
         if isinstance(self.fill, tuple) and (axis < 0 or shape[axis] != len(values)):
             raise ValueError(
                 f"fill must have a value for each channel of the images at {leaf.where}, shape "
@@ -673,7 +678,7 @@ class Cutout(MixTransform):
         axes = rows.cut_axes(masks.ndim, plan.boxes, None)
         return _like(rows.cutout_batch(masks, plan, self.mask_fill, axes), leaf.value)
 
-    def hide_objects(self, leaf: Leaf, plan: Plan, size: tuple[int, ...]) -> list[Any]:
+    def hide_objects(self, leaf: Leaf, plan: Plan, size: tuple[int, ...]) -> Any:
         """Hide what lies in the holes."""
         holes, canvas = plan.boxes.reshape(len(leaf.value), -1, 4), (size[-2], size[-1])
         return self._map_objects(
@@ -702,7 +707,7 @@ def _refuse_pairs(leaf: Leaf) -> None:
 
 
 def _check_writable(leaf: Leaf) -> None:
-    for tensor in leaf.value if isinstance(leaf.value, list) else [leaf.value]:
+    for tensor in leaf.value if isinstance(leaf.value, (list, tuple)) else [leaf.value]:
         if not isinstance(tensor, Tensor):
             continue
         if tensor.requires_grad:
