@@ -1,5 +1,6 @@
 """Reading a batch: every nesting comes back, every leaf by its rule or with a word about it."""
 
+import collections
 import copy
 from collections import OrderedDict, namedtuple
 from typing import NamedTuple
@@ -287,3 +288,25 @@ def test_the_hooks_of_v2_are_there():
     torch.testing.assert_close(
         shares(mixed).diagonal().float(), params["plan"].lam, atol=1e-6, rtol=0
     )
+
+
+class TaggedDict(dict):
+    """A dict with something beside its items."""
+
+    tag = "none"
+
+
+@pytest.mark.parametrize("kind", [TaggedDict, collections.UserDict, collections.OrderedDict])
+def test_mappings_of_any_class_are_walked_and_kept(kind):
+    """Images inside a mapping of its own class are mixed, and it comes back in its class."""
+    batch = kind(label=torch.arange(3), views=[torch.rand(3, 1, 4, 4)], name="x")
+    batch.tag = "kept"
+    before = batch["views"][0].clone()
+    out = CutMix(num_classes=3, pairing=lambda labels: (labels + 1) % 3)((batch, 7))[0]
+    assert type(out) is kind
+    assert out.tag == "kept"
+    assert out is not batch
+    assert out["label"].shape == (3, 3)
+    assert out["name"] == "x"
+    assert torch.equal(batch["views"][0], before)
+    assert batch["label"].dtype == torch.int64

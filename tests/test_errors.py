@@ -3,7 +3,6 @@
 Each row of a table is one bad call. No other exception may come out, whatever is handed in.
 """
 
-import collections
 import copy
 import dataclasses
 import math
@@ -142,10 +141,6 @@ def test_numbers_of_numpy_are_numbers(kind, named):
 IMAGES, LABELS = torch.rand(4, 3, 8, 8), torch.tensor([0, 1, 2, 1])
 BOTH = (Mixup, CutMix)
 ALL = (Mixup, CutMix, Cutout)
-
-
-class Box(collections.UserDict):
-    """A mapping that is no dict."""
 
 
 @dataclasses.dataclass
@@ -356,8 +351,6 @@ BATCHES = {
         ValueError,
         "labels_getter",
     ),
-    "a UserDict": (ALL, INDEX, (Box(image=IMAGES, label=LABELS),), TypeError, "Box"),
-    "a UserDict inside": (ALL, INDEX, (IMAGES, LABELS, Box(a=1)), TypeError, "Box"),
     "a dataclass": (ALL, INDEX, (Sample(IMAGES, LABELS),), TypeError, "Sample"),
     "a set": (ALL, INDEX, (IMAGES, LABELS, {1, 2}), TypeError, "set"),
     "a mask without a rule": (

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -55,14 +56,14 @@ class Batch(NamedTuple):
 
     Attributes:
         leaves: The leaves in order.
-        spec: What puts them together again.
+        structure: The batch as it was given, whose nesting the result takes.
         length: B.
         size: The sides in pixels that boxes cut: (H, W), or with the time or depth first.
         labels: The first label tensor, for pairing by label; None if there is none.
     """
 
     leaves: list[Leaf]
-    spec: Any
+    structure: Any
     length: int
     size: tuple[int, ...]
     labels: Tensor | None
@@ -98,8 +99,7 @@ def read_batch(batch: Any, reading: Reading) -> Batch:
         ValueError: If shapes do not agree, labels are out of range or cannot be found, or a leaf
             would be left behind unmixed.
     """
-    with_paths, spec = pytree.tree_flatten_with_path(batch, is_leaf=_is_leaf)
-    leaves = [Leaf(value, OTHER, path) for path, value in with_paths]
+    leaves = [Leaf(value, OTHER, path) for path, value in _take_apart(batch, ())]
     for leaf in leaves:
         _check_container(leaf)
     leaves = _mark_images(leaves, reading)
@@ -118,12 +118,12 @@ def read_batch(batch: Any, reading: Reading) -> Batch:
     for leaf in leaves:
         _check_leaf(leaf, length, size, reading)
     labels = next((leaf.value for leaf in leaves if leaf.role == LABEL), None)
-    return Batch(leaves, spec, length, size, labels)
+    return Batch(leaves, batch, length, size, labels)
 
 
-def put_together(values: Sequence[Any], spec: Any) -> Any:
-    """Return the batch with new leaves in the old places."""
-    return pytree.tree_unflatten(values, spec)
+def put_together(values: Sequence[Any], structure: Any) -> Any:
+    """Return a new batch in the nesting of ``structure`` with new leaves in the old places."""
+    return _rebuild(structure, iter(values))
 
 
 def image_axes(value: Any, reading: Reading) -> tuple[tuple[int, ...], int]:
@@ -139,7 +139,41 @@ def image_axes(value: Any, reading: Reading) -> tuple[tuple[int, ...], int]:
 # --- What a leaf is -----------------------------------------------------------------------------
 
 
+def _take_apart(value: Any, path: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...], Any]]:
+    """Walk through mappings of any class, lists, tuples and namedtuples to the leaves."""
+    if _is_leaf(value):
+        yield path, value
+    elif isinstance(value, Mapping):
+        for key in value:
+            yield from _take_apart(value[key], (*path, pytree.MappingKey(key)))
+    elif hasattr(value, "_fields"):
+        for name, one in zip(value._fields, value, strict=True):
+            yield from _take_apart(one, (*path, pytree.GetAttrKey(name)))
+    else:
+        for place, one in enumerate(value):
+            yield from _take_apart(one, (*path, pytree.SequenceKey(place)))
+
+
+def _rebuild(value: Any, leaves: Iterator[Any]) -> Any:
+    """Put leaves back; a mapping of a class of its own keeps what it holds beside its items."""
+    if _is_leaf(value):
+        return next(leaves)
+    if isinstance(value, Mapping):
+        items = {key: _rebuild(value[key], leaves) for key in value}
+        if not isinstance(value, MutableMapping):
+            return items
+        new = copy.copy(value)
+        for key, item in items.items():
+            new[key] = item
+        return new
+    if hasattr(value, "_fields"):
+        return type(value)(*[_rebuild(one, leaves) for one in value])
+    return type(value)([_rebuild(one, leaves) for one in value])
+
+
 def _is_leaf(value: Any) -> bool:
+    if not isinstance(value, (Mapping, list, tuple)):
+        return True
     return isinstance(value, PairedLabels) or _is_image_list(value) or is_objects(value)
 
 
@@ -174,12 +208,11 @@ def split_objects(
 def _check_container(leaf: Leaf) -> None:
     """Refuse what the walk cannot open: a mask inside it would be left behind."""
     value = leaf.value
-    if isinstance(value, (Mapping, set)) or (
-        dataclasses.is_dataclass(value) and not isinstance(value, type)
-    ):
+    is_dataclass = dataclasses.is_dataclass(value) and not isinstance(value, type)
+    if is_dataclass or isinstance(value, (set, frozenset)):
         raise TypeError(
-            f"the {type(value).__name__} at {leaf.where} cannot be looked into; expected dicts, "
-            "lists, tuples and namedtuples of tensors: pass dict(...) of it."
+            f"the {type(value).__name__} at {leaf.where} cannot be looked into; expected mappings, "
+            "lists, tuples and namedtuples of tensors: pass a dict of what it holds."
         )
 
 

@@ -146,7 +146,7 @@ class Chain(MixTransform):
             rows = encode_labels(leaf.value, leaf.kind, self.label_format)
             shares_there = shares.to(rows.device)
             values[place] = (shares_there @ rows.double().flatten(1)).float().view(rows.shape)
-        return batches.put_together(values, final.spec)
+        return batches.put_together(values, final.structure)
 
     def _follow_plan(self, sources: Tensor, weights: Tensor, plan: Plan) -> tuple[Tensor, Tensor]:
         """Do to the pixels' sources what a plan did to the pixels; Mixup adds a layer for each."""
@@ -184,7 +184,7 @@ class Chain(MixTransform):
         for place in plain:
             values[place] = values[place].as_subclass(Tensor)
         plain_masks = sources.as_subclass(Tensor), weights.as_subclass(Tensor)
-        return batches.put_together(values, read.spec), *plain_masks
+        return batches.put_together(values, read.structure), *plain_masks
 
 
 def count_shares(sources: Tensor, weights: Tensor) -> Tensor:

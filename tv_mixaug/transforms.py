@@ -174,7 +174,7 @@ class MixTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no ty
         # Images come last: nothing is written to if another leaf cannot be mixed.
         for place in sorted(range(len(values)), key=lambda p: read.leaves[p].role == batches.IMAGE):
             values[place] = self.transform(read.leaves[place], params)
-        return batches.put_together(values, read.spec), plan
+        return batches.put_together(values, read.structure), plan
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         """Draw the parameters for a flat batch: plan, cut size, inplace."""
