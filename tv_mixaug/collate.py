@@ -95,7 +95,8 @@ class CollateFn:
     an iterable data set, which deals its samples to the workers by itself; the same mixes outside a
     loader's own loop where calls are repeated in another order. An epoch is what
     :meth:`set_epoch` says: without it every epoch has the same mixes, as with
-    ``DistributedSampler``.
+    ``DistributedSampler``. Make the function in each training process: processes that were forked
+    after it was made share its ``p`` and epoch.
     """
 
     def __init__(
