@@ -304,8 +304,9 @@ def _blend_together(source: Tensor, plan: Plan, out: Tensor) -> None:
     wide = torch.float64 if source.dtype == torch.float64 else torch.float32
     weight = (1 - plan.lam.to(wide)).to(source.device, non_blocking=True)
     pieces = roll_pieces(plan.partner)
-    blend = _uint8_lerp(plan) if source.is_cpu and source.dtype == torch.uint8 else _lerp_wide
-    if out is not source and pieces and blend is _lerp_wide:
+    as_bytes = source.is_cpu and source.dtype == torch.uint8 and _one_lam(plan)
+    blend = _uint8_lerp(plan) if as_bytes else _lerp_wide
+    if out is not source and pieces and not as_bytes:
         for rows, partners in pieces:
             column = weight[rows].view(-1, *[1] * (source.ndim - 1))
             _lerp_wide(source[rows], source[partners], column, out[rows])
