@@ -66,8 +66,8 @@ class Rows:
 
 def mixup_batch(source: Tensor | Rows, plan: Plan, *, inplace: bool = False) -> Tensor:
     """Blend a batch by a Mixup plan; see :func:`tv_mixaug.functional.mixup`."""
-    small = _is_small(source)
-    together = not source.is_cpu or (small and (source.dtype != torch.uint8 or _one_lam(plan)))
+    small, bytes_on_cpu = _is_small(source), source.is_cpu and source.dtype == torch.uint8
+    together = not source.is_cpu or (small and (not bytes_on_cpu or _one_lam(plan)))
     if isinstance(source, Rows):
         if not small:
             out = source.empty()
@@ -76,7 +76,7 @@ def mixup_batch(source: Tensor | Rows, plan: Plan, *, inplace: bool = False) -> 
         source, inplace = source.stack(), True
     out = source if inplace else torch.empty_like(source)
     if together:
-        _blend_together(source, plan, out)
+        _blend_together(source, plan, out, _uint8_lerp(plan) if bytes_on_cpu else _lerp_wide)
     else:
         blend_rows(source, plan.partner.tolist(), plan.lam.tolist(), out)
     return out
@@ -87,9 +87,8 @@ def cutmix_batch(
 ) -> Tensor:
     """Paste the boxes of a CutMix plan; see :func:`tv_mixaug.functional.cutmix`."""
     out = _own_pixels(source, inplace)
-    pieces, box = roll_pieces(plan.partner), _shared_box(plan)
-    if pieces and box and (_is_small(out) or not out.is_cpu):
-        shared = (slice(None), *_regions([box], axes, out.ndim)[0])
+    pieces, shared = roll_pieces(plan.partner), _shared_region(plan, axes, out.ndim)
+    if pieces and shared and (_is_small(out) or not out.is_cpu):
         region = out[shared]
         patch = region.clone()
         for rows, partners in pieces:
@@ -125,10 +124,9 @@ def fill_boxes(
 ) -> None:
     """Fill the boxes in place."""
     noise = isinstance(fill, str)
-    box = _shared_box(plan)
-    if box and not noise:
+    shared = _shared_region(plan, axes, out.ndim)
+    if shared and not noise:
         filling = fill_tensor(fill, out, channel_axis).to(out.device, non_blocking=True)
-        shared = (slice(None), *_regions([box], axes, out.ndim)[0])
         out[shared] = filling
         return
     value: Any = None if noise else fill_tensor(fill, out, channel_axis)
@@ -275,16 +273,16 @@ def _own_pixels(source: Tensor | Rows, inplace: bool) -> Tensor:
     return source if inplace else source.clone()
 
 
-def _shared_box(plan: Plan) -> list[int] | None:
-    """Return the box if all samples have one and the same, else None."""
+def _shared_region(plan: Plan, axes: Sequence[int], ndim: int) -> tuple[Any, ...] | None:
+    """Return the index of the box in the batch if all samples have one and the same, else None."""
     boxes = plan.boxes
     if boxes.ndim != 2 or len(boxes) == 0 or not torch.equal(boxes, boxes[:1].expand_as(boxes)):
         return None
-    return list(map(int, boxes[0].tolist()))
+    return (slice(None), *_regions(boxes[:1].tolist(), axes, ndim)[0])
 
 
 def _one_lam(plan: Plan) -> bool:
-    return torch.equal(plan.lam, plan.lam[:1].expand_as(plan.lam))
+    return len(plan.lam) > 0 and torch.equal(plan.lam, plan.lam[:1].expand_as(plan.lam))
 
 
 def _regions(boxes: Sequence[Sequence[int]], axes: Sequence[int], ndim: int) -> list[Any]:
@@ -299,17 +297,29 @@ def _regions(boxes: Sequence[Sequence[int]], axes: Sequence[int], ndim: int) -> 
     return found
 
 
-def _blend_together(source: Tensor, plan: Plan, out: Tensor) -> None:
+def _lerp_wide(own: Tensor, partner: Tensor, weight: Tensor, out: Tensor) -> None:
+    """Interpolate with a weight for each row, in float32 or wider, rounding integers."""
+    if own.dtype == weight.dtype:
+        torch.lerp(own, partner, weight, out=out)
+        return
+    mixed = own.to(weight.dtype).lerp_(partner.to(weight.dtype), weight)
+    out.copy_(mixed if out.dtype.is_floating_point else mixed.round_())
+
+
+def _blend_together(
+    source: Tensor,
+    plan: Plan,
+    out: Tensor,
+    lerp: Callable[[Tensor, Tensor, Tensor, Tensor], None] = _lerp_wide,
+) -> None:
     """Blend all samples at once; in place, block by block of columns."""
     wide = torch.float64 if source.dtype == torch.float64 else torch.float32
     weight = (1 - plan.lam.to(wide)).to(source.device, non_blocking=True)
     pieces = roll_pieces(plan.partner)
-    as_bytes = source.is_cpu and source.dtype == torch.uint8 and _one_lam(plan)
-    blend = _uint8_lerp(plan) if as_bytes else _lerp_wide
-    if out is not source and pieces and not as_bytes:
+    if out is not source and pieces and lerp is _lerp_wide:
         for rows, partners in pieces:
             column = weight[rows].view(-1, *[1] * (source.ndim - 1))
-            _lerp_wide(source[rows], source[partners], column, out[rows])
+            lerp(source[rows], source[partners], column, out[rows])
         return
     partner = plan.partner.to(source.device, non_blocking=True)
     flat = source.reshape(len(source), -1)
@@ -320,18 +330,9 @@ def _blend_together(source: Tensor, plan: Plan, out: Tensor) -> None:
         block = flat[:, start : start + step]
         # On the CPU index_select copies whole rows, and indexing goes pixel by pixel.
         other = block.index_select(0, partner) if block.is_cpu else block[partner]
-        blend(block, other, weight[:, None], result[:, start : start + step])
+        lerp(block, other, weight[:, None], result[:, start : start + step])
     if result.data_ptr() != out.data_ptr():
         out.copy_(result.view(out.shape))
-
-
-def _lerp_wide(own: Tensor, partner: Tensor, weight: Tensor, out: Tensor) -> None:
-    """Interpolate with a weight for each row, in float32 or wider, rounding integers."""
-    if own.dtype == weight.dtype:
-        torch.lerp(own, partner, weight, out=out)
-        return
-    mixed = own.to(weight.dtype).lerp_(partner.to(weight.dtype), weight)
-    out.copy_(mixed if out.dtype.is_floating_point else mixed.round_())
 
 
 def _uint8_lerp(plan: Plan) -> Callable[[Tensor, Tensor, Tensor, Tensor], None]:
