@@ -1,15 +1,17 @@
 """Plans: what is mixed with what, how much and where, drawn once and kept as plain tensors.
 
 This is the only module that uses randomness. Everything drawn here comes from torch's global
-random generator, as in :mod:`torchvision.transforms.v2`.
+random generator, as in :mod:`torchvision.transforms.v2`. What follows from the draws is computed
+on arrays: for so few numbers NumPy takes a third of torch's time.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -68,7 +70,7 @@ def identity_plan(batch_size: int, dims: int = 2, holes: int = 1) -> Plan:
 
 def draw_applied(batch_size: int, p: float, per_sample: bool) -> Tensor:
     """Draw which samples are transformed: (B,) bool, one coin for all unless ``per_sample``."""
-    coins = torch.rand(batch_size if per_sample else 1)
+    coins = torch.rand(batch_size if per_sample else 1, device="cpu")
     return (coins < p).expand(batch_size)
 
 
@@ -78,9 +80,9 @@ def draw_lam(alpha: float, count: int) -> Tensor:
     A small alpha makes both gamma variates of the usual ratio underflow to 0; their logarithms do
     not: log Gamma(a) = log Gamma(a + 1) + log(U) / a.
     """
-    shape = torch.full((2, count), float(alpha), dtype=torch.float64)
-    uniform = torch.rand(2, count, dtype=torch.float64)
-    log_gamma = torch._standard_gamma(shape + 1).log() + torch.log1p(-uniform) / alpha
+    shape = torch.full((2, count), float(alpha) + 1, dtype=torch.float64, device="cpu")
+    uniform = torch.rand(2, count, dtype=torch.float64, device="cpu")
+    log_gamma = torch._standard_gamma(shape).log() + torch.log1p(-uniform) / alpha
     return torch.sigmoid(log_gamma[0] - log_gamma[1])
 
 
@@ -95,11 +97,11 @@ def draw_boxes(sides: Tensor, size: Sequence[int]) -> Tensor:
         (..., 2 d) int64, the lower corner and then the upper one, x first, half-open, clipped. The
         centre is uniform over the image, whatever the parity of the side.
     """
-    limit = torch.tensor(size, dtype=torch.int64)
-    centre = torch.rand(sides.shape, dtype=torch.float64) * limit
-    start = torch.floor(centre - sides / 2 + 0.5).to(torch.int64)
-    corners = [start.clamp(min=0), (start + sides).minimum(limit)]
-    return torch.cat([corner.maximum(torch.zeros_like(limit)).flip(-1) for corner in corners], -1)
+    centre = torch.rand(sides.shape, dtype=torch.float64, device="cpu").numpy() * size
+    start = np.floor(centre - sides.numpy() / 2 + 0.5).astype(np.int64)
+    stop = np.minimum(start + sides.numpy(), size)
+    corners = [corner[..., ::-1] for corner in (start, stop)]
+    return torch.from_numpy(np.maximum(np.concatenate(corners, -1), 0))
 
 
 def draw_partner(batch_size: int, pairing: Pairing, labels: Tensor | None) -> Tensor:
@@ -110,10 +112,10 @@ def draw_partner(batch_size: int, pairing: Pairing, labels: Tensor | None) -> Te
         ValueError: If what it returns is not (B,) or holds an index outside [0, B).
     """
     if pairing == "shuffle":
-        return torch.randperm(batch_size)
+        return torch.randperm(batch_size, device="cpu")
     if pairing == "roll":
-        shift = int(torch.randint(1, batch_size, ())) if batch_size > 1 else 0
-        return (torch.arange(batch_size) - shift) % max(batch_size, 1)
+        shift = int(torch.randint(1, batch_size, (), device="cpu")) if batch_size > 1 else 0
+        return torch.from_numpy(np.roll(np.arange(batch_size, dtype=np.int64), shift))
     if labels is None:
         raise ValueError("pairing is a function of the labels, but the batch has none.")
     partner = pairing(labels)  # type: ignore[operator]
@@ -142,13 +144,8 @@ def draw_mixup(
     batch_size: int, applied: Tensor, alpha: float, per_sample: bool, partner: Tensor
 ) -> Plan:
     """Draw a Mixup plan: lam from Beta(alpha, alpha), one for the batch or one for each sample."""
-    lam = draw_lam(alpha, batch_size if per_sample else 1).expand(batch_size)
-    own = torch.arange(batch_size)
-    return identity_plan(batch_size)._replace(
-        op=applied.to(torch.uint8) * MIXUP,
-        partner=torch.where(applied, partner, own),
-        lam=torch.where(applied, lam, 1.0).float(),
-    )
+    lam = draw_lam(alpha, batch_size if per_sample else 1)
+    return _applied_plan(MIXUP, applied, np.zeros((1, 4), np.int64), partner, lam)
 
 
 def draw_cutmix(
@@ -166,16 +163,10 @@ def draw_cutmix(
     off, where it is the drawn lam.
     """
     drawn = draw_lam(alpha, batch_size if per_sample else 1)
-    sides = torch.tensor(size, dtype=torch.float64) * (1 - drawn[:, None]) ** (1 / len(size))
-    boxes = draw_boxes(sides.round().to(torch.int64), size)
+    sides = np.rint((1 - drawn.numpy()[:, None]) ** (1 / len(size)) * size).astype(np.int64)
+    boxes = draw_boxes(torch.from_numpy(sides), size)
     lam = 1 - box_volumes(boxes) / math.prod(size) if correct_lam else drawn
-    own = torch.arange(batch_size)
-    return identity_plan(batch_size)._replace(
-        op=applied.to(torch.uint8) * CUTMIX,
-        partner=torch.where(applied, partner, own),
-        lam=torch.where(applied, lam.expand(batch_size), 1.0).float(),
-        boxes=torch.where(applied[:, None], boxes.expand(batch_size, -1), 0),
-    )
+    return _applied_plan(CUTMIX, applied, boxes.numpy(), partner, lam)
 
 
 def draw_cutout(
@@ -189,15 +180,29 @@ def draw_cutout(
 ) -> Plan:
     """Draw a Cutout plan: ``holes`` boxes of the given sides, and seeds where noise will fill."""
     rows = batch_size if per_sample else 1
-    wanted = torch.tensor(sides, dtype=torch.int64).expand(rows, holes, len(size))
-    boxes = draw_boxes(wanted, size).expand(batch_size, -1, -1)
-    boxes = torch.where(applied[:, None, None], boxes, 0)
-    plan = identity_plan(batch_size)._replace(
-        op=applied.to(torch.uint8) * CUTOUT, boxes=boxes[:, 0] if holes == 1 else boxes
-    )
+    wanted = torch.tensor(sides, dtype=torch.int64, device="cpu").expand(rows, holes, len(size))
+    boxes = draw_boxes(wanted, size).numpy()
+    plan = _applied_plan(CUTOUT, applied, boxes[:, 0] if holes == 1 else boxes)
     if noise:
-        plan = plan._replace(noise=torch.randint(2**62, (batch_size,)))
+        plan = plan._replace(noise=torch.randint(2**62, (batch_size,), device="cpu"))
     return plan
+
+
+def _applied_plan(
+    op: int, applied: Tensor, boxes: Any, partner: Tensor | None = None, lam: Tensor | None = None
+) -> Plan:
+    """Return the plan that does what was drawn to the samples chosen; one draw may serve all."""
+    on = applied.numpy()
+    own = np.arange(len(on), dtype=np.int64)
+    weight = np.ones(len(on)) if lam is None else np.where(on, lam.numpy(), 1.0)
+    found = np.where(on.reshape(-1, *[1] * (boxes.ndim - 1)), boxes, 0)
+    return Plan(
+        op=torch.from_numpy(on * np.uint8(op)),
+        partner=torch.from_numpy(own if partner is None else np.where(on, partner.numpy(), own)),
+        lam=torch.from_numpy(weight.astype(np.float32)),
+        boxes=torch.from_numpy(found),
+        noise=torch.from_numpy(np.zeros(len(on), np.int64)),
+    )
 
 
 def draw_noise(shape: Sequence[int], seed: int, dtype: torch.dtype, device: torch.device) -> Tensor:
