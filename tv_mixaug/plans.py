@@ -115,7 +115,7 @@ def draw_partner(batch_size: int, pairing: Pairing, labels: Tensor | None) -> Te
         return torch.randperm(batch_size, device="cpu")
     if pairing == "roll":
         shift = int(torch.randint(1, batch_size, (), device="cpu")) if batch_size > 1 else 0
-        return torch.from_numpy(np.roll(np.arange(batch_size, dtype=np.int64), shift))
+        return torch.from_numpy((np.arange(batch_size, dtype=np.int64) - shift) % batch_size)
     if labels is None:
         raise ValueError("pairing is a function of the labels, but the batch has none.")
     partner = pairing(labels)  # type: ignore[operator]

@@ -7,7 +7,8 @@ and a cut touches nothing but its box. The plan lies on the host, the pixels any
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -20,6 +21,8 @@ from tv_mixaug.plans import Plan, draw_noise
 SMALL_SAMPLE = 1 << 16
 # Small samples are blended in blocks of columns of about this many bytes, to stay in the cache.
 BLOCK = 1 << 19
+# More launches than this take longer on a GPU than a copy of the batch.
+MOST_LAUNCHES = 16
 
 
 class Rows:
@@ -90,9 +93,8 @@ def cutmix_batch(
     pieces, shared = roll_pieces(plan.partner), _shared_region(plan, axes, out.ndim)
     if pieces and shared and (_is_small(out) or not out.is_cpu):
         region = out[shared]
-        patch = region.clone()
-        for rows, partners in pieces:
-            region[rows] = patch[partners]
+        for rows, partners in roll_in_place(region, pieces):
+            region[rows] = partners
     elif out.is_cpu:
         _paste_rows(out, plan, axes)
     else:
@@ -242,6 +244,35 @@ def roll_pieces(partner: Tensor) -> list[tuple[slice, slice]] | None:
     return [piece for piece in pieces if piece[0].start < piece[0].stop]
 
 
+def roll_in_place(
+    batch: Tensor, pieces: list[tuple[slice, slice]]
+) -> Iterator[tuple[slice, Tensor]]:
+    """Yield rows and the pixels of their partners, in an order in which rows can be overwritten.
+
+    Only the rows that would be lost are saved: as many as the shift, to whichever side is nearer.
+    """
+    shift, count = pieces[0][0].start, pieces[0][0].stop
+    step = min(shift, count - shift)
+    if step == 0:
+        yield pieces[0][0], batch
+    elif not batch.is_cpu and count > MOST_LAUNCHES * step:
+        saved = batch.clone()
+        for rows, partners in pieces:
+            yield rows, saved[partners]
+    elif step == shift:
+        saved = batch[-step:].clone()
+        for stop in range(count, step, -step):
+            start = max(step, stop - step)
+            yield slice(start, stop), batch[start - step : stop - step]
+        yield slice(0, step), saved
+    else:
+        saved = batch[:step].clone()
+        for start in range(0, shift, step):
+            stop = min(start + step, shift)
+            yield slice(start, stop), batch[start + step : stop + step]
+        yield slice(shift, count), saved
+
+
 def cut_axes(ndim: int, boxes: Tensor, axes: Sequence[int] | None) -> tuple[int, ...]:
     """Return the axes that boxes cut, slowest first: as given, or the last ones."""
     dims = boxes.shape[-1] // 2
@@ -288,13 +319,11 @@ def _one_lam(plan: Plan) -> bool:
 def _regions(boxes: Sequence[Sequence[int]], axes: Sequence[int], ndim: int) -> list[Any]:
     """Return the index of each box in a sample of a batch of ``ndim`` axes."""
     dims = len(axes)
-    found = []
-    for box in boxes:
-        index = [slice(None)] * (ndim - 1)
-        for place, axis in enumerate(axes, 1):
-            index[axis - 1] = slice(box[dims - place], box[-place])
-        found.append(tuple(index))
-    return found
+    columns = list(zip(*boxes, strict=True))
+    index: list[Any] = [itertools.repeat(slice(None))] * (ndim - 1)
+    for place, axis in enumerate(axes, 1):
+        index[axis - 1] = map(slice, columns[dims - place], columns[-place])
+    return list(zip(*index, strict=False)) if boxes else []
 
 
 def _lerp_wide(own: Tensor, partner: Tensor, weight: Tensor, out: Tensor) -> None:
@@ -312,14 +341,19 @@ def _blend_together(
     out: Tensor,
     lerp: Callable[[Tensor, Tensor, Tensor, Tensor], None] = _lerp_wide,
 ) -> None:
-    """Blend all samples at once; in place, block by block of columns."""
+    """Blend all samples at once: a roll in large pieces, else block by block of columns."""
     wide = torch.float64 if source.dtype == torch.float64 else torch.float32
     weight = (1 - plan.lam.to(wide)).to(source.device, non_blocking=True)
     pieces = roll_pieces(plan.partner)
-    if out is not source and pieces and lerp is _lerp_wide:
-        for rows, partners in pieces:
-            column = weight[rows].view(-1, *[1] * (source.ndim - 1))
-            lerp(source[rows], source[partners], column, out[rows])
+    if pieces and (lerp is _lerp_wide or (source.is_contiguous() and out.is_contiguous())):
+        steps = (
+            roll_in_place(out, pieces)
+            if out is source
+            else [(rows, source[partners]) for rows, partners in pieces]
+        )
+        column = weight.view(-1, *[1] * (source.ndim - 1))
+        for rows, other in steps:
+            lerp(source[rows], other, column[rows], out[rows])
         return
     partner = plan.partner.to(source.device, non_blocking=True)
     flat = source.reshape(len(source), -1)
@@ -336,11 +370,12 @@ def _blend_together(
 
 
 def _uint8_lerp(plan: Plan) -> Callable[[Tensor, Tensor, Tensor, Tensor], None]:
-    """Return what blends 2-D blocks of uint8 rows that have one lam."""
+    """Return what blends uint8 rows that have one lam; all axes but the first are contiguous."""
     blend, lam = _uint8_blend(), float(plan.lam[0])
 
     def lerp(own: Tensor, partner: Tensor, weight: Tensor, out: Tensor) -> None:
-        blend(own.numpy(), partner.numpy(), lam, out.numpy())
+        planes = [tensor.flatten(1).numpy() for tensor in (own, partner, out)]
+        blend(planes[0], planes[1], lam, planes[2])
 
     return lerp
 

@@ -9,7 +9,8 @@ or to ``--out``. Needs the extra ``bench``.
 
 How it is measured: in rounds. In each round every contender runs once, in an order that moves on
 from round to round, so that whatever else the machine does hits all of them alike. Times are
-medians over the rounds; ratios are medians of the ratios within a round.
+medians over the rounds; ratios are medians of the ratios within a round. Where one thread does the
+work, its processor time is taken, which other programs do not lengthen; elsewhere the clock's.
 
 * ``collate``: samples to a finished batch, as in a worker of a DataLoader: the batch has to end in
   shared memory, with one thread; and in the main process, with one and two threads. What each
@@ -148,18 +149,24 @@ def random_batch(shape: tuple[int, ...], dtype: torch.dtype, device: str = "cpu"
 # --- Measuring ----------------------------------------------------------------------------------
 
 
-def measure(case: str, contenders: list[Contender], rounds: int, least: float = 0.02) -> list[Row]:
+def measure(
+    case: str,
+    contenders: list[Contender],
+    rounds: int,
+    least: float = 0.02,
+    clock: Callable[[], float] = time.thread_time,
+) -> list[Row]:
     """Run the contenders in rounds; a short one is repeated within its turn for ``least`` s."""
     repeats = []
     for contender in contenders:
-        seconds_of(contender.run, 1)  # what is imported or compiled on first use
-        repeats.append(max(1, round(least / seconds_of(contender.run, 1))))
+        seconds_of(contender.run, 1, clock)  # what is imported or compiled on first use
+        repeats.append(max(1, round(least / seconds_of(contender.run, 1, clock))))
     times: list[list[float]] = [[] for _ in contenders]
     order = list(range(len(contenders)))
     for number in tqdm(range(rounds), desc=case, leave=False):
         start = number * 5 % len(order)
         for place in order[start:] + order[:start]:
-            times[place].append(seconds_of(contenders[place].run, repeats[place]))
+            times[place].append(seconds_of(contenders[place].run, repeats[place], clock))
     plain = times[0]
     first_of_ours = {
         c.work: times[place]
@@ -180,12 +187,12 @@ def measure(case: str, contenders: list[Contender], rounds: int, least: float = 
     ]
 
 
-def seconds_of(run: Callable[[], Any], repeats: int) -> float:
+def seconds_of(run: Callable[[], Any], repeats: int, clock: Callable[[], float]) -> float:
     """Time one run; a contender that measures a stretch of its own returns it as a float."""
-    start = time.perf_counter()
+    start = clock()
     for _ in range(repeats):
         told = run()
-    seconds = (time.perf_counter() - start) / repeats
+    seconds = (clock() - start) / repeats
     return told if isinstance(told, float) else seconds
 
 
@@ -193,11 +200,13 @@ def ratio(times: list[float], others: list[float]) -> float:
     return statistics.median(a / b for a, b in zip(times, others, strict=True))
 
 
-def set_threads(count: int) -> None:
+def set_threads(count: int) -> Callable[[], float]:
+    """Let torch and OpenCV have so many threads; return the clock to be used."""
     import cv2
 
     torch.set_num_threads(count)
     cv2.setNumThreads(count)
+    return time.thread_time if count == 1 else time.perf_counter
 
 
 def share(batch: Any) -> None:
@@ -221,7 +230,7 @@ def collate(options: argparse.Namespace) -> list[Row]:
         tensors = [(own.clone(), row % CLASSES) for row, own in enumerate(pixels)]
         arrays = [(own.numpy(), label) for own, label in tensors]
         for place, in_worker, threads in places:
-            set_threads(threads)
+            clock = set_threads(threads)
             contenders = [
                 Contender(
                     work,
@@ -232,7 +241,7 @@ def collate(options: argparse.Namespace) -> list[Row]:
                 for work, library, how, function, numpy in collate_functions(DTYPES[dtype_name])
             ]
             case = f"{shape_name} {dtype_name}, {place}"
-            rows += measure(case, contenders, options.rounds)
+            rows += measure(case, contenders, options.rounds, clock=clock)
     return rows
 
 
@@ -254,12 +263,9 @@ def collate_run(function: Any, samples: Any, in_worker: bool) -> Callable[[], No
 class InMemory(Dataset):
     """Images that need no decoding, so that nothing but collating takes time."""
 
-    def __init__(self, pixels: torch.Tensor, length: int, as_arrays: bool) -> None:
+    def __init__(self, pixels: torch.Tensor, batches: int, as_arrays: bool) -> None:
         self.pixels = [own.clone().numpy() if as_arrays else own.clone() for own in pixels]
-        self.length = length
-
-    def __len__(self) -> int:
-        return self.length
+        self.batches = batches
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
         return self.pixels[index % len(self.pixels)], index % CLASSES
@@ -270,32 +276,35 @@ def loader(options: argparse.Namespace) -> list[Row]:
     set_threads(1)
     for (shape_name, shape), dtype_name in itertools.product(options.shapes, options.dtypes):
         dtype = DTYPES[dtype_name]
-        # The first batches start the workers and fill the pages of recycled memory.
-        skipped = 24
+        # The first batches start the workers; more of them fill the pages of recycled memory.
+        skipped, skipped_by_ring = 8, 24
         batches = options.batches if shape[-1] > 100 else 4 * options.batches
         sets = {
-            numpy: InMemory(random_batch(shape, dtype), shape[0] * (skipped + batches), numpy)
-            for numpy in (False, True)
+            numpy: InMemory(random_batch(shape, dtype), batches, numpy) for numpy in (False, True)
         }
         contenders = []
         for work, library, how, function, numpy in collate_functions(dtype):
             if "elem" in how:
                 continue  # slow enough in batch mode
-            run = loader_run(sets[numpy], shape[0], function, skipped)
+            run = loader_run(sets[numpy], function, skipped)
             contenders.append(Contender(work, library, how, run))
             if library == OURS and how == 'mode="batch"':
                 again = make_collate_fn(ours(work, mode="batch"), reuse_memory=True)
-                run = loader_run(sets[numpy], shape[0], again, skipped)
+                run = loader_run(sets[numpy], again, skipped_by_ring)
                 contenders.append(Contender(work, library, "reuse_memory=True", run))
         case = f"{shape_name} {dtype_name}, two workers"
         rows += measure(case, contenders, max(2, options.rounds // 3), least=0.0)
     return rows
 
 
-def loader_run(data: InMemory, batch_size: int, function: Any, skipped: int) -> Callable[[], float]:
+def loader_run(data: InMemory, function: Any, skipped: int) -> Callable[[], float]:
+    size = len(data.pixels)
+    order = range(size * (skipped + data.batches))
+
     def run() -> float:
         """Return the seconds a batch takes once they flow."""
-        batches = iter(DataLoader(data, batch_size, num_workers=2, collate_fn=function))
+        loader = DataLoader(data, size, sampler=order, num_workers=2, collate_fn=function)
+        batches = iter(loader)
         for _ in range(skipped):
             next(batches)
         start = time.perf_counter()
@@ -311,8 +320,8 @@ def batch(options: argparse.Namespace) -> list[Row]:
         images = random_batch(shape, DTYPES[dtype_name])
         labels = torch.arange(len(images)) % CLASSES
         for threads in options.threads:
-            set_threads(threads)
-            contenders = [Contender("plain", PLAIN, "clone()", images.clone)]
+            clock = set_threads(threads)
+            contenders = [Contender("plain", PLAIN, "clone()", bind(images.clone))]
             for work, mode in itertools.product(("Mixup", "CutMix", "Cutout"), ("batch", "sample")):
                 run = bind(ours(work, mode=mode), images, labels)
                 contenders.append(Contender(work, OURS, f'mode="{mode}"', run))
@@ -323,7 +332,7 @@ def batch(options: argparse.Namespace) -> list[Row]:
                 name = f"{how}, in place" if library == "timm" else how
                 contenders.append(Contender(work, library, name, bind(transform, images, labels)))
             case = f"{shape_name} {dtype_name}, {threads} thread{'s' * (threads > 1)}"
-            rows += measure(case, contenders, options.rounds)
+            rows += measure(case, contenders, options.rounds, clock=clock)
     return rows
 
 
@@ -381,10 +390,10 @@ def loss_run(criterion: nn.Module, logits: torch.Tensor, target: Any) -> Callabl
 def imports(options: argparse.Namespace) -> list[Row]:
     """Start Python anew and time the imports."""
 
-    def run(statement: str) -> Callable[[], float]:
+    def run(before: str, statement: str) -> Callable[[], float]:
         code = (
-            "import sys, time, torchvision.transforms.v2; start = time.perf_counter();"
-            f"{statement}; print(time.perf_counter() - start, 'cv2' in sys.modules)"
+            f"import sys, time; {before}; start = time.perf_counter(); {statement};"
+            "print(time.perf_counter() - start, 'cv2' in sys.modules)"
         )
 
         def once() -> float:
@@ -395,11 +404,12 @@ def imports(options: argparse.Namespace) -> list[Row]:
 
         return once
 
+    theirs = "import torchvision.transforms.v2"
     contenders = [
-        Contender("plain", PLAIN, "import importlib.metadata", run("import importlib.metadata")),
-        Contender("import", OURS, "import tv_mixaug", run("import tv_mixaug")),
+        Contender("plain", PLAIN, theirs, run("pass", theirs)),
+        Contender("import", OURS, "tv_mixaug after it", run(theirs, "import tv_mixaug")),
     ]
-    return measure("after torchvision.transforms.v2", contenders, options.rounds, least=0.0)
+    return measure("in a new process", contenders, options.rounds, least=0.0)
 
 
 def gpu(options: argparse.Namespace) -> list[Row]:
@@ -435,6 +445,7 @@ def gpu_case(shape_name: str, shape: tuple[int, ...], dtype: torch.dtype, rounds
     found: list[tuple[str, str, str, int, Callable[[], Any]]] = [
         ("plain", PLAIN, "copy", 2 * size, lambda: target.copy_(images)),
     ]
+    torch.compiler.reset()  # for each case anew: many shapes and dtypes would reach its limit
     mixup = torch.compile(functional.mixup, fullgraph=True)
     cutmix = torch.compile(functional.cutmix, fullgraph=True)
     cutout = torch.compile(functional.cutout, fullgraph=True)
@@ -613,7 +624,9 @@ def main(arguments: list[str] | None = None) -> None:
     options.shapes = [(name, SHAPES[name]) for name in options.shapes]
     if options.tiny:
         options.shapes = [("8x3x16x16", (8, 3, 16, 16))]
-    options.command = "python docs/benchmarks/run.py " + shlex.join(arguments or sys.argv[1:])
+    options.command = "python docs/benchmarks/run.py " + shlex.join(
+        sys.argv[1:] if arguments is None else arguments
+    )
     for name in names:
         write(name, TASKS[name](options), options)
 
