@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from torchvision import tv_tensors
 
-from tv_mixaug import CutMix, Cutout, Mixup, plans
+from tv_mixaug import CutMix, Cutout, Mixup, make_collate_fn, plans
 
 LEVEL = 1e-4
 ALL = (Mixup, CutMix, Cutout)
@@ -347,3 +347,24 @@ def test_noise_fills_are_right_for_the_dtype():
         else:
             assert hole.double().min() < -1
             assert hole.double().max() > 1
+
+
+@pytest.fixture
+def another_default_device():
+    """Make new tensors on a device without memory, as ``set_default_device("cuda")`` would."""
+    with torch.device("meta"):
+        yield
+
+
+@pytest.mark.parametrize("kind", ALL)
+@pytest.mark.parametrize("mode", ["batch", "sample"])
+def test_the_default_device_does_not_move_a_batch(kind, mode, another_default_device):
+    """Plans and results lie where they belong, whatever device torch makes new tensors on."""
+    images = torch.ones(4, 3, 8, 8, device="cpu")
+    labels = torch.arange(4, device="cpu") % 3
+    transform = kind(num_classes=3, mode=mode)
+    (mixed, soft), plan = transform.mix((images, labels))
+    assert {tensor.device.type for tensor in (mixed, soft, *plan)} == {"cpu"}
+    samples = [(image, label) for image, label in zip(images, labels, strict=True)]
+    mixed, soft, plan = make_collate_fn(transform, seed=1, record=True)(samples)
+    assert {tensor.device.type for tensor in (mixed, soft, *plan)} == {"cpu"}

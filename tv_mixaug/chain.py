@@ -126,9 +126,9 @@ class Chain(MixTransform):
     def _follow(self, batch: Any, read: Batch) -> Any:
         """Apply the transforms, follow the pixels, and set the labels at the end."""
         # Number 0 is nobody: that is what geometric transforms fill masks with.
-        numbers = torch.arange(1, read.length + 1).view(-1, 1, 1, 1)
+        numbers = torch.arange(1, read.length + 1, device="cpu").view(-1, 1, 1, 1)
         sources = numbers.repeat(1, 1, *read.size)
-        weights = torch.ones(sources.shape)
+        weights = torch.ones(sources.shape, device="cpu")
         for transform in self.transforms:
             if isinstance(transform, MixTransform):
                 batch, plan = transform.mix(batch)

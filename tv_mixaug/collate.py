@@ -184,7 +184,7 @@ class CollateFn:
         """
         if p is None:
             raise TypeError("p must be a number or a list of numbers, got None.")
-        self._p.copy_(torch.tensor(self._check_p(p), dtype=torch.float64))
+        self._p.copy_(torch.tensor(self._check_p(p), dtype=torch.float64, device="cpu"))
 
     @property
     def epoch(self) -> int:
@@ -268,8 +268,8 @@ class CollateFn:
         if not self._is_list:
             if isinstance(first, MixTransform):
                 return first, values[0]
-            return (first, 1.0) if float(torch.rand(())) < values[0] else (None, 0.0)
-        point = float(torch.rand((), dtype=torch.float64))
+            return (first, 1.0) if float(torch.rand((), device="cpu")) < values[0] else (None, 0.0)
+        point = float(torch.rand((), dtype=torch.float64, device="cpu"))
         for transform, share in zip(self.transforms, values, strict=True):
             if point < share:
                 return transform, getattr(transform, "p", 1.0)
@@ -382,7 +382,7 @@ def _collate(samples: Any, stack: Callable[[list[Tensor]], Any]) -> Any:
             f"samples must be of one structure, got {type(first).__name__} and other things."
         )
     if isinstance(first, np.ndarray):
-        return stack([torch.as_tensor(sample) for sample in samples])
+        return stack([torch.as_tensor(sample, device="cpu") for sample in samples])
     return torch.utils.data.default_collate(samples)
 
 
@@ -404,7 +404,7 @@ def _seeded(*key: int) -> Iterator[None]:
 
 
 def _shared(value: Any, dtype: torch.dtype) -> Tensor:
-    return torch.as_tensor(value, dtype=dtype).share_memory_()  # type: ignore[no-untyped-call,no-any-return]
+    return torch.as_tensor(value, dtype=dtype, device="cpu").share_memory_()  # type: ignore[no-untyped-call,no-any-return]
 
 
 def _hash(key: tuple[int, ...]) -> int:

@@ -117,9 +117,11 @@ def encode_labels(labels: Tensor, kind: NumClasses, form: LabelFormat) -> Tensor
     if labels.ndim == 1:
         count = int(kind)  # type: ignore[arg-type]
         index = labels.to(torch.int64)[:, None]
-        known = ((index >= 0) & (index < count)).float()
         rows = torch.zeros(len(labels), count, device=labels.device)
-        if count:
+        if labels.is_cpu and form.ignore_index is None:
+            rows.scatter_(1, index, 1.0)  # all are in range, that was checked
+        elif count:
+            known = ((index >= 0) & (index < count)).float()
             rows.scatter_(1, index.clamp(0, count - 1), known)
     else:
         rows = labels.to(torch.float32, copy=True)
@@ -242,6 +244,8 @@ class MixCriterion(nn.Module):
 
 
 def _check_range(labels: Tensor, count: int, ignore_index: int | None, where: str) -> None:
+    if len(labels) == 0 or (int(labels.min()) >= 0 and int(labels.max()) < count):
+        return
     wrong = (labels < 0) | (labels >= count)
     if ignore_index is not None:
         wrong &= labels != ignore_index

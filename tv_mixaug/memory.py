@@ -35,7 +35,7 @@ _forks = 0
 def allocate(size: torch.Size, dtype: torch.dtype) -> Tensor:
     """Return an uninitialised tensor, in shared memory in a worker, as ``default_collate`` does."""
     if get_worker_info() is None:
-        return torch.empty(size, dtype=dtype)
+        return torch.empty(size, dtype=dtype, device="cpu")
     return _shared_bytes(size.numel() * dtype.itemsize).view(dtype).view(size)
 
 
@@ -127,7 +127,7 @@ def forget_blocks(name: str) -> None:
 
 def _shared_bytes(count: int) -> Tensor:
     storage = torch.UntypedStorage._new_shared(max(1, count))  # type: ignore[no-untyped-call]
-    return torch.empty(0, dtype=torch.uint8).set_(storage)[:count]
+    return torch.empty(0, dtype=torch.uint8, device="cpu").set_(storage)[:count]
 
 
 def _reduce(lent: LentTensor) -> tuple[Any, ...]:

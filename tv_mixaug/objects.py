@@ -138,7 +138,9 @@ def cutmix_objects(
     (height, width), (x1, y1, x2, y2) = size, box.tolist()
     around = [[0, 0, width, y1], [0, y2, width, height], [0, 0, x1, height], [x2, 0, width, height]]
     mine = _hide(mine, keys, box.view(1, 4), size, min_visible)
-    return _join(mine, _hide(theirs, keys, torch.tensor(around), size, min_visible), keys)
+    return _join(
+        mine, _hide(theirs, keys, torch.tensor(around, device="cpu"), size, min_visible), keys
+    )
 
 
 def mixup_objects(

@@ -60,11 +60,11 @@ def identity_plan(batch_size: int, dims: int = 2, holes: int = 1) -> Plan:
     """
     shape = (batch_size, 2 * dims) if holes == 1 else (batch_size, holes, 2 * dims)
     return Plan(
-        op=torch.zeros(batch_size, dtype=torch.uint8),
-        partner=torch.arange(batch_size),
-        lam=torch.ones(batch_size),
-        boxes=torch.zeros(shape, dtype=torch.int64),
-        noise=torch.zeros(batch_size, dtype=torch.int64),
+        op=torch.zeros(batch_size, dtype=torch.uint8, device="cpu"),
+        partner=torch.arange(batch_size, device="cpu"),
+        lam=torch.ones(batch_size, device="cpu"),
+        boxes=torch.zeros(shape, dtype=torch.int64, device="cpu"),
+        noise=torch.zeros(batch_size, dtype=torch.int64, device="cpu"),
     )
 
 
@@ -81,9 +81,9 @@ def draw_lam(alpha: float, count: int) -> Tensor:
     not: log Gamma(a) = log Gamma(a + 1) + log(U) / a.
     """
     shape = torch.full((2, count), float(alpha) + 1, dtype=torch.float64, device="cpu")
-    uniform = torch.rand(2, count, dtype=torch.float64, device="cpu")
-    log_gamma = torch._standard_gamma(shape).log() + torch.log1p(-uniform) / alpha
-    return torch.sigmoid(log_gamma[0] - log_gamma[1])
+    uniform = torch.rand(2, count, dtype=torch.float64, device="cpu").numpy()
+    log_gamma = np.log(torch._standard_gamma(shape).numpy()) + np.log1p(-uniform) / alpha
+    return torch.sigmoid(torch.from_numpy(log_gamma[0] - log_gamma[1]))
 
 
 def draw_boxes(sides: Tensor, size: Sequence[int]) -> Tensor:
@@ -192,17 +192,15 @@ def _applied_plan(
     op: int, applied: Tensor, boxes: Any, partner: Tensor | None = None, lam: Tensor | None = None
 ) -> Plan:
     """Return the plan that does what was drawn to the samples chosen; one draw may serve all."""
+    holes = boxes.shape[1] if boxes.ndim == 3 else 1
+    plan = identity_plan(len(applied), boxes.shape[-1] // 2, holes)
     on = applied.numpy()
-    own = np.arange(len(on), dtype=np.int64)
-    weight = np.ones(len(on)) if lam is None else np.where(on, lam.numpy(), 1.0)
-    found = np.where(on.reshape(-1, *[1] * (boxes.ndim - 1)), boxes, 0)
-    return Plan(
-        op=torch.from_numpy(on * np.uint8(op)),
-        partner=torch.from_numpy(own if partner is None else np.where(on, partner.numpy(), own)),
-        lam=torch.from_numpy(weight.astype(np.float32)),
-        boxes=torch.from_numpy(found),
-        noise=torch.from_numpy(np.zeros(len(on), np.int64)),
-    )
+    plan.op.numpy()[on] = op
+    if partner is not None and lam is not None:
+        np.copyto(plan.partner.numpy(), partner.numpy(), where=on)
+        np.copyto(plan.lam.numpy(), lam.numpy(), where=on)
+    np.copyto(plan.boxes.numpy(), boxes, where=on.reshape(-1, *[1] * (boxes.ndim - 1)))
+    return plan
 
 
 def draw_noise(shape: Sequence[int], seed: int, dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -11,6 +11,7 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -149,7 +150,7 @@ def fill_boxes(
 
 def fill_tensor(fill: float | Sequence[float], out: Tensor, channel_axis: int) -> Tensor:
     """Return the fill as a host tensor that broadcasts to one sample of ``out``."""
-    value = torch.tensor(fill, dtype=out.dtype)
+    value = torch.tensor(fill, dtype=out.dtype, device="cpu")
     if value.ndim == 0:
         return value
     shape = [1] * out.ndim
@@ -175,7 +176,9 @@ def blend_rows(
             blend_rows(dense, partner, lam, dense)
             out.copy_(dense)
             return
-        target = out if out.is_contiguous() else torch.empty(out.shape, dtype=out.dtype)
+        target = (
+            out if out.is_contiguous() else torch.empty(out.shape, dtype=out.dtype, device="cpu")
+        )
         rows: Any = _flat_arrays(target)
         samples: Any = rows if in_place else _flat_arrays(source)
     else:
@@ -231,11 +234,12 @@ def chains(partner: list[int]) -> list[list[int]]:
 
 def roll_pieces(partner: Tensor) -> list[tuple[slice, slice]] | None:
     """Return the two slices (rows, their partners) of a cyclic shift, or None if it is none."""
-    count = len(partner)
+    found = partner.numpy()
+    count = len(found)
     if count == 0:
         return None
-    shift = -int(partner[0]) % count
-    if not torch.equal(partner, (torch.arange(count) - shift) % count):
+    shift = -int(found[0]) % count
+    if not np.array_equal(found, (np.arange(count) - shift) % count):
         return None
     pieces = [
         (slice(shift, count), slice(0, count - shift)),
@@ -307,13 +311,14 @@ def _own_pixels(source: Tensor | Rows, inplace: bool) -> Tensor:
 def _shared_region(plan: Plan, axes: Sequence[int], ndim: int) -> tuple[Any, ...] | None:
     """Return the index of the box in the batch if all samples have one and the same, else None."""
     boxes = plan.boxes
-    if boxes.ndim != 2 or len(boxes) == 0 or not torch.equal(boxes, boxes[:1].expand_as(boxes)):
+    if boxes.ndim != 2 or len(boxes) == 0 or not (boxes.numpy() == boxes[0].numpy()).all():
         return None
     return (slice(None), *_regions(boxes[:1].tolist(), axes, ndim)[0])
 
 
 def _one_lam(plan: Plan) -> bool:
-    return len(plan.lam) > 0 and torch.equal(plan.lam, plan.lam[:1].expand_as(plan.lam))
+    lam = plan.lam.numpy()
+    return len(lam) > 0 and bool((lam == lam[0]).all())
 
 
 def _regions(boxes: Sequence[Sequence[int]], axes: Sequence[int], ndim: int) -> list[Any]:
