@@ -335,11 +335,12 @@ def collate_samples(
         if {(True, False, torch.strided)} != {trait[2:] for trait in traits}:
             batch = torch.stack(plain)
             return tv_tensors.wrap(batch, like=first) if tv_type else batch
+        if tv_type not in (None, tv_tensors.Image, tv_tensors.Video):
+            # A mask is known by its type, which a lent tensor has only when it is received.
+            return tv_tensors.wrap(Rows(plain, memory.allocate).stack(), like=first)
         held = Rows(plain, allocate, tv_type)
         is_image = first.ndim in (3, 4) and first.dtype in MIXED_DTYPES
-        if tv_type in (None, tv_tensors.Image, tv_tensors.Video):
-            return held if rows and is_image else held.finish(held.stack())
-        return tv_tensors.wrap(held.stack(), like=first)
+        return held if rows and is_image else held.finish(held.stack())
 
     return _collate(list(samples), stack)
 
