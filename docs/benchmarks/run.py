@@ -1,6 +1,6 @@
 """What does mixing cost? Measure it beside plain collating, torchvision, timm and kornia.
 
-    python run.py                  # collate, loader, batch, labels and import: about 25 minutes
+    python run.py                  # all but gpu: about 25 minutes
     python run.py collate --quick  # one of them, a few rounds: shows that everything runs
     python run.py gpu              # needs a CUDA device
 
@@ -18,6 +18,7 @@ work, its processor time is taken, which other programs do not lengthen; elsewhe
   that does not lie there yet.
 * ``loader``: a DataLoader with two workers over images in memory, run until its batches flow.
 * ``batch``: a batch tensor to a mixed one, beside ``clone()``.
+* ``bounds``: what no collate function gets around: fresh pages, stacking, blending, each alone.
 * ``labels``: soft and pair targets, for few and for many classes.
 * ``import``: what importing this package adds to importing torchvision's v2.
 * ``gpu``: kernels, beside a copy on the device.
@@ -27,6 +28,7 @@ import argparse
 import csv
 import datetime
 import itertools
+import mmap
 import os
 import platform
 import shlex
@@ -49,6 +51,7 @@ from tqdm import tqdm
 
 from tv_mixaug import CutMix, Cutout, Mixup, functional, make_collate_fn
 from tv_mixaug.labels import MixCriterion, PairedLabels
+from tv_mixaug.rows import Rows
 
 OURS, PLAIN = "tv_mixaug", "plain"
 CLASSES = 10
@@ -315,6 +318,50 @@ def loader_run(data: InMemory, function: Any, skipped: int) -> Callable[[], floa
     return run
 
 
+def bounds(options: argparse.Namespace) -> list[Row]:
+    """Time the parts of a worker's batch alone, to say what bounds the whole."""
+    rows = []
+    set_threads(1)
+    for (shape_name, shape), dtype_name in itertools.product(options.shapes, options.dtypes):
+        pixels = random_batch(shape, DTYPES[dtype_name])
+        samples = [own.clone() for own in pixels]
+        labelled = [(own, row % CLASSES) for row, own in enumerate(samples)]
+        contenders = [
+            Contender(
+                "plain",
+                PLAIN,
+                "default_collate in a worker",
+                collate_run(default_collate, labelled, in_worker=True),
+            ),
+            Contender(
+                "pages",
+                PLAIN,
+                "fresh shared memory, a byte written to each page",
+                bind(touch_pages, pixels.numel() * pixels.itemsize),
+            ),
+            Contender(
+                "stack",
+                PLAIN,
+                "torch.stack into the same memory again",
+                bind(torch.stack, samples, out=pixels),
+            ),
+        ]
+        unstacked = Rows(samples, lambda size, dtype, out=pixels: out)
+        for transform in (Mixup(), CutMix()):
+            _, plan = transform.mix((unstacked, torch.eye(len(samples))))
+            run = bind(transform.mix_images, unstacked, plan, True, axes=(2, 3), channel_axis=1)
+            work = type(transform).__name__
+            contenders.append(Contender(work, OURS, "pixels, into the same memory again", run))
+        case = f"{shape_name} {dtype_name}, 1 thread"
+        rows += measure(case, contenders, options.rounds)
+    return rows
+
+
+def touch_pages(count: int) -> None:
+    storage = torch.UntypedStorage._new_shared(count)
+    torch.empty(0, dtype=torch.uint8).set_(storage)[:: mmap.PAGESIZE] = 1
+
+
 def batch(options: argparse.Namespace) -> list[Row]:
     rows = []
     for (shape_name, shape), dtype_name in itertools.product(options.shapes, options.dtypes):
@@ -337,9 +384,9 @@ def batch(options: argparse.Namespace) -> list[Row]:
     return rows
 
 
-def bind(function: Any, *arguments: Any) -> Callable[[], None]:
+def bind(function: Any, *arguments: Any, **named: Any) -> Callable[[], None]:
     def run() -> None:
-        function(*arguments)  # the result is dropped within the time, like everybody's
+        function(*arguments, **named)  # the result is dropped within the time, like everybody's
 
     return run
 
@@ -599,6 +646,7 @@ def plot(rows: list[Row], path: Path, name: str) -> None:
 
 TASKS = {
     "collate": collate,
+    "bounds": bounds,
     "loader": loader,
     "batch": batch,
     "labels": labels,
