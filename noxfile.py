@@ -12,7 +12,12 @@ nox.options.sessions = ["tests"]
 
 # The lower bounds of pyproject.toml, so that what it promises is what is tested. Newest: whatever
 # the index has for that Python.
-RELEASES = {"oldest": ["torch==2.6.0", "torchvision==0.21.0"], "newest": []}
+# The oldest NumPy and OpenCV have no wheels for a Python that came later.
+OLDEST = ["torch==2.6.0", "torchvision==0.21.0"]
+OLDEST += [
+    f"{name}; python_version < '3.11'" for name in ("numpy==1.24.4", "opencv-python==4.9.0.80")
+]
+RELEASES = {"oldest": OLDEST, "newest": []}
 VERSIONS = "import torch, torchvision; print(torch.__version__, torchvision.__version__)"
 
 
