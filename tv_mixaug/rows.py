@@ -22,8 +22,8 @@ from tv_mixaug.plans import Plan, draw_noise
 SMALL_SAMPLE = 1 << 16
 # Small samples are blended in blocks of columns of about this many bytes, to stay in the cache.
 BLOCK = 1 << 19
-# More launches than this take longer on a GPU than a copy of the batch.
-MOST_LAUNCHES = 16
+# More steps than this take longer than to copy all samples first.
+MOST_STEPS = 32
 
 
 class Rows:
@@ -248,18 +248,25 @@ def roll_pieces(partner: Tensor) -> list[tuple[slice, slice]] | None:
     return [piece for piece in pieces if piece[0].start < piece[0].stop]
 
 
+def takes_few_steps(pieces: list[tuple[slice, slice]]) -> bool:
+    """Tell whether a roll in place is quick: its steps are as long as the shift to one side."""
+    shift, count = pieces[0][0].start, pieces[0][0].stop
+    return shift == 0 or count <= MOST_STEPS * min(shift, count - shift)
+
+
 def roll_in_place(
     batch: Tensor, pieces: list[tuple[slice, slice]]
 ) -> Iterator[tuple[slice, Tensor]]:
     """Yield rows and the pixels of their partners, in an order in which rows can be overwritten.
 
-    Only the rows that would be lost are saved: as many as the shift, to whichever side is nearer.
+    Only the rows that would be lost are saved, as many as the shift to whichever side is nearer;
+    all of them where that would take too many steps.
     """
     shift, count = pieces[0][0].start, pieces[0][0].stop
     step = min(shift, count - shift)
     if step == 0:
         yield pieces[0][0], batch
-    elif not batch.is_cpu and count > MOST_LAUNCHES * step:
+    elif not takes_few_steps(pieces):
         saved = batch.clone()
         for rows, partners in pieces:
             yield rows, saved[partners]
@@ -349,11 +356,12 @@ def _blend_together(
     """Blend all samples at once: a roll in large pieces, else block by block of columns."""
     wide = torch.float64 if source.dtype == torch.float64 else torch.float32
     weight = (1 - plan.lam.to(wide)).to(source.device, non_blocking=True)
-    pieces = roll_pieces(plan.partner)
-    if pieces and (lerp is _lerp_wide or (source.is_contiguous() and out.is_contiguous())):
+    pieces, in_place = roll_pieces(plan.partner), out is source
+    in_rows = lerp is _lerp_wide or (source.is_contiguous() and out.is_contiguous())
+    if pieces and in_rows and (not in_place or takes_few_steps(pieces)):
         steps = (
             roll_in_place(out, pieces)
-            if out is source
+            if in_place
             else [(rows, source[partners]) for rows, partners in pieces]
         )
         column = weight.view(-1, *[1] * (source.ndim - 1))
