@@ -251,7 +251,7 @@ def roll_pieces(partner: Tensor) -> list[tuple[slice, slice]] | None:
 def takes_few_steps(pieces: list[tuple[slice, slice]]) -> bool:
     """Tell whether a roll in place is quick: its steps are as long as the shift to one side."""
     shift, count = pieces[0][0].start, pieces[0][0].stop
-    return shift == 0 or count <= MOST_STEPS * min(shift, count - shift)
+    return bool(shift == 0 or count <= MOST_STEPS * min(shift, count - shift))
 
 
 def roll_in_place(
