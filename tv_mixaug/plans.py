@@ -82,7 +82,8 @@ def draw_lam(alpha: float, count: int) -> Tensor:
     """
     shape = torch.full((2, count), float(alpha) + 1, dtype=torch.float64, device="cpu")
     uniform = torch.rand(2, count, dtype=torch.float64, device="cpu").numpy()
-    log_gamma = np.log(torch._standard_gamma(shape).numpy()) + np.log1p(-uniform) / alpha
+    power = np.log1p(-uniform) / max(alpha, 1e-300)  # below that the quotient would overflow
+    log_gamma = np.log(torch._standard_gamma(shape).numpy()) + power
     return torch.sigmoid(torch.from_numpy(log_gamma[0] - log_gamma[1]))
 
 
