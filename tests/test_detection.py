@@ -6,7 +6,7 @@ says which pixels of which object are still to be seen.
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from torch.utils.data import DataLoader
@@ -115,7 +115,6 @@ def check_cut(images, targets, out, mixed, plan, min_visible):
 
 
 @pytest.mark.parametrize("style", FORMATS)
-@settings(max_examples=12)  # each example is a whole batch, up to 40 objects
 @given(
     st.sampled_from(["batch", "sample"]),
     st.sampled_from(["roll", "shuffle"]),
@@ -133,7 +132,6 @@ def test_cutmix_takes_objects_along_with_their_pixels(style, mode, pairing, min_
 
 
 @pytest.mark.parametrize("style", FORMATS)
-@settings(max_examples=12)  # each example is a whole batch, up to 40 objects
 @given(st.sampled_from(["batch", "sample"]), st.integers(1, 3), st.sampled_from([0.05, 1.0]), seeds)
 def test_cutout_hides_objects_in_its_holes(style, mode, holes, min_visible, seed):
     """Objects in holes shrink, lose mask pixels and keypoints, or go."""
@@ -145,7 +143,6 @@ def test_cutout_hides_objects_in_its_holes(style, mode, holes, min_visible, seed
 
 
 @pytest.mark.parametrize("style", FORMATS)
-@settings(max_examples=12)  # each example is a whole batch, up to 40 objects
 @given(st.sampled_from(["batch", "sample"]), st.sampled_from([1.0, 0.5]), seeds)
 def test_mixup_lists_both_sets_with_their_weights(style, mode, p, seed):
     """Own objects come first, then the partner's, each unchanged and with its image's weight."""
@@ -358,9 +355,9 @@ def test_deeplab_takes_a_mixed_batch(transform):
     assert gradient_is_finite(model, loss)
 
 
-def test_r3d_takes_a_mixed_batch():
+@pytest.mark.parametrize("transform", [CutMix(num_classes=4, cut="cuboid"), Mixup(num_classes=4)])
+def test_r3d_takes_a_mixed_batch(transform):
     """Torchvision's video model does a backward pass on mixed videos and soft labels."""
-    transform = CutMix(num_classes=4, cut="cuboid")
     videos, labels = load(
         lambda index: (tv_tensors.Video(torch.rand(4, 3, 32, 32)), index), transform
     )

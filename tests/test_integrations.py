@@ -29,7 +29,7 @@ def test_script_runs(script, tmp_path):
         env={**os.environ, **OFFLINE, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=900,
+        timeout=300,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     if done.stdout.startswith("skipped: "):

@@ -271,7 +271,8 @@ def _try_boxes(pipeline: Callable[..., Any], case: Case, min_visible: float | No
     pixels, units = to_unit(images), to_unit(colours[:, :, None, None])[:, :, 0, 0]
     seen, index = _distinct_colours(pixels)
     # Objects are numbered from 1; 0 is the background, and whatever hides objects.
-    near = (seen[:, None] - units).abs().amax(2) <= 1 / 255
+    tolerance = 1.5 * max(colour_tolerance(d) for d in (case.dtype, images.dtype))
+    near = (seen[:, None] - units).abs().amax(2) <= min(tolerance, 1 / 255)
     numbers = (near * torch.arange(1, len(units) + 1)).sum(1)[index]
     faults, mixed = [], 0
     for row, target in enumerate(targets):
