@@ -30,7 +30,7 @@ def mixed_by_hand(rows, plan):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("dtype", INTEGERS)
+@pytest.mark.parametrize("dtype", [*INTEGERS, torch.uint16, torch.uint32, torch.uint64])
 def test_class_indices_of_any_integer_dtype_are_mixed(kind, dtype):
     """Indices of every integer dtype give the same float32 rows, whose weights sum to 1."""
     labels = torch.tensor([3, 0, 2, 2, 1, 3], dtype=dtype)

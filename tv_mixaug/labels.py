@@ -244,6 +244,7 @@ class MixCriterion(nn.Module):
 
 
 def _check_range(labels: Tensor, count: int, ignore_index: int | None, where: str) -> None:
+    labels = labels.to(torch.int64)  # torch compares no unsigned integers wider than uint8
     if len(labels) == 0 or (int(labels.min()) >= 0 and int(labels.max()) < count):
         return
     wrong = (labels < 0) | (labels >= count)
