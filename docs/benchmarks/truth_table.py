@@ -137,9 +137,13 @@ def erasing(transform: Callable[..., Any], erase: Callable[..., Any]) -> Asked:
     return Asked(pipeline)
 
 
-def torchvision_system() -> dict[str, Asked]:
-    """Ask torchvision's transforms, called on batches."""
-    cutmix, mixup = v2.CutMix(num_classes=K), v2.MixUp(num_classes=K)
+def on_batches(
+    cutmix: Callable[..., Any],
+    mixup: Callable[..., Any],
+    erased: Asked,
+    with_p: Callable[[float], Callable[..., Any]],
+) -> dict[str, Asked]:
+    """Ask v2 transforms, called on batches."""
     return {
         "cutmix": Asked(cutmix),
         "mixup": Asked(mixup),
@@ -151,10 +155,21 @@ def torchvision_system() -> dict[str, Asked]:
         "view": second_view(cutmix),
         "first": label_first(mixup),
         "twice": twice(cutmix),
-        "erased": erasing(cutmix, v2.RandomErasing(p=1)),
-        "format": Asked(lambda p: v2.RandomApply([cutmix], p=p)),
+        "erased": erased,
+        "format": Asked(with_p),
         "inputs": Asked(cutmix),
     }
+
+
+def torchvision_system() -> dict[str, Asked]:
+    """Ask torchvision's transforms, called on batches."""
+    cutmix = v2.CutMix(num_classes=K)
+    return on_batches(
+        cutmix,
+        v2.MixUp(num_classes=K),
+        erased=erasing(cutmix, v2.RandomErasing(p=1)),
+        with_p=lambda p: v2.RandomApply([cutmix], p=p),
+    )
 
 
 def torchvision_collated() -> dict[str, Asked]:
@@ -286,22 +301,13 @@ def kornia_system(own: bool, correct: bool) -> dict[str, Asked]:
 
 def our_system() -> dict[str, Asked]:
     """Ask our transforms, called on batches."""
-    cutmix, mixup = CutMix(num_classes=K), Mixup(num_classes=K)
-    return {
-        "cutmix": Asked(cutmix),
-        "mixup": Asked(mixup),
-        "cutmix_bytes": Asked(cutmix),
-        "mixup_bytes": Asked(mixup),
-        "odd": Asked(cutmix),
-        "one": Asked(cutmix),
-        "mask": masks_of(cutmix, collate=False),
-        "view": second_view(cutmix),
-        "first": label_first(mixup),
-        "twice": twice(cutmix),
-        "erased": Asked(v2.Compose([cutmix, Cutout(num_classes=K)])),
-        "format": Asked(lambda p: CutMix(num_classes=K, p=p)),
-        "inputs": Asked(cutmix),
-    }
+    cutmix = CutMix(num_classes=K)
+    return on_batches(
+        cutmix,
+        Mixup(num_classes=K),
+        erased=Asked(v2.Compose([cutmix, Cutout(num_classes=K)])),
+        with_p=lambda p: CutMix(num_classes=K, p=p),
+    )
 
 
 def our_chain() -> dict[str, Asked]:
