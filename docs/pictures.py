@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
-from tv_mixaug import CutMix, Cutout, Mixup, functional, samples, viz
+from tv_mixaug import CutMix, Cutout, Mixup, flowers, functional, viz
 
 OWN, PARTNER = "#b3205d", "#2f6fb0"  # the colours of the two label weights
 SIZE = 192
@@ -53,7 +53,7 @@ def save(figure, path):
 
 
 def definitions(folder):
-    rose, tulip = samples.draw_flowers(2, SIZE)[0] / 255
+    rose, tulip = flowers.draw_flowers(2, SIZE)[0] / 255
     pair, partner = torch.stack([rose, tulip]), torch.tensor([1, 0])
     box = torch.tensor([[88, 24, 184, 120]] * 2)
     mask = functional.cutout(torch.ones(2, SIZE, SIZE), box)
@@ -83,7 +83,7 @@ def beta(path):
 
 
 def modes(path):
-    images, labels = samples.draw_flowers(6, 128, seed=1)
+    images, labels = flowers.draw_flowers(6, 128, seed=1)
     figure, axes = plt.subplots(
         2, 6, figsize=(10, 3.9), gridspec_kw={"wspace": 0.06, "hspace": 0.2}
     )
@@ -129,7 +129,7 @@ def pairings(path):
 
 def contact_sheet():
     """Draw the picture of the landing page: the same flowers, four times."""
-    images, labels = samples.draw_flowers(6, 160, seed=1)
+    images, labels = flowers.draw_flowers(6, 160, seed=1)
     rows = {
         "Plain": Cutout(num_classes=2, p=0.0),
         "Cutout": Cutout(0.4, num_classes=2),
@@ -138,7 +138,7 @@ def contact_sheet():
     }
     torch.manual_seed(164)
     sheets = [
-        viz.draw_batch(*transform(images, labels), samples.CLASS_NAMES, title=title, cell=160)
+        viz.draw_batch(*transform(images, labels), flowers.CLASS_NAMES, title=title, cell=160)
         for title, transform in rows.items()
     ]
     return np.concatenate(sheets)
@@ -146,7 +146,7 @@ def contact_sheet():
 
 def thumbnail():
     """Draw one flower four times for the gallery: plain, Cutout, Mixup, CutMix."""
-    rose, tulip = samples.draw_flowers(2, SIZE)[0] / 255
+    rose, tulip = flowers.draw_flowers(2, SIZE)[0] / 255
     pair, partner = torch.stack([rose, tulip]), torch.tensor([1, 0])
     box = torch.tensor([[80, 40, 176, 136]] * 2)
     upper = torch.cat([rose, functional.cutout(pair, box)[0]], 2)

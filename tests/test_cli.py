@@ -7,11 +7,11 @@ import cv2
 import pytest
 import torch
 
-from tv_mixaug import cli, samples
+from tv_mixaug import cli, flowers
 from tv_mixaug.transforms import CutMix, Cutout, Mixup
 
-PLAIN, CLASSES = samples.draw_flowers(6, 40, seed=3)
-NAMES = samples.CLASS_NAMES
+PLAIN, CLASSES = flowers.draw_flowers(6, 40, seed=3)
+NAMES = flowers.CLASS_NAMES
 ARMS = {
     "cutout": (Cutout(num_classes=2), cli.find_hole),
     "mixup": (Mixup(num_classes=2, mode="sample"), cli.find_blend),
@@ -22,7 +22,7 @@ ARMS = {
 @pytest.fixture
 def folder(tmp_path):
     """Return an image folder of two roses and two tulips."""
-    samples.write_image_folder(tmp_path / "flowers", 2, (30, 40))
+    flowers.write_image_folder(tmp_path / "flowers", 2, (30, 40))
     return tmp_path / "flowers"
 
 

@@ -14,7 +14,8 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from tv_mixaug import CutMix, Cutout, Mixup, functional, make_collate_fn, plans
-from tv_mixaug.labels import MixCriterion, PairedLabels
+from tv_mixaug.labels import PairedLabels
+from tv_mixaug.losses import MixCriterion
 
 NAN, INF = math.nan, math.inf
 NUMBERS = ("1", None, [1.0], torch.tensor(1.0), True, 1j, object())  # none is a real number

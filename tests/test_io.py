@@ -14,7 +14,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.datasets.folder import pil_loader
 from torchvision.transforms.v2.functional import pil_to_tensor
 
-from tv_mixaug import samples
+from tv_mixaug import flowers
 from tv_mixaug.io import read_image
 
 BGR = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
@@ -50,7 +50,7 @@ def test_lossless_colour_comes_back_as_rgb(tmp_path, suffix):
 
 def test_jpeg_equals_the_default_loader(tmp_path):
     """A JPEG decodes to what ImageFolder's default loader gives, up to a rounding step."""
-    path = samples.write_image_folder(tmp_path, 1, 64)[0]
+    path = flowers.write_image_folder(tmp_path, 1, 64)[0]
     theirs = pil_to_tensor(pil_loader(path)).to(torch.int64)
     assert (read_image(path).to(torch.int64) - theirs).abs().max() <= 3
 
@@ -181,7 +181,7 @@ def test_wrong_kind_of_path_is_refused(path):
 
 def test_serves_as_loader_of_image_folder_in_spawned_workers(tmp_path):
     """It is picklable and gives the same pictures in a spawned worker as in this process."""
-    samples.write_image_folder(tmp_path, 1, 16)
+    flowers.write_image_folder(tmp_path, 1, 16)
     folder = ImageFolder(tmp_path, loader=read_image)
     loader = DataLoader(folder, 2, num_workers=1, multiprocessing_context="spawn")
     images, labels = next(iter(loader))

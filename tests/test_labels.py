@@ -10,7 +10,8 @@ from torch import nn
 from torch.nn import functional as nnf
 
 from tv_mixaug import CutMix, Cutout, Mixup
-from tv_mixaug.labels import LabelFormat, MixCriterion, PairedLabels, encode_labels
+from tv_mixaug.labels import LabelFormat, PairedLabels, encode_labels
+from tv_mixaug.losses import MixCriterion
 
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 KINDS = (Mixup, CutMix, Cutout)

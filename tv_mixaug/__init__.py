@@ -2,8 +2,9 @@
 
 from tv_mixaug import functional, viz
 from tv_mixaug.chain import Chain
-from tv_mixaug.collate import make_collate_fn
-from tv_mixaug.labels import MixCriterion, PairedLabels
+from tv_mixaug.labels import PairedLabels
+from tv_mixaug.loading.collate import make_collate_fn
+from tv_mixaug.losses import MixCriterion
 from tv_mixaug.transforms import CutMix, Cutout, Mixup
 
 __version__ = "0.1.0"

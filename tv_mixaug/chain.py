@@ -10,11 +10,11 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from tv_mixaug import batch as batches
 from tv_mixaug import functional, plans
+from tv_mixaug import leaves as batches
 from tv_mixaug.arguments import check_choice
-from tv_mixaug.batch import Batch
 from tv_mixaug.labels import check_one_format, encode_labels
+from tv_mixaug.leaves import Batch
 from tv_mixaug.plans import Plan
 from tv_mixaug.transforms import MixTransform
 

@@ -19,9 +19,9 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
-from tv_mixaug import __version__, samples, viz
-from tv_mixaug.collate import CollateFn, make_collate_fn
+from tv_mixaug import __version__, flowers, viz
 from tv_mixaug.io import read_image
+from tv_mixaug.loading.collate import CollateFn, make_collate_fn
 from tv_mixaug.transforms import CutMix, Cutout, MixTransform, Mixup
 
 T = TypeVar("T")
@@ -87,7 +87,7 @@ def run_demo(out: Path, size: int = 256, steps: int = 200) -> int:
     sheets, all_equal = [], True
     with tempfile.TemporaryDirectory(prefix="tv_mixaug_") as folder:
         print(f"Eight flowers, JPEG and PNG, in {folder}: read with OpenCV, two workers.")
-        samples.write_image_folder(folder, count_per_class=4, size=size, seed=_SEED)
+        flowers.write_image_folder(folder, count_per_class=4, size=size, seed=_SEED)
         dataset = ImageFolder(folder, v2.Resize((size, size)), loader=read_image)
         order = torch.randperm(len(dataset)).tolist()
         # Read once more without a loader, so that the check does not rest on what it checks.
@@ -342,7 +342,7 @@ def train(steps: int, size: int = 48) -> tuple[float, float, float]:
         Mean loss of the first and of the last ten steps, and the share of unseen flowers that the
         net gets right.
     """
-    pictures, kinds = samples.draw_flowers(96, size, seed=_SEED + 1)
+    pictures, kinds = flowers.draw_flowers(96, size, seed=_SEED + 1)
     dataset: Any = list(zip(pictures.float() / 255 - 0.5, kinds.tolist(), strict=True))
     collate_fn = make_collate_fn(
         [Mixup(0.4, num_classes=2), CutMix(1.0, num_classes=2)], p=[0.4, 0.4], seed=_SEED
@@ -365,7 +365,7 @@ def train(steps: int, size: int = 48) -> tuple[float, float, float]:
         losses.append(loss.item())
         floors.append(float(torch.special.entr(labels).sum(1).mean()))
     net.eval()
-    unseen, kinds = samples.draw_flowers(64, size, seed=_SEED + 2)
+    unseen, kinds = flowers.draw_flowers(64, size, seed=_SEED + 2)
     with torch.inference_mode():
         right = float((net(unseen.float() / 255 - 0.5).argmax(1) == kinds).float().mean())
     few = min(10, max(1, steps // 2))

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tv_mixaug import plans, rows
+from tv_mixaug import execute as rows
+from tv_mixaug import plans
 from tv_mixaug.arguments import check_fill
 from tv_mixaug.plans import Plan
 

@@ -36,9 +36,9 @@ def read_image(path: str | os.PathLike[str]) -> tv_tensors.Image:
 
     Example:
         >>> from torchvision.datasets import ImageFolder
-        >>> from tv_mixaug import samples
+        >>> from tv_mixaug import flowers
         >>> root = getfixture("tmp_path")  # a folder of your own
-        >>> files = samples.write_image_folder(root, count_per_class=1, size=(24, 32))
+        >>> files = flowers.write_image_folder(root, count_per_class=1, size=(24, 32))
         >>> read_image(files[0]).shape
         torch.Size([3, 24, 32])
         >>> image, label = ImageFolder(root, loader=read_image)[1]

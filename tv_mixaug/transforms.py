@@ -10,8 +10,10 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from tv_mixaug import batch as batches
-from tv_mixaug import functional, objects, plans, rows
+from tv_mixaug import detection as objects
+from tv_mixaug import execute as rows
+from tv_mixaug import functional, plans
+from tv_mixaug import leaves as batches
 from tv_mixaug.arguments import (
     check_alpha,
     check_bool,
@@ -29,8 +31,8 @@ from tv_mixaug.arguments import (
     check_visible,
     kind_error,
 )
-from tv_mixaug.batch import Batch, LabelsGetter, Leaf, Reading
 from tv_mixaug.labels import LabelFormat, apply_plan
+from tv_mixaug.leaves import Batch, LabelsGetter, Leaf, Reading
 from tv_mixaug.plans import Pairing, Plan
 
 ObjectsRule = Callable[[dict[str, Any], int, list[dict[str, Any]]], dict[str, Any]]
@@ -182,7 +184,7 @@ class MixTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no ty
         return {"plan": self.draw(read, self.p), "size": read.size, "inplace": self.inplace}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        """Apply the rule for one leaf: a :class:`~tv_mixaug.batch.Leaf`, or a bare image tensor."""
+        """Apply the rule for one leaf: a :class:`~tv_mixaug.leaves.Leaf` or a bare image."""
         leaf = inpt if isinstance(inpt, Leaf) else Leaf(inpt, batches.IMAGE, ())
         if leaf.role == batches.IMAGE:
             return self._transform_image(leaf, params["plan"], params["inplace"])

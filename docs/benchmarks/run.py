@@ -50,8 +50,9 @@ from torchvision.transforms import v2
 from tqdm import tqdm
 
 from tv_mixaug import CutMix, Cutout, Mixup, functional, make_collate_fn
-from tv_mixaug.labels import MixCriterion, PairedLabels
-from tv_mixaug.rows import Rows
+from tv_mixaug.execute import Rows
+from tv_mixaug.labels import PairedLabels
+from tv_mixaug.losses import MixCriterion
 
 OURS, PLAIN = "tv_mixaug", "plain"
 CLASSES = 10

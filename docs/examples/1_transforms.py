@@ -9,16 +9,16 @@ The same six flowers go through each transform. The bar below a picture is its l
 import matplotlib.pyplot as plt
 import torch
 
-from tv_mixaug import CutMix, Cutout, Mixup, samples, viz
+from tv_mixaug import CutMix, Cutout, Mixup, flowers, viz
 
-flowers, kinds = samples.draw_flowers(6, size=128, seed=1)
+pictures, kinds = flowers.draw_flowers(6, size=128, seed=1)
 
 
 def show(transform, seed=10):
     """Draw what a transform makes of the flowers."""
     torch.manual_seed(seed)
-    images, labels = transform(flowers, kinds)
-    sheet = viz.draw_batch(images, labels, samples.CLASS_NAMES)
+    images, labels = transform(pictures, kinds)
+    sheet = viz.draw_batch(images, labels, flowers.CLASS_NAMES)
     figure = plt.figure(figsize=(9, 9 * sheet.shape[0] / sheet.shape[1]))
     axis = figure.add_axes((0, 0, 1, 1))
     axis.imshow(sheet)
@@ -58,7 +58,7 @@ show(Cutout(0.25, holes=3, fill="noise", num_classes=2))
 
 # %%
 # A tall hole in the mean colour of the pictures.
-mean = [round(value) for value in flowers.float().mean((0, 2, 3)).tolist()]
+mean = [round(value) for value in pictures.float().mean((0, 2, 3)).tolist()]
 show(Cutout((0.9, 0.3), fill=mean, num_classes=2))
 
 # %%

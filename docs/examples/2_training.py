@@ -16,10 +16,10 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from tv_mixaug import CutMix, Mixup, make_collate_fn, samples, viz
+from tv_mixaug import CutMix, Mixup, flowers, make_collate_fn, viz
 
 torch.manual_seed(0)
-images, labels = samples.draw_flowers(160, size=32)
+images, labels = flowers.draw_flowers(160, size=32)
 images = images.as_subclass(torch.Tensor) / 255
 train, test = TensorDataset(images[:128], labels[:128]), (images[128:], labels[128:])
 
@@ -86,7 +86,7 @@ for epoch in range(epochs):
     if log:
         log.add_scalar("loss", total, epoch)
         log.add_scalar("accuracy", accuracy, epoch)
-        sheet = viz.draw_batch(x[:8], y[:8], samples.CLASS_NAMES)
+        sheet = viz.draw_batch(x[:8], y[:8], flowers.CLASS_NAMES)
         log.add_image("batch", sheet, epoch, dataformats="HWC")
 
 # %%

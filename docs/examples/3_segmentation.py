@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from tv_mixaug import CutMix, make_collate_fn, samples
+from tv_mixaug import CutMix, flowers, make_collate_fn
 
 torch.manual_seed(0)
 
@@ -18,8 +18,8 @@ torch.manual_seed(0)
 # Samples are pairs of an ``Image`` and a ``Mask``. There is no label for the whole image, which
 # ``labels_getter=None`` says.
 
-flowers = [samples.draw_flower(samples.CLASS_NAMES[i % 2], 64, seed=i) for i in range(56)]
-pairs = [(flower.image, flower.mask) for flower in flowers]
+drawn = [flowers.draw_flower(flowers.CLASS_NAMES[i % 2], 64, seed=i) for i in range(56)]
+pairs = [(flower.image, flower.mask) for flower in drawn]
 train, test = pairs[:48], pairs[48:]
 
 collate_fn = make_collate_fn(CutMix(labels_getter=None, mode="sample"), seed=0)

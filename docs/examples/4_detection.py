@@ -11,17 +11,17 @@ import matplotlib.pyplot as plt
 import torch
 from torchvision.utils import draw_bounding_boxes
 
-from tv_mixaug import CutMix, Mixup, make_collate_fn, samples
+from tv_mixaug import CutMix, Mixup, flowers, make_collate_fn
 
 torch.manual_seed(0)
 
 # %%
 # A sample is a picture and its target.
 
-flowers = [samples.draw_flower(samples.CLASS_NAMES[i % 2], 160, seed=i) for i in range(5)]
+drawn = [flowers.draw_flower(flowers.CLASS_NAMES[i % 2], 160, seed=i) for i in range(5)]
 dataset = [
     (flower.image, {"boxes": flower.box, "labels": torch.tensor([i % 2]), "image_id": i})
-    for i, flower in enumerate(flowers)
+    for i, flower in enumerate(drawn)
 ]
 
 
@@ -29,7 +29,7 @@ def show(images, targets):
     """Draw pictures with their boxes, names and, where there are any, weights."""
     figure, axes = plt.subplots(1, len(images), figsize=(9, 2.5))
     for axis, image, target in zip(axes, images, targets, strict=True):
-        names = [samples.CLASS_NAMES[label] for label in target["labels"]]
+        names = [flowers.CLASS_NAMES[label] for label in target["labels"]]
         weights = target.get("mix_weight", torch.ones(len(names))).tolist()
         texts = [f"{name} {w:.2f}" for name, w in zip(names, weights, strict=True)]
         drawn = image

@@ -11,7 +11,7 @@ Here: a strip of random width at the right side is the partner's.
 import matplotlib.pyplot as plt
 import torch
 
-from tv_mixaug import CutMix, make_collate_fn, plans, samples, viz
+from tv_mixaug import CutMix, flowers, make_collate_fn, plans, viz
 from tv_mixaug.testing import assert_labels_match_pixels
 
 # %%
@@ -45,10 +45,10 @@ class StripMix(CutMix):
 # In use
 # ------
 
-flowers, kinds = samples.draw_flowers(6, size=128, seed=1)
+pictures, kinds = flowers.draw_flowers(6, size=128, seed=1)
 torch.manual_seed(0)
-images, labels = StripMix(num_classes=2, mode="sample")(flowers, kinds)
-sheet = viz.draw_batch(images, labels, samples.CLASS_NAMES)
+images, labels = StripMix(num_classes=2, mode="sample")(pictures, kinds)
+sheet = viz.draw_batch(images, labels, flowers.CLASS_NAMES)
 figure = plt.figure(figsize=(9, 9 * sheet.shape[0] / sheet.shape[1]))
 figure.add_axes((0, 0, 1, 1)).imshow(sheet)
 plt.axis("off")
@@ -59,7 +59,7 @@ plt.axis("off")
 collate_fn = make_collate_fn(
     [StripMix(num_classes=2, mode="sample"), CutMix(num_classes=2)], p=[0.5, 0.5], seed=0
 )
-images, labels = collate_fn(list(zip(flowers, kinds.tolist(), strict=True)))
+images, labels = collate_fn(list(zip(pictures, kinds.tolist(), strict=True)))
 print(tuple(images.shape), tuple(labels.shape))
 
 # %%

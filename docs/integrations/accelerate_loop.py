@@ -12,13 +12,13 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from tv_mixaug import CutMix, MixCriterion, Mixup, PairedLabels, make_collate_fn, samples
+from tv_mixaug import CutMix, MixCriterion, Mixup, PairedLabels, flowers, make_collate_fn
 
 
 def main():
     torch.manual_seed(0)
     accelerator = Accelerator()
-    images, labels = samples.draw_flowers(96, size=32)
+    images, labels = flowers.draw_flowers(96, size=32)
     dataset = TensorDataset(images.as_subclass(torch.Tensor) / 255, labels)
     # Paired labels are three short tensors, so they also suit a great number of classes.
     collate_fn = make_collate_fn(

@@ -15,7 +15,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from torchvision import tv_tensors
 
-from tv_mixaug import CutMix, Cutout, make_collate_fn, samples
+from tv_mixaug import CutMix, Cutout, flowers, make_collate_fn
 
 augment = A.Compose(
     [
@@ -35,7 +35,7 @@ class Flowers(Dataset):
         return 32
 
     def __getitem__(self, index):
-        flower = samples.draw_flower(samples.CLASS_NAMES[index % 2], size=80, seed=index)
+        flower = flowers.draw_flower(flowers.CLASS_NAMES[index % 2], size=80, seed=index)
         image, mask = flower.image.permute(1, 2, 0).numpy(), flower.mask.numpy()
         made = augment(image=image, mask=mask)
         # Its type says that it is a mask: it is cut with its picture, its ids are never blended.

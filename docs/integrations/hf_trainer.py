@@ -14,14 +14,14 @@ import tempfile
 import torch
 from torch.nn.functional import cross_entropy
 
-from tv_mixaug import CutMix, Mixup, make_collate_fn, samples
+from tv_mixaug import CutMix, Mixup, flowers, make_collate_fn
 
 
 class Flowers(torch.utils.data.Dataset):
     """Samples as an image processor makes them: "pixel_values" (3, H, W) and "labels"."""
 
     def __init__(self, count):
-        images, self.labels = samples.draw_flowers(count, size=32)
+        images, self.labels = flowers.draw_flowers(count, size=32)
         self.images = images.as_subclass(torch.Tensor) / 255
 
     def __len__(self):

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from tv_mixaug import CutMix, Mixup, make_collate_fn, samples
+from tv_mixaug import CutMix, Mixup, flowers, make_collate_fn
 
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
 
@@ -84,8 +84,8 @@ class Classifier(lightning.LightningModule):
 
 def main():
     lightning.seed_everything(0, verbose=False)
-    flowers = TensorDataset(*samples.draw_flowers(64, size=32))
-    for data in (MixInLoader(flowers), MixOnDevice(flowers)):
+    pictures = TensorDataset(*flowers.draw_flowers(64, size=32))
+    for data in (MixInLoader(pictures), MixOnDevice(pictures)):
         model = Classifier()
         trainer = lightning.Trainer(
             max_epochs=2,

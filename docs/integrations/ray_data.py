@@ -16,7 +16,7 @@ import logging
 
 import torch
 
-from tv_mixaug import CutMix, samples
+from tv_mixaug import CutMix, flowers
 
 
 class Mix(NumpyBatchCollateFn):
@@ -31,7 +31,7 @@ class Mix(NumpyBatchCollateFn):
 
 
 def main():
-    images, labels = samples.draw_flowers(64, size=32)
+    images, labels = flowers.draw_flowers(64, size=32)
     pixels = images.as_subclass(torch.Tensor).float().div(255).numpy()
     ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="error")
     logging.getLogger("ray.data").setLevel(logging.ERROR)

@@ -13,13 +13,13 @@ import warnings
 import torch
 from torch.utils.data import TensorDataset
 
-from tv_mixaug import CutMix, Mixup, make_collate_fn, samples
+from tv_mixaug import CutMix, Mixup, flowers, make_collate_fn
 
 warnings.filterwarnings("ignore", "'set_vital' is deprecated")  # torchdata still calls it
 
 
 def make_loader():
-    images, labels = samples.draw_flowers(64, size=32)
+    images, labels = flowers.draw_flowers(64, size=32)
     dataset = TensorDataset(images.as_subclass(torch.Tensor) / 255, labels)
     # The seed is all: a mix depends on the epoch and the number of the batch, so the collate
     # function has no state to be saved.

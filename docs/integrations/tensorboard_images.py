@@ -13,11 +13,11 @@ import tempfile
 
 from torch.utils.data import DataLoader, TensorDataset
 
-from tv_mixaug import CutMix, Mixup, make_collate_fn, samples, viz
+from tv_mixaug import CutMix, Mixup, flowers, make_collate_fn, viz
 
 
 def main():
-    dataset = TensorDataset(*samples.draw_flowers(64, size=64))
+    dataset = TensorDataset(*flowers.draw_flowers(64, size=64))
     collate_fn = make_collate_fn(
         [Mixup(0.4, num_classes=2), CutMix(num_classes=2)], record=True, seed=0
     )
@@ -31,7 +31,7 @@ def main():
             collate_fn.set_epoch(epoch)
             for images, labels, plan in loader:
                 if step % len(loader) == 0:
-                    sheet = viz.draw_batch(images[:8], labels[:8], samples.CLASS_NAMES, columns=4)
+                    sheet = viz.draw_batch(images[:8], labels[:8], flowers.CLASS_NAMES, columns=4)
                     log.add_image("mixed batch", sheet, step, dataformats="HWC")
                 # How much was mixed, from the record of the mix.
                 log.add_histogram("own weight", plan.lam, step)

@@ -14,12 +14,12 @@ from timm.loss import SoftTargetCrossEntropy
 from timm.optim import create_optimizer_v2
 from torch.utils.data import DataLoader, TensorDataset
 
-from tv_mixaug import CutMix, Mixup, make_collate_fn, samples
+from tv_mixaug import CutMix, Mixup, flowers, make_collate_fn
 
 
 def main():
     torch.manual_seed(0)
-    images, labels = samples.draw_flowers(64, size=64)
+    images, labels = flowers.draw_flowers(64, size=64)
     images = images.as_subclass(torch.Tensor) / 255
 
     # timm: Mixup(mixup_alpha=0.8, cutmix_alpha=1.0, prob=1.0, switch_prob=0.5,

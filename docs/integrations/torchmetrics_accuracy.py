@@ -13,13 +13,13 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from tv_mixaug import CutMix, make_collate_fn, samples
+from tv_mixaug import CutMix, flowers, make_collate_fn
 from tv_mixaug.metrics import MixedAccuracy
 
 
 def main():
     torch.manual_seed(0)
-    images, labels = samples.draw_flowers(96, size=32)
+    images, labels = flowers.draw_flowers(96, size=32)
     dataset = TensorDataset(images.as_subclass(torch.Tensor) / 255, labels)
     collate_fn = make_collate_fn(CutMix(num_classes=2, mode="sample"), seed=0)
     loader = DataLoader(dataset, batch_size=16, shuffle=True, collate_fn=collate_fn)

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
-from tv_mixaug import CutMix, Mixup, make_collate_fn, samples
+from tv_mixaug import CutMix, Mixup, flowers, make_collate_fn
 
 
 def main():
@@ -22,7 +22,7 @@ def main():
         dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     rank, ranks = dist.get_rank(), dist.get_world_size()
     torch.manual_seed(0)
-    images, labels = samples.draw_flowers(64, size=32)
+    images, labels = flowers.draw_flowers(64, size=32)
     dataset = TensorDataset(images.as_subclass(torch.Tensor) / 255, labels)
 
     # Every process makes its own collate function with the same seed; it finds its rank itself.

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import torch
 
-from tv_mixaug import CutMix, Mixup, make_collate_fn, samples
+from tv_mixaug import CutMix, Mixup, flowers, make_collate_fn
 
 
 def write_shards(folder):
-    images, labels = samples.draw_flowers(64, size=32)
+    images, labels = flowers.draw_flowers(64, size=32)
     images = images.as_subclass(torch.Tensor) / 255
     for shard in range(2):
         with webdataset.TarWriter(str(folder / f"flowers-{shard}.tar")) as tar:

@@ -12,7 +12,8 @@ import torch
 from loading import CLASSES, Pictures, epochs, make, same
 from torch.utils.data import DataLoader, Dataset
 
-from tv_mixaug import CutMix, Mixup, make_collate_fn, memory
+from tv_mixaug import CutMix, Mixup, make_collate_fn
+from tv_mixaug.loading import ring as memory
 
 SIZE = 80  # four pictures take more than memory.WORTHWHILE
 COUNT = 48
@@ -160,7 +161,7 @@ def test_errors_in_a_worker_do_not_use_up_blocks():
 KILL = """
 import os, signal, time
 from loading import epochs, make, same, Pictures
-from test_memory import COUNT, SIZE, loader_of
+from test_ring import COUNT, SIZE, loader_of
 
 expected = epochs(make(), 1, Pictures(COUNT, SIZE))[0]
 collate_fn, kept = make(reuse_memory=True), []

@@ -5,7 +5,7 @@ import pickle
 
 from torch.utils.data import DataLoader, IterableDataset
 
-from tv_mixaug.position import Position, is_starting_worker
+from tv_mixaug.loading.numbering import Position, is_starting_worker
 
 
 class Ask:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tv_mixaug.memory import LentTensor
+from tv_mixaug.loading.ring import LentTensor
 from tv_mixaug.plans import Plan, draw_noise
 
 # A smaller sample, in bytes, costs less than the call that would handle it alone.

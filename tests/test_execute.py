@@ -8,7 +8,8 @@ from coded import DTYPES, bits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tv_mixaug import plans, rows
+from tv_mixaug import execute as rows
+from tv_mixaug import plans
 
 SIZES = [(3, 5, 4), (3, 150, 150)]  # below and above the size that is handled alone
 

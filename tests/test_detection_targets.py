@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as v2
 
-from tv_mixaug.objects import (
+from tv_mixaug.detection import (
     check_objects,
     cutmix_objects,
     cutout_objects,

@@ -12,10 +12,10 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 from torchvision import tv_tensors
 
+from tv_mixaug.detection import check_objects
+from tv_mixaug.execute import Rows
 from tv_mixaug.functional import MIXED_DTYPES
 from tv_mixaug.labels import LabelFormat, NumClasses, PairedLabels, check_labels
-from tv_mixaug.objects import check_objects
-from tv_mixaug.rows import Rows
 
 IMAGE, MASK, OBJECTS, LABEL, PAIRED = "image", "mask", "objects", "label", "paired labels"
 PASSED, OTHER = "passed", "other"

@@ -17,14 +17,14 @@ import torch
 from torch import Tensor, nn
 from torchvision import tv_tensors
 
-from tv_mixaug import memory
 from tv_mixaug.arguments import check_probability
-from tv_mixaug.batch import is_objects
+from tv_mixaug.execute import Rows
 from tv_mixaug.functional import MIXED_DTYPES
 from tv_mixaug.labels import check_one_format
+from tv_mixaug.leaves import is_objects
+from tv_mixaug.loading import ring as memory
+from tv_mixaug.loading.numbering import Position, is_starting_worker
 from tv_mixaug.plans import Plan
-from tv_mixaug.position import Position, is_starting_worker
-from tv_mixaug.rows import Rows
 from tv_mixaug.transforms import MixTransform
 
 Samples = Sequence[Any]
@@ -303,7 +303,7 @@ def collate_samples(
     Args:
         samples: B > 0 samples of one structure.
         allocate: Makes the memory that tensors are stacked into.
-        rows: Whether images are left unstacked, as :class:`~tv_mixaug.rows.Rows`.
+        rows: Whether images are left unstacked, as :class:`~tv_mixaug.execute.Rows`.
 
     Returns:
         The batch: tuples and lists of a sample become a list, mappings and namedtuples keep their

@@ -1,0 +1,1 @@
+"""Collating and mixing in the workers of a DataLoader."""
