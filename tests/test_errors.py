@@ -223,7 +223,7 @@ BATCHES = {
         "255 at position 1",
     ),
     "wrong K": (ALL, INDEX, (IMAGES, torch.eye(4)), ValueError, "num_classes = 3"),
-    "(B, 1) labels": (ALL, INDEX, (IMAGES, LABELS[:, None]), ValueError, "num_classes = 3"),
+    "(B, 1) labels": (ALL, INDEX, (IMAGES, torch.rand(4, 1)), ValueError, "num_classes = 3"),
     "(B, K, 1) labels": (
         ALL,
         INDEX,
@@ -634,7 +634,7 @@ KERNELS = [
     (functional.cutmix, (IMAGES, PARTNER, CUT[:3]), ValueError, "boxes"),
     (functional.cutmix, (IMAGES, PARTNER, CUT[:, :3]), ValueError, "boxes"),
     (functional.cutmix, (IMAGES, PARTNER, CUT[0]), ValueError, "boxes"),
-    (functional.cutmix, (IMAGES, PARTNER, CUT[:, None]), ValueError, "boxes"),
+    (functional.cutmix, (IMAGES, PARTNER, CUT[:, None, None]), ValueError, "boxes"),
     (functional.cutout, (None, CUT), TypeError, "images"),
     (functional.cutout, (IMAGES, CUT[:3]), ValueError, "boxes"),
     (functional.cutout, (IMAGES, CUT.int()), TypeError, "boxes"),

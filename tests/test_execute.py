@@ -2,14 +2,15 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from coded import DTYPES, bits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tv_mixaug import execute as rows
-from tv_mixaug import plans
+from tv_mixaug import draws, execute, kernels, plans
+from tv_mixaug.plans import BLEND, FILL, PASTE, Recipe, make_recipe
 
 SIZES = [(3, 5, 4), (3, 150, 150)]  # below and above the size that is handled alone
 
@@ -20,35 +21,39 @@ def draw_pixels(shape, dtype):
 
 
 def mixup_by_hand(images, plan):
-    weight = (1 - plan.lam).view(-1, *[1] * (images.ndim - 1))
     wide = torch.float64 if images.dtype == torch.float64 else torch.float32
-    mixed = torch.lerp(images.to(wide), images[plan.partner].to(wide), weight.to(wide))
+    weight = (1 - plan.lam.to(wide)).view(-1, *[1] * (images.ndim - 1))
+    mixed = torch.lerp(images.to(wide), images[plan.partner].to(wide), weight)
     return mixed if images.dtype.is_floating_point else mixed.round()
 
 
 def cutmix_by_hand(images, plan):
     out = images.clone()
-    for row, (x1, y1, x2, y2) in enumerate(plan.boxes.tolist()):
+    for row, (x1, y1, x2, y2) in enumerate(plan.boxes[:, 0].tolist()):
         out[row, :, y1:y2, x1:x2] = images[plan.partner[row], :, y1:y2, x1:x2]
     return out
 
 
 def draw_plan(op, count, size, shared, partner):
-    applied = torch.rand(count) < 0.8
-    draw = {
-        "mixup": lambda: plans.draw_mixup(count, applied, 1.0, not shared, partner),
-        "cutmix": lambda: plans.draw_cutmix(count, applied, 1.0, not shared, partner, size, True),
-        "cutout": lambda: plans.draw_cutout(count, applied, (3, 4), 2, not shared, size, False),
-    }
-    return draw[op]()
+    """Make a plan of one operation for some samples, one draw for all or one for each."""
+    boxes = draws.draw_boxes(
+        np.random.default_rng(int(torch.randint(99, ()))).integers(
+            1, 5, (1 if shared else count, 2 if op == "cutout" else 1, 2)
+        ),
+        size,
+    )
+    lam = draws.draw_lam(1.0, 1)[0] if shared else draws.draw_lam(1.0, count)
+    applied = True if shared else (torch.rand(count) < 0.8).numpy()
+    code = {"mixup": BLEND, "cutmix": PASTE, "cutout": FILL}[op]
+    given = {"boxes": boxes} if op != "mixup" else {}
+    if op != "cutout":
+        given |= {"partner": partner.numpy(), "lam": lam}
+    return make_recipe(code, count, applied, **given).plan()
 
 
-def run(op, images, plan, **kwargs):
-    if op == "mixup":
-        return rows.mixup_batch(images, plan, **kwargs)
-    if op == "cutmix":
-        return rows.cutmix_batch(images, plan, (2, 3), **kwargs)
-    return rows.cutout_batch(images, plan, (1, 2, 3), (2, 3), **kwargs)
+def run(images, plan, **kwargs):
+    recipe = Recipe.of(plan)
+    return execute.carry_out(images, recipe, (1, 2, 3), (2, 3), 1, **kwargs)
 
 
 any_partner = st.integers(1, 7).flatmap(
@@ -59,49 +64,42 @@ any_partner = st.integers(1, 7).flatmap(
 # --- The order --------------------------------------------------------------------------------
 
 
-@given(partner=any_partner)
-def test_chains_allow_overwriting_in_place(partner):
-    """Each sample is there once, and nobody's partner is overwritten before it is read."""
-    order = rows.chains(partner)
-    assert sorted(row for chain in order for row in chain) == list(range(len(partner)))
-    written = set()
-    for chain in order:
-        for place, row in enumerate(chain):
-            closes = place == len(chain) - 1 and partner[row] == chain[0] and len(chain) > 1
-            if not closes:  # the first of a cycle is saved before it is overwritten
-                assert partner[row] not in written or partner[row] == row
-            written.add(row)
+@given(partner=any_partner, data=st.data())
+def test_samples_are_visited_once_each_and_then_their_partners(partner, data):
+    """Every sample comes once, and behind it its partner unless that has been there."""
+    rows = sorted(data.draw(st.sets(st.sampled_from(range(len(partner))))))
+    order = list(execute._by_partner(rows, partner))
+    assert sorted(order) == rows
+    for place, row in enumerate(order[:-1]):
+        other = partner[row]
+        assert other not in rows or other in order[: place + 1] or order[place + 1] == other
 
 
 @given(count=st.integers(0, 8), shift=st.integers(0, 8), other=any_partner)
-def test_roll_pieces_are_found_for_cyclic_shifts_alone(count, shift, other):
-    """A cyclic shift is two pairs of slices that cover each row once; nothing else is."""
+def test_cyclic_shifts_are_found_and_nothing_else(count, shift, other):
+    """A plan whose partners are a cyclic shift is known as one; nothing else is."""
     for partner in (((torch.arange(count) - shift) % max(count, 1)), torch.tensor(other)):
         n = len(partner)
-        is_roll = n > 0 and torch.equal(partner, (torch.arange(n) + partner[0]) % n)
-        pieces = rows.roll_pieces(partner)
-        assert (pieces is not None) == is_roll
-        if pieces:
-            index = torch.arange(n)
-            assert torch.equal(
-                torch.cat([index[there] for there, _ in pieces]).sort().values, index
-            )
-            for there, of in pieces:
-                assert torch.equal(partner[there], index[of])
+        plan = plans.identity_plan(n)._replace(partner=partner)
+        is_roll = n == 0 or torch.equal(partner, (torch.arange(n) + partner[0]) % n)
+        recipe = Recipe.of(plan)
+        assert (recipe.shift is not None) == is_roll
+        assert torch.equal(torch.from_numpy(recipe.partners()), partner)
 
 
 @given(count=st.one_of(st.integers(1, 9), st.integers(60, 80)), data=st.data())
-def test_a_roll_in_place_reads_each_row_before_it_is_overwritten(count, data):
-    """Every row is given once, with the pixels that its partner had before, for any shift."""
+@pytest.mark.parametrize("small", [1, 1 << 40])
+def test_pieces_of_a_batch_hold_each_row_with_its_partner(small, count, data):
+    """Every row is given once, with its partner's pixels and its own place in the result."""
     shift = data.draw(st.integers(0, count - 1))
-    batch = torch.arange(count)
-    partner = (torch.arange(count) - shift) % count
-    seen = []
-    for there, partners in rows.roll_in_place(batch, rows.roll_pieces(partner)):
-        assert torch.equal(partners, partner[there])
-        seen += range(count)[there]
-        batch[there] = -1
-    assert sorted(seen) == list(range(count))
+    batch, out = torch.arange(count), torch.zeros(count, dtype=torch.int64)
+    recipe = Recipe(count, BLEND, shift)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(execute, "SMALL_BATCH", small)
+        for rows, own, other, place in execute._pieces(batch, out, recipe):
+            assert torch.equal(own, batch[rows])
+            place.copy_(other)
+    assert torch.equal(out, (torch.arange(count) - shift) % count)
 
 
 # --- The result -------------------------------------------------------------------------------
@@ -118,10 +116,10 @@ def test_in_place_gives_the_same_bits(shape, dtype, op, partner, shared, seed):
     images = draw_pixels((len(partner), *shape), dtype)
     before = images.clone()
     plan = draw_plan(op, len(partner), shape[1:], shared, torch.tensor(partner))
-    fresh = run(op, images, plan)
+    fresh = run(images, plan)
     assert torch.equal(bits(images), bits(before))
-    assert fresh.data_ptr() != images.data_ptr()
-    same = run(op, images, plan, inplace=True)
+    assert (fresh is images) == (not plan.op.any())
+    same = run(images, plan, inplace=True)
     assert same.data_ptr() == images.data_ptr()
     assert torch.equal(bits(same), bits(fresh))
     if op == "mixup":
@@ -143,9 +141,9 @@ def test_samples_not_yet_stacked_give_the_same_bits(shape, dtype, op, roll):
     for shared in (True, False):
         plan = draw_plan(op, 5, shape[1:], shared, partner)
         samples = [image.clone() for image in images]
-        held = rows.Rows(samples, lambda size, kind: torch.empty(size, dtype=kind))
-        out = run(op, held, plan)
-        assert torch.equal(bits(out), bits(run(op, images, plan)))
+        held = execute.Samples(samples, lambda size, kind: torch.empty(size, dtype=kind))
+        out = run(held, plan)
+        assert torch.equal(bits(out), bits(run(images, plan)))
         for sample, image in zip(samples, images, strict=True):
             assert torch.equal(bits(sample), bits(image))
 
@@ -173,12 +171,12 @@ def test_memory_format_makes_no_difference(shape, dtype, op, form):
     images = draw_pixels((4, *shape), dtype)
     for partner in (torch.tensor([3, 0, 1, 2]), torch.tensor([1, 0, 0, 3])):
         plan = draw_plan(op, 4, shape[1:], False, partner)
-        expected = run(op, images, plan)
+        expected = run(images, plan)
         other = FORMS[form](images)
         strides = other.stride()
-        assert torch.equal(bits(run(op, other, plan)), bits(expected))
+        assert torch.equal(bits(run(other, plan)), bits(expected))
         assert torch.equal(bits(other), bits(images))
-        out = run(op, other, plan, inplace=True)
+        out = run(other, plan, inplace=True)
         assert out.stride() == strides
         assert torch.equal(bits(out), bits(expected))
 
@@ -186,17 +184,23 @@ def test_memory_format_makes_no_difference(shape, dtype, op, form):
 def test_fill_tensor_puts_channels_on_their_axis():
     """A value for each channel broadcasts along the channel axis and no other."""
     batch = torch.zeros(2, 3, 4, 5, 3)
-    assert rows.fill_tensor((1, 2, 3), batch, 1).shape == (3, 1, 1, 1)
-    assert rows.fill_tensor((1, 2, 3), batch, -1).shape == (1, 1, 1, 3)
-    assert rows.fill_tensor(7, batch, 1).shape == ()
+    assert kernels.fill_tensor((1, 2, 3), batch, 1).shape == (3, 1, 1, 1)
+    assert kernels.fill_tensor((1, 2, 3), batch, -1).shape == (3,)
+    assert kernels.fill_tensor(7, batch, 1).shape == ()
 
 
 def test_noise_is_written_in_the_holes_alone():
     """Each hole has noise of its own and all other pixels stay."""
     images = torch.zeros(3, 3, 20, 20)
-    plan = plans.draw_cutout(3, torch.tensor([True, False, True]), (9, 9), 1, True, (20, 20), True)
-    out = rows.cutout_batch(images, plan, "noise", (2, 3))
-    inside = rows.inside_boxes(images, plan.boxes, (2, 3)).expand_as(images)
+    recipe = make_recipe(
+        FILL,
+        3,
+        np.array([True, False, True]),
+        boxes=draws.draw_boxes(np.full((3, 1, 2), 9), (20, 20)),
+        noise=draws.draw_seeds(3),
+    )
+    out = execute.carry_out(images, recipe, "noise", (2, 3))
+    inside = kernels.inside_boxes(images, recipe.plan().boxes, (2, 3)).expand_as(images)
     assert not out[~inside].any()
     assert (out[inside] != 0).all()
     held = [out[row][inside[row]] for row in (0, 2)]
@@ -205,7 +209,9 @@ def test_noise_is_written_in_the_holes_alone():
 
 def test_rows_can_be_copied():
     """A batch not yet stacked can be copied like any value."""
-    held = rows.Rows([torch.zeros(1, 2, 2)] * 3, lambda size, kind: torch.empty(size, dtype=kind))
+    held = execute.Samples(
+        [torch.zeros(1, 2, 2)] * 3, lambda size, kind: torch.empty(size, dtype=kind)
+    )
     assert copy.copy(held).stack().shape == (3, 1, 2, 2)
 
 
@@ -216,10 +222,10 @@ def test_blending_all_at_once_as_a_gpu_does_rounds_alike(dtype, partner, inplace
     """The way that a GPU takes gives the values of the way that the CPU takes, uint8 rounded."""
     images = draw_pixels((4, 3, 9, 7), dtype)
     plan = draw_plan("mixup", 4, (9, 7), False, torch.tensor(partner))
-    expected = rows.mixup_batch(images, plan)
+    expected = run(images, plan)
     source = images.clone()
-    out = source if inplace else torch.empty_like(source)
-    rows._blend_together(source, plan, out)
+    out = execute._at_once(source, Recipe.of(plan), 0.0, None, 1)
+    out = source.copy_(out) if inplace else out
     # Where the exact value lies between two grey levels, the last bit of the sum decides.
     torch.testing.assert_close(out, expected, atol=dtype == torch.uint8, rtol=0)
     exact = mixup_by_hand(images, plan)

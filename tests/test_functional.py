@@ -215,7 +215,7 @@ def test_a_plan_replays_on_anything_of_the_same_samples():
     assert features.shape == (4, 7)
     (_, _), plan = CutMix(num_classes=4).mix((torch.rand(4, 3, 8, 8), torch.arange(4)))
     depth = torch.rand(4, 8, 8)
-    expected = paste(depth, plan.partner, plan.boxes)
+    expected = paste(depth, plan.partner, plan.boxes[:, 0])
     assert torch.equal(functional.replay(depth, plan), expected)
 
 
@@ -226,7 +226,7 @@ def test_replay_keeps_to_the_operation_of_each_sample():
         op=torch.tensor([0, 1, 2, 3], dtype=torch.uint8),
         partner=torch.tensor([0, 1, 0, 0]),
         lam=torch.tensor([1.0, 1.0, 0.25, 0.75]),
-        boxes=torch.tensor([[0, 0, 0, 0], [0, 0, 2, 2], [0, 0, 0, 0], [2, 0, 4, 2]]),
+        boxes=torch.tensor([[[0, 0, 0, 0]], [[0, 0, 2, 2]], [[0, 0, 0, 0]], [[2, 0, 4, 2]]]),
         noise=torch.zeros(4, dtype=torch.int64),
     )
     out = functional.replay(images, plan, fill=9.0)

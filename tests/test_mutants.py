@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-from tv_mixaug import CutMix, Cutout, Mixup, plans
+from tv_mixaug import CutMix, Cutout, Mixup, base, plans
+from tv_mixaug.plans import Recipe
 from tv_mixaug.testing import (
     UntruthfulError,
     assert_inputs_unchanged,
@@ -15,7 +16,8 @@ from tv_mixaug.testing import (
     assert_targets_follow_images,
 )
 
-FEW: dict[str, Any] = {"batch_sizes": (2, 5), "sizes": ((8, 12),), "draws": 6}
+# Where a box is square, a row too many is a column too many: this seed finds others.
+FEW: dict[str, Any] = {"batch_sizes": (2, 5), "sizes": ((8, 12),), "draws": 6, "seed": 1}
 FLOAT, BYTES = (torch.float32,), (torch.uint8,)
 
 
@@ -71,8 +73,8 @@ def with_plan(change: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """Plant a fault in the plan that one rule is given."""
 
     def mutation(original: Any) -> Any:
-        return lambda self, leaf, plan, *rest, **axes: original(
-            self, leaf, change(plan), *rest, **axes
+        return lambda value, recipe, *rest, **options: original(
+            value, Recipe.of(change(recipe.plan())), *rest, **options
         )
 
     return mutation
@@ -82,8 +84,8 @@ def with_images(change: Callable[[Any, Any, Any], Any]) -> Callable[[Any], Any]:
     """Plant a fault in the mixed images: `change(before, after, plan)`."""
 
     def mutation(original: Any) -> Any:
-        return lambda self, images, plan, inplace, **axes: change(
-            images, original(self, images.clone(), plan, False, **axes), plan
+        return lambda images, recipe, *rest, inplace: change(
+            images, original(images.clone(), recipe, *rest), recipe.plan()
         )
 
     return mutation
@@ -93,9 +95,9 @@ def with_area(change: Callable[[Any, int, int], Any]) -> Callable[[Any], Any]:
     """Plant a fault in the pasted area that CutMix counts: `change(boxes, height, width)`."""
 
     def mutation(original: Any) -> Any:
-        def mutant(self: Any, batch: Any, p: float) -> Any:
-            plan = original(self, batch, p)
-            return plan._replace(lam=1 - change(plan.boxes, *batch.size).float())
+        def mutant(self: Any, batch: Any, *rest: Any) -> Any:
+            plan = original(self, batch, *rest).plan()
+            return plan._replace(lam=1 - change(plan.boxes[:, 0], *batch.size).float())
 
         return mutant
 
@@ -110,7 +112,7 @@ def inverse(partner: torch.Tensor) -> torch.Tensor:
 def paste_in_a_row(images: Any, mixed: Any, plan: Any) -> Any:
     """Paste sample by sample from images that were already pasted into."""
     out = images.clone()
-    for row, (x1, y1, x2, y2) in enumerate(plan.boxes.tolist()):
+    for row, (x1, y1, x2, y2) in enumerate(plan.boxes[:, 0].tolist()):
         out[row, :, y1:y2, x1:x2] = out[plan.partner[row], :, y1:y2, x1:x2]
     return out
 
@@ -141,105 +143,109 @@ volumes = plans.box_volumes
 MUTANTS = [
     Mutant(
         "labels of CutMix swapped",
-        CutMix,
-        "mix_labels",
+        base,
+        "mix_targets",
         with_plan(lambda plan: plan._replace(lam=1 - plan.lam)),
         check_cutmix,
         "swapped",
     ),
     Mutant(
         "labels of Mixup swapped",
-        Mixup,
-        "mix_labels",
+        base,
+        "mix_targets",
         with_plan(lambda plan: plan._replace(lam=1 - plan.lam)),
         check_mixup,
         "swapped",
     ),
     Mutant(
         "pair labels swapped",
-        CutMix,
-        "mix_labels",
+        base,
+        "mix_targets",
         with_plan(lambda plan: plan._replace(lam=1 - plan.lam)),
         lambda: check_cutmix(targets="pair"),
         "swapped",
     ),
     Mutant(
         "pixels of Mixup swapped",
-        Mixup,
-        "mix_images",
+        base,
+        "carry_out",
         with_plan(lambda plan: plan._replace(lam=1 - plan.lam)),
         check_mixup,
         "swapped",
     ),
     Mutant(
         "labels not mixed",
-        Mixup,
-        "mix_labels",
+        base,
+        "mix_targets",
         with_plan(lambda plan: plan._replace(lam=torch.ones_like(plan.lam))),
         check_mixup,
         "the images were mixed but the labels were not",
     ),
     Mutant(
         "images not mixed",
-        CutMix,
-        "mix_images",
+        base,
+        "carry_out",
         with_images(lambda before, after, plan: before),
         check_cutmix,
         "the labels were mixed but the images were not",
     ),
     Mutant(
         "labels rolled the wrong way",
-        CutMix,
-        "mix_labels",
+        base,
+        "mix_targets",
         with_plan(lambda plan: plan._replace(partner=inverse(plan.partner))),
         check_cutmix,
         "paired with different samples",
     ),
     Mutant(
         "labels not rolled",
-        Mixup,
-        "mix_labels",
+        base,
+        "mix_targets",
         with_plan(lambda plan: plan._replace(partner=torch.arange(len(plan.partner)))),
         check_mixup,
         "the images were mixed but the labels were not",
     ),
     Mutant(
         "one lam for all rows",
-        CutMix,
-        "mix_labels",
+        base,
+        "mix_targets",
         with_plan(lambda plan: plan._replace(lam=plan.lam[:1].expand_as(plan.lam))),
         check_cutmix,
     ),
     Mutant(
         "lam truncated to an integer",
-        Mixup,
-        "mix_labels",
+        base,
+        "mix_targets",
         with_plan(lambda plan: plan._replace(lam=plan.lam.long().float())),
         lambda: check_mixup(BYTES),
         "truncated integers",
     ),
     Mutant(
         "lam in half precision",
-        CutMix,
-        "mix_labels",
+        base,
+        "mix_targets",
         with_plan(lambda plan: plan._replace(lam=plan.lam.bfloat16().float())),
         check_cutmix,
     ),
     Mutant(
         "smoothing forgotten",
-        CutMix,
-        "mix_labels",
+        base,
+        "mix_targets",
         lambda original: (
-            lambda self, leaf, plan, size: original(CutMix(num_classes=10), leaf, plan, size)
+            lambda value, recipe, kind, form, **options: original(
+                value, recipe, kind, form._replace(smoothing=0.0), **options
+            )
         ),
         lambda: check_cutmix(label_smoothing=0.1),
         "smoothed otherwise than stated",
     ),
     Mutant(
         "area not corrected after clipping",
-        plans,
-        "draw_cutmix",
-        lambda original: lambda *arguments: original(*arguments[:-1], False),
+        CutMix,
+        "draw",
+        lambda original: (
+            lambda self, *rest: original(CutMix(mode=self.mode, correct_lam=False), *rest)
+        ),
         check_cutmix,
         "the area was not corrected",
     ),
@@ -276,8 +282,8 @@ MUTANTS = [
     ),
     Mutant(
         "box pasted with its end included",
-        CutMix,
-        "mix_images",
+        base,
+        "carry_out",
         with_plan(
             lambda plan: plan._replace(
                 boxes=(plan.boxes + torch.tensor([0, 0, 1, 0])).clamp(max=torch.tensor(12))
@@ -288,22 +294,22 @@ MUTANTS = [
     ),
     Mutant(
         "x and y of the box exchanged",
-        CutMix,
-        "mix_images",
-        with_plan(lambda plan: plan._replace(boxes=plan.boxes[:, [1, 0, 3, 2]])),
+        base,
+        "carry_out",
+        with_plan(lambda plan: plan._replace(boxes=plan.boxes[..., [1, 0, 3, 2]])),
         check_cutmix,
     ),
     Mutant(
         "only the first channel pasted",
-        CutMix,
-        "mix_images",
+        base,
+        "carry_out",
         with_images(lambda before, after, plan: torch.cat([after[:, :1], before[:, 1:]], 1)),
         check_cutmix,
     ),
     Mutant(
         "only the first half mixed",
-        Mixup,
-        "mix_images",
+        base,
+        "carry_out",
         with_images(
             lambda before, after, plan: torch.cat(
                 [after[: len(after) // 2], before[len(after) // 2 :]]
@@ -314,26 +320,27 @@ MUTANTS = [
     ),
     Mutant(
         "pasted from what was already pasted into",
-        CutMix,
-        "mix_images",
+        base,
+        "carry_out",
         with_images(paste_in_a_row),
         check_cutmix,
     ),
     Mutant(
         "bytes truncated",
-        Mixup,
-        "mix_images",
+        base,
+        "carry_out",
         with_images(truncated_blend),
         lambda: check_mixup(BYTES),
         "truncated integers",
     ),
     Mutant(
         "Cutout takes weight away",
-        Cutout,
-        "mix_labels",
+        base,
+        "mix_targets",
         lambda original: (
-            lambda self, leaf, plan, size: (
-                original(self, leaf, plan, size) * (1 - volumes(plan.boxes) / 96)[:, None]
+            lambda value, recipe, *rest, **options: (
+                original(value, recipe, *rest, **options)
+                * (1 - volumes(recipe.plan().boxes).sum(1) / 96)[:, None]
             )
         ),
         check_cutout,
@@ -341,15 +348,15 @@ MUTANTS = [
     ),
     Mutant(
         "mask left behind",
-        CutMix,
+        base,
         "mix_masks",
-        lambda original: lambda self, leaf, plan, size: leaf.value,
+        lambda original: lambda value, *rest: value,
         check_cut_masks,
         "the mask was left behind",
     ),
     Mutant(
         "mask cut at another place",
-        CutMix,
+        base,
         "mix_masks",
         with_plan(lambda plan: plan._replace(boxes=plan.boxes // 2)),
         check_cut_masks,
@@ -357,7 +364,7 @@ MUTANTS = [
     ),
     Mutant(
         "mask paired with another sample",
-        CutMix,
+        base,
         "mix_masks",
         with_plan(lambda plan: plan._replace(partner=inverse(plan.partner))),
         check_cut_masks,
@@ -365,7 +372,7 @@ MUTANTS = [
     ),
     Mutant(
         "mask of the smaller weight",
-        Mixup,
+        base,
         "mix_masks",
         with_plan(lambda plan: plan._replace(lam=1 - plan.lam)),
         check_mixed_masks,
@@ -373,7 +380,7 @@ MUTANTS = [
     ),
     Mutant(
         "mask planes not mixed",
-        Mixup,
+        base,
         "mix_masks",
         with_plan(lambda plan: plan._replace(lam=torch.ones_like(plan.lam))),
         lambda: check_mixed_masks("soft"),
@@ -381,29 +388,27 @@ MUTANTS = [
     ),
     Mutant(
         "mask not filled",
-        Cutout,
-        "fill_masks",
-        lambda original: lambda self, leaf, plan, size: leaf.value,
+        base,
+        "mix_masks",
+        lambda original: lambda value, *rest: value,
         check_erased_masks,
         "the mask was not filled",
     ),
     Mutant(
         "inputs written to",
-        CutMix,
-        "mix_images",
-        lambda original: (
-            lambda self, images, plan, inplace, **axes: original(self, images, plan, True, **axes)
-        ),
+        base,
+        "carry_out",
+        lambda original: lambda images, *rest, inplace: original(images, *rest, inplace=True),
         check_unchanged,
         "changed its inputs",
     ),
     Mutant(
         "labels of unmixed batches left alone",
-        Mixup,
-        "mix_labels",
+        base,
+        "mix_targets",
         lambda original: (
-            lambda self, leaf, plan, size: (
-                original(self, leaf, plan, size) if plan.op.any() else leaf.value
+            lambda value, recipe, *rest, **options: (
+                original(value, recipe, *rest, **options) if recipe.ops else value
             )
         ),
         check_format,

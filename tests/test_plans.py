@@ -5,15 +5,44 @@ Statistical tests reject at the level 1e-4 under fixed seeds, so they cannot fai
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from tv_mixaug import plans
+from tv_mixaug import CutMix, Cutout, Mixup, draws, plans
+from tv_mixaug.leaves import Batch, Layout, Leaf, Role
 
 LEVEL = 1e-4
+
+
+def as_tensor(draw):
+    """Let a draw be looked at as a tensor."""
+    return lambda *args, **options: torch.as_tensor(draw(*args, **options))
+
+
+draw_applied, draw_lam, draw_boxes = map(
+    as_tensor, (draws.draw_applied, draws.draw_lam, draws.draw_boxes)
+)
+
+
+def draw_partner(count, pairing, labels):
+    """Return partners as a tensor, whichever way they were drawn."""
+    recipe = plans.Recipe(count, partner=draws.draw_partner(count, pairing, labels))
+    return torch.from_numpy(recipe.partners())
+
+
+def draw_plan(transform, count, size, p=1.0):
+    """Draw a transform's plan for a batch that nobody has to make."""
+    labels = Leaf(Role.LABEL, ())  # callables are asked only where there are labels
+    batch = Batch([torch.arange(count)], Layout((labels,), (), count, tuple(size)), None)
+    return transform.draw(batch, p, None).plan()
+
+
+def mode(per_sample):
+    return "sample" if per_sample else "batch"
 
 
 def assert_mean(values, expected):
@@ -32,32 +61,32 @@ def assert_mean(values, expected):
 def test_p_is_the_share_that_is_transformed(p, per_sample):
     """A sample, or a batch, is transformed with probability p."""
     if per_sample:
-        hits, count = int(plans.draw_applied(5000, p, True).sum()), 5000
+        hits, count = int(draw_applied(5000, p, True).sum()), 5000
     else:
-        coins = [plans.draw_applied(3, p, False) for _ in range(2000)]
-        assert all(coin.all() or not coin.any() for coin in coins)
-        hits, count = sum(bool(coin[0]) for coin in coins), 2000
+        coins = [draws.draw_applied(3, p, False) for _ in range(2000)]
+        assert {type(coin) for coin in coins} == {bool}
+        hits, count = sum(coins), 2000
     assert stats.binomtest(hits, count, p).pvalue > LEVEL
 
 
 @pytest.mark.parametrize("per_sample", [True, False])
 def test_p_zero_is_never_and_p_one_is_always(per_sample):
     """The ends of the range of p are exact."""
-    assert not plans.draw_applied(5000, 0.0, per_sample).any()
-    assert plans.draw_applied(5000, 1.0, per_sample).all()
+    assert not draw_applied(5000, 0.0, per_sample).any()
+    assert draw_applied(5000, 1.0, per_sample).all()
 
 
 @pytest.mark.parametrize("alpha", [0.2, 0.4, 1.0, 2.0, 30.0, 1000.0])
 def test_lam_follows_its_beta_law(alpha):
     """Lam is Beta(alpha, alpha) by a Kolmogorov-Smirnov test."""
-    lam = plans.draw_lam(alpha, 20_000).numpy()
+    lam = draw_lam(alpha, 20_000).numpy()
     assert stats.kstest(lam, stats.beta(alpha, alpha).cdf).pvalue > LEVEL
 
 
 @pytest.mark.parametrize("alpha", [0.01, 0.03, 0.1])
 def test_lam_follows_its_beta_law_for_tiny_alpha(alpha):
     """Where float64 rounds much of the mass to 1, the law holds at points from 1e-300 to 0.999."""
-    lam, count = plans.draw_lam(alpha, 20_000), 20_000
+    lam, count = draw_lam(alpha, 20_000), 20_000
     points = [1e-300, 1e-100, 1e-10, 1e-3, 0.1, 0.5, 0.9, 0.999]
     for point in points:
         share = float(stats.beta(alpha, alpha).cdf(point))
@@ -73,7 +102,7 @@ def test_lam_is_never_nan_nor_out_of_range(alpha, seed):
     """Every alpha gives numbers in [0, 1], without a warning."""
     torch.manual_seed(seed)
     for value in (alpha, 0.01, 1000.0):
-        lam = plans.draw_lam(value, 500)
+        lam = draw_lam(value, 500)
         assert lam.isfinite().all()
         assert ((lam >= 0) & (lam <= 1)).all()
 
@@ -82,7 +111,7 @@ def test_lam_is_never_nan_nor_out_of_range(alpha, seed):
 def test_the_centre_of_a_box_is_uniform(side):
     """The box's start is uniform over the whole image, for odd and even sides alike."""
     size = 9
-    boxes = plans.draw_boxes(torch.full((20_000, 2), side), (size, size))
+    boxes = draw_boxes(np.full((20_000, 2), side), (size, size))
     for low, high in ((boxes[:, 0], boxes[:, 2]), (boxes[:, 1], boxes[:, 3])):
         start = torch.where(high < size, high - side, low)
         if side % 2:  # the centre lies in one of the pixels
@@ -101,8 +130,7 @@ def test_the_centre_of_a_box_is_uniform(side):
 def test_the_mean_pasted_share_is_that_of_the_paper(size):
     """With alpha = 1, CutMix pastes 1/2 - 1/5 + 1/48 = 0.321 of an image, at odd sizes too."""
     count = 20_000
-    applied, partner = torch.ones(count, dtype=torch.bool), torch.arange(count)
-    plan = plans.draw_cutmix(count, applied, 1.0, True, partner, size, True)
+    plan = draw_plan(CutMix(mode="sample"), count, size)
     assert_mean(1 - plan.lam, 1 / 2 - 1 / 5 + 1 / 48)
 
 
@@ -112,8 +140,7 @@ def test_the_mean_pasted_share_is_that_of_the_paper(size):
 def test_the_mean_erased_share_is_that_of_the_paper(size, side):
     """Cutout erases s/n (1 - s/4n) of each axis on average: 0.191 for side 14 at 28 x 28."""
     count = 20_000
-    applied = torch.ones(count, dtype=torch.bool)
-    plan = plans.draw_cutout(count, applied, (side, side), 1, True, size, False)
+    plan = draw_plan(Cutout(side), count, size)
     expected = 1.0
     for full in size:
         # The sum over all positions, exact for odd sides too.
@@ -125,12 +152,12 @@ def test_the_mean_erased_share_is_that_of_the_paper(size, side):
         expected *= float((weight * length).sum()) / full
     if (size, side) == ((28, 28), 14):
         assert expected == pytest.approx(0.4375**2, abs=1e-9)
-    assert_mean(plans.box_volumes(plan.boxes) / math.prod(size), expected)
+    assert_mean(plans.box_volumes(plan.boxes[:, 0]) / math.prod(size), expected)
 
 
 def test_shuffle_is_a_uniform_permutation():
     """Each of the six permutations of three samples comes equally often."""
-    seen = [tuple(plans.draw_partner(3, "shuffle", None).tolist()) for _ in range(3000)]
+    seen = [tuple(draw_partner(3, "shuffle", None).tolist()) for _ in range(3000)]
     counts = [seen.count(permutation) for permutation in sorted(set(seen))]
     assert len(counts) == 6
     assert stats.chisquare(counts).pvalue > LEVEL
@@ -138,7 +165,7 @@ def test_shuffle_is_a_uniform_permutation():
 
 def test_roll_takes_every_shift_equally_often():
     """Each cyclic shift but none comes equally often, and no sample is its own partner."""
-    seen = [plans.draw_partner(5, "roll", None) for _ in range(2000)]
+    seen = [draw_partner(5, "roll", None) for _ in range(2000)]
     own = torch.arange(5)
     shifts = [int(partner[0]) for partner in seen]
     for partner in seen:
@@ -164,21 +191,23 @@ cuboids = st.tuples(st.integers(1, 12), st.integers(1, 12), st.integers(1, 12))
 def test_a_cutmix_plan_counts_whole_pixels(count, size, alpha, per_sample, p, seed):
     """Boxes lie inside the image, lam is the share of pixels left, untouched samples are alone."""
     torch.manual_seed(seed)
-    applied = plans.draw_applied(count, p, per_sample)
-    partner = plans.draw_partner(count, "shuffle", None)
-    plan = plans.draw_cutmix(count, applied, alpha, per_sample, partner, size, True)
-    dims = len(size)
-    assert plan.boxes.shape == (count, 2 * dims)
+    partner = torch.randperm(count)
+    cut = "cuboid" if len(size) == 3 else "spatial"
+    pairing = {"pairing": lambda labels: partner, "cut": cut, "mode": mode(per_sample)}
+    plan = draw_plan(CutMix(alpha, **pairing), count, size, p)
+    applied, dims = plan.op != 0, len(size)
+    assert plan.boxes.shape == (count, 1, 2 * dims)
+    assert p not in (0, 1) or (applied == bool(p)).all()
     assert plan.boxes.dtype == torch.int64
     assert plan.lam.dtype == torch.float32
-    low, high = plan.boxes[:, :dims], plan.boxes[:, dims:]
+    low, high = plan.boxes[:, 0, :dims], plan.boxes[:, 0, dims:]
     limit = torch.tensor(size[::-1])
     assert (low >= 0).all()
     assert (low <= high).all()
     assert (high <= limit).all()
     share = 1 - (high - low).prod(-1).double() / math.prod(size)
     torch.testing.assert_close(plan.lam.double(), share, atol=1e-7, rtol=0)
-    assert torch.equal(plan.op, applied.to(torch.uint8) * plans.CUTMIX)
+    assert torch.equal(plan.op, applied.to(torch.uint8) * plans.PASTE)
     assert torch.equal(plan.partner, torch.where(applied, partner, torch.arange(count)))
     assert (plan.boxes[~applied] == 0).all()
     assert (plan.lam[~applied] == 1).all()
@@ -196,15 +225,17 @@ def test_a_cutmix_plan_counts_whole_pixels(count, size, alpha, per_sample, p, se
 def test_a_mixup_plan_has_a_weight_for_each_applied_sample(count, alpha, per_sample, p, seed):
     """Lam lies in [0, 1], one for all unless drawn per sample, and nothing is cut."""
     torch.manual_seed(seed)
-    applied = plans.draw_applied(count, p, per_sample)
-    partner = plans.draw_partner(count, "roll", None)
-    plan = plans.draw_mixup(count, applied, alpha, per_sample, partner)
+    partner = torch.arange(count).roll(count // 2)
+    pairing = {"pairing": lambda labels: partner, "mode": mode(per_sample)}
+    plan = draw_plan(Mixup(alpha, **pairing), count, (8, 8), p)
+    applied = plan.op != 0
+    assert p not in (0, 1) or (applied == bool(p)).all()
     assert plan.lam.dtype == torch.float32
     assert ((plan.lam >= 0) & (plan.lam <= 1)).all()
     assert (plan.lam[~applied] == 1).all()
-    assert torch.equal(plan.op, applied.to(torch.uint8) * plans.MIXUP)
+    assert torch.equal(plan.op, applied.to(torch.uint8) * plans.BLEND)
     assert torch.equal(plan.partner, torch.where(applied, partner, torch.arange(count)))
-    assert plan.boxes.shape == (count, 4)
+    assert plan.boxes.shape == (count, 1, 4)
     assert not plan.boxes.any()
     if not per_sample and count:
         assert (plan.lam == plan.lam[0]).all()
@@ -225,9 +256,12 @@ def test_a_cutout_plan_keeps_everyone_to_themselves(
 ):
     """Holes lie inside the image, partners are oneself, weights 1, seeds drawn only for noise."""
     torch.manual_seed(seed)
-    applied = plans.draw_applied(count, p, per_sample)
-    plan = plans.draw_cutout(count, applied, sides, holes, per_sample, size, noise)
-    assert plan.boxes.shape == ((count, 4) if holes == 1 else (count, holes, 4))
+    fill = "noise" if noise else 0.0
+    transform = Cutout(sides, holes=holes, fill=fill, mode=mode(per_sample))
+    plan = draw_plan(transform, count, size, p)
+    applied = plan.op != 0
+    assert plan.boxes.shape == (count, holes, 4)
+    assert p not in (0, 1) or (applied == bool(p)).all()
     limit = torch.tensor(size[::-1])
     assert (plan.boxes[..., :2] >= 0).all()
     assert (plan.boxes[..., 2:] <= limit).all()
@@ -245,13 +279,13 @@ def test_a_cutout_plan_keeps_everyone_to_themselves(
 
 def test_correct_lam_off_keeps_the_drawn_weight():
     """Without the correction lam is the drawn one, which clipping makes differ from the pixels."""
-    applied, partner = torch.ones(64, dtype=torch.bool), torch.arange(64)
     torch.manual_seed(3)
-    raw = plans.draw_cutmix(64, applied, 1.0, True, partner, (8, 8), False)
+    raw = draw_plan(CutMix(mode="sample", correct_lam=False), 64, (8, 8))
     torch.manual_seed(3)
-    right = plans.draw_cutmix(64, applied, 1.0, True, partner, (8, 8), True)
+    right = draw_plan(CutMix(mode="sample"), 64, (8, 8))
     torch.manual_seed(3)
-    assert torch.equal(raw.lam, plans.draw_lam(1.0, 64).float())
+    draw_partner(64, "roll", None)
+    assert torch.equal(raw.lam, draw_lam(1.0, 64).float())
     assert torch.equal(raw.boxes, right.boxes)
     assert (raw.lam < right.lam - 0.01).any()
 
@@ -259,7 +293,7 @@ def test_correct_lam_off_keeps_the_drawn_weight():
 def test_the_sides_of_an_unclipped_box_are_exact():
     """A box away from the border has the asked sides to the pixel, odd ones included."""
     for side in range(1, 8):
-        boxes = plans.draw_boxes(torch.full((200, 2), side), (40, 41))
+        boxes = draw_boxes(np.full((200, 2), side), (40, 41))
         sides = boxes[:, 2:] - boxes[:, :2]
         inside = ((boxes[:, :2] > 0) & (boxes[:, 2:] < torch.tensor([41, 40]))).all(1)
         assert inside.any()
@@ -270,13 +304,13 @@ def test_the_sides_of_an_unclipped_box_are_exact():
 @pytest.mark.parametrize("pairing", ["roll", "shuffle"])
 def test_batches_of_none_and_one_have_partners(count, pairing):
     """An empty batch has no partners, and a single sample is its own."""
-    assert plans.draw_partner(count, pairing, None).tolist() == list(range(count))
+    assert draw_partner(count, pairing, None).tolist() == list(range(count))
 
 
 def test_the_identity_plan_has_every_shape():
     """The plan that changes nothing comes for boxes, cuboids and several holes."""
-    assert plans.identity_plan(3).boxes.shape == (3, 4)
-    assert plans.identity_plan(3, dims=3).boxes.shape == (3, 6)
+    assert plans.identity_plan(3).boxes.shape == (3, 1, 4)
+    assert plans.identity_plan(3, dims=3).boxes.shape == (3, 1, 6)
     assert plans.identity_plan(3, holes=2).boxes.shape == (3, 2, 4)
     plan = plans.identity_plan(3)
     assert plan.partner.tolist() == [0, 1, 2]
@@ -285,9 +319,7 @@ def test_the_identity_plan_has_every_shape():
 
 def test_plans_are_plain_tensors():
     """A plan can be pinned, moved, pickled and stored: it is a tuple of plain CPU tensors."""
-    plan = plans.draw_cutmix(
-        4, torch.ones(4, dtype=torch.bool), 1.0, False, torch.arange(4), (8, 8), True
-    )
+    plan = draw_plan(CutMix(), 4, (8, 8))
     assert plan._fields == ("op", "partner", "lam", "boxes", "noise")
     assert all(type(field) is torch.Tensor and field.device.type == "cpu" for field in plan)
 
@@ -296,7 +328,7 @@ def test_noise_belongs_to_its_seed():
     """The same seed gives the same noise, another one another, without the global generator."""
     before = torch.get_rng_state()
     for dtype in (torch.uint8, torch.float32, torch.bfloat16):
-        make = [plans.draw_noise((3, 40, 40), s, dtype, torch.device("cpu")) for s in (1, 1, 2)]
+        make = [draws.draw_noise((3, 40, 40), s, dtype, torch.device("cpu")) for s in (1, 1, 2)]
         assert torch.equal(make[0], make[1])
         assert not torch.equal(make[0], make[2])
         assert make[0].dtype == dtype
@@ -305,7 +337,7 @@ def test_noise_belongs_to_its_seed():
 
 def test_noise_has_the_law_of_its_dtype():
     """uint8 noise is uniform over all 256 values, floating point noise is standard normal."""
-    grey = plans.draw_noise((25_600,), 5, torch.uint8, torch.device("cpu"))
+    grey = draws.draw_noise((25_600,), 5, torch.uint8, torch.device("cpu"))
     assert stats.chisquare(torch.bincount(grey.long(), minlength=256).numpy()).pvalue > LEVEL
-    normal = plans.draw_noise((20_000,), 5, torch.float32, torch.device("cpu"))
+    normal = draws.draw_noise((20_000,), 5, torch.float32, torch.device("cpu"))
     assert stats.kstest(normal.numpy(), "norm").pvalue > LEVEL

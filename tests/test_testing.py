@@ -550,12 +550,12 @@ def test_label_batches_are_valid(labels: torch.Tensor) -> None:
 def test_plans_are_valid(plan: plans.Plan) -> None:
     """Plans are replayed on images of their size, and their labels are the shares of pixels."""
     size = len(plan.op)
-    assert plan.boxes.shape == (size, 4)
+    assert plan.boxes.shape == (size, 1, 4)
     assert ((plan.lam >= 0) & (plan.lam <= 1)).all()
     images = torch.eye(size)[:, :, None, None].expand(-1, -1, 5, 7).contiguous()
     mixed = functional.replay(images, plan, fill=2.0)
     labels = functional.mix_labels(torch.eye(size), plan.partner, plan.lam)
-    clean = plan.op != plans.CUTOUT
+    clean = plan.op != plans.FILL
     assert torch.allclose(mixed.mean((2, 3))[clean], labels[clean], atol=1e-6)
 
 
@@ -586,8 +586,8 @@ def test_strategies_shrink_to_simple_examples() -> None:
     """Failing examples become few samples, small sides and plain settings."""
     images = simplest(kit.image_batches(max_side=16), lambda x: len(x) >= 2)
     assert (tuple(images.shape), images.dtype) == ((2, 3, 1, 1), torch.float32)
-    plan = simplest(kit.plans(image_size=(8, 8)), lambda x: bool((x.op == plans.CUTMIX).any()))
-    assert (plan.op.tolist(), plan.boxes.tolist()) == ([plans.CUTMIX], [[0, 0, 0, 0]])
+    plan = simplest(kit.plans(image_size=(8, 8)), lambda x: bool((x.op == plans.PASTE).any()))
+    assert (plan.op.tolist(), plan.boxes.tolist()) == ([plans.PASTE], [[[0, 0, 0, 0]]])
     mix = simplest(kit.transforms(num_classes=3), lambda x: isinstance(x, CutMix))
     assert (mix.p, mix.alpha, mix.mode, mix.targets) == (1.0, 1.0, "batch", "soft")
 

@@ -7,7 +7,7 @@ import numbers
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tv_mixaug.plans import Pairing
+from tv_mixaug.draws import Pairing
 
 
 def check_probability(name: str, value: Any) -> float:

@@ -13,10 +13,10 @@ from torchvision.transforms import v2
 from tv_mixaug import functional, plans
 from tv_mixaug import leaves as batches
 from tv_mixaug.arguments import check_choice
+from tv_mixaug.base import MixTransform
 from tv_mixaug.labels import check_one_format, encode_labels
 from tv_mixaug.leaves import Batch
 from tv_mixaug.plans import Plan
-from tv_mixaug.transforms import MixTransform
 
 ERASED = ("renormalise", "nobody", "owner")
 

@@ -9,13 +9,24 @@ CutMix the patch from the own objects and what is around it from the partner's.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 from torchvision import tv_tensors
 
-__all__ = ["check_objects", "cutmix_objects", "cutout_objects", "mixup_objects", "plain_objects"]
+from tv_mixaug import plans
+from tv_mixaug.plans import Plan
+
+__all__ = [
+    "check_objects",
+    "cutmix_objects",
+    "cutout_objects",
+    "mix_objects",
+    "mixup_objects",
+    "plain_objects",
+]
 
 # Of the other entries those belong to the objects that are tensors with one value for each.
 IMAGE_KEYS = frozenset({"image_id", "image_size", "orig_size", "original_size", "size"})
@@ -79,6 +90,37 @@ of size (8, 8), got [2, 2, 2, 6]; v2.SanitizeBoundingBoxes() drops such boxes.
                 raise ValueError(f"{place} must be {expected} as in the images before, got {kind}.")
 
 
+def mix_objects(
+    targets: Sequence[Mapping[str, Any]], plan: Plan, size: tuple[int, ...], min_visible: float
+) -> list[dict[str, Any]]:
+    """Do to the objects of each image what a plan did to its pixels.
+
+    Args:
+        targets: One target for each image, as :func:`check_objects` accepts them.
+        plan: The plan, on the CPU.
+        size: Height and width of the images in pixels.
+        min_visible: Share in (0, 1] of its area that an object must keep, else it is dropped.
+
+    Returns:
+        New dicts as :func:`plain_objects` gives them.
+    """
+    canvas = (size[0], size[1])
+    rows = zip(targets, plan.op.tolist(), plan.partner.tolist(), plan.lam.tolist(), strict=True)
+    mixed = []
+    for row, (own, op, partner, lam) in enumerate(rows):
+        match op:
+            case plans.BLEND:
+                mixed.append(mixup_objects(own, targets[partner], lam))
+            case plans.PASTE:
+                boxes = plan.boxes[row]
+                mixed.append(cutmix_objects(own, targets[partner], boxes, canvas, min_visible))
+            case plans.FILL:
+                mixed.append(cutout_objects(own, plan.boxes[row], canvas, min_visible))
+            case _:
+                mixed.append(plain_objects(own))
+    return mixed
+
+
 def plain_objects(own: Mapping[str, Any]) -> dict[str, Any]:
     """Give a target the keys that a mixed target has, so that every batch has one format.
 
@@ -114,8 +156,8 @@ def cutmix_objects(
 
     Args:
         own: The target of the image that is pasted onto.
-        partner: The target of the image that the patch comes from.
-        box: (4,) int64 pixels, XYXY, half-open, clipped to the image.
+        partner: The target of the image that the patches come from.
+        box: (4,) or (M, 4) int64 pixels, XYXY, half-open, clipped to the image.
         size: Height and width of the image in pixels.
         min_visible: Share in (0, 1] of its area that an object must keep, else it is dropped.
 
@@ -135,12 +177,9 @@ def cutmix_objects(
         return mine
     theirs = plain_objects(partner)
     keys = _object_keys(mine) | _object_keys(theirs)
-    (height, width), (x1, y1, x2, y2) = size, box.tolist()
-    around = [[0, 0, width, y1], [0, y2, width, height], [0, 0, x1, height], [x2, 0, width, height]]
-    mine = _hide(mine, keys, box.view(1, 4), size, min_visible)
-    return _join(
-        mine, _hide(theirs, keys, torch.tensor(around, device="cpu"), size, min_visible), keys
-    )
+    patches = box.view(-1, 4)
+    mine = _hide(mine, keys, patches, size, min_visible)
+    return _join(mine, _hide(theirs, keys, _outside(patches, size), size, min_visible), keys)
 
 
 def mixup_objects(
@@ -294,6 +333,21 @@ def _hide(
         scaled = scaled if given.is_floating_point() else scaled.round()
         target["area"] = scaled.to(given.dtype).where(left < area, given)
     return _take(target, keys, left / area >= min_visible)
+
+
+def _outside(patches: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return (M, 4) rectangles that cover all of an image but the patches."""
+    height, width = size
+    xs = sorted({0, width, *patches[:, 0::2].flatten().tolist()})
+    ys = sorted({0, height, *patches[:, 1::2].flatten().tolist()})
+    held = patches.tolist()
+    cells = [
+        (x1, y1, x2, y2)
+        for x1, x2 in pairwise(xs)
+        for y1, y2 in pairwise(ys)
+        if not any(a <= x1 and b <= y1 and x2 <= c and y2 <= d for a, b, c, d in held)
+    ]
+    return torch.tensor(cells, dtype=torch.int64, device="cpu").view(-1, 4)
 
 
 def _cut(boxes: Tensor, holes: Tensor) -> tuple[Tensor, Tensor, Tensor]:

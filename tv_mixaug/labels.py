@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from tv_mixaug.functional import mix_labels
-from tv_mixaug.plans import Plan
+from tv_mixaug.plans import Recipe
 
 NumClasses = int | Literal["multi", "regression"] | None
 
@@ -61,19 +61,24 @@ def check_one_format(formats: Sequence[tuple[str, LabelFormat]]) -> None:
                 )
 
 
+def are_indices(labels: Any, kind: NumClasses) -> bool:
+    """Tell class indices: (B,), or the (B, 1) integers that FFCV and DALI give."""
+    if kind in ("multi", "regression") or not isinstance(labels, Tensor):
+        return False
+    is_float = labels.is_floating_point() or labels.dtype == torch.bool
+    return labels.ndim == 1 or (labels.shape[1:] == (1,) and not is_float)
+
+
 def check_labels(
     labels: Any, kind: NumClasses, form: LabelFormat, where: str, *, need_classes: bool = True
 ) -> None:
-    """Raise unless ``labels`` can be encoded; nothing is changed.
+    """Raise unless labels are of a kind, dtype and shape that can be encoded; see check_values.
 
     Without ``need_classes``, class indices of an unknown number of classes are let through.
 
-    The values of labels on a GPU are not looked at, since that would make the GPU wait: an index
-    out of range there gives a row of zeros.
-
     Raises:
         TypeError: If the labels are of the wrong kind or dtype.
-        ValueError: If their shape or a value is wrong.
+        ValueError: If their shape is wrong.
     """
     if not isinstance(labels, Tensor):
         raise TypeError(f"labels at {where} must be a tensor, got {type(labels).__name__}.")
@@ -81,7 +86,7 @@ def check_labels(
         raise TypeError(f"labels at {where} must be real, got {labels.dtype}.")
     if kind == "regression":
         return
-    if labels.ndim == 1 and kind != "multi":
+    if are_indices(labels, kind):
         if labels.is_floating_point() or labels.dtype == torch.bool:
             raise TypeError(
                 f"labels at {where} of shape (B,) must be integer class indices, got "
@@ -92,8 +97,6 @@ def check_labels(
                 f"num_classes must be given, since the labels at {where} are class indices; "
                 "got None."
             )
-        if isinstance(kind, int) and labels.is_cpu:
-            _check_range(labels, kind, form.ignore_index, where)
     elif labels.ndim != 2:
         raise ValueError(
             f"labels at {where} must be of shape (B,) or (B, K), got {tuple(labels.shape)}."
@@ -104,54 +107,128 @@ def check_labels(
         )
 
 
+def check_values(
+    labels: Tensor, kind: NumClasses, form: LabelFormat, where: str, *, indices: bool
+) -> None:
+    """Raise unless class indices are in range, and integer rows hold 0 and 1.
+
+    The values of labels on a GPU are not looked at, since that would make the GPU wait: an index
+    out of range there gives a row of zeros.
+
+    Raises:
+        ValueError: If a value is wrong.
+    """
+    count = kind if indices else 2
+    plain = labels.is_floating_point() or labels.dtype == torch.bool or kind == "regression"
+    if plain or not isinstance(count, int) or not labels.is_cpu:
+        return
+    values = labels.numpy()
+    if values.dtype == np.int64 and values.flags.c_contiguous:
+        # Seen without a sign, a negative number is a large one: one look finds both ends.
+        wrong = values.view(np.uint64) >= count
+    else:
+        wrong = (values < 0) | (values >= count)
+    if not wrong.any():
+        return
+    if indices and form.ignore_index is not None:
+        wrong &= values != form.ignore_index
+    for place in np.argwhere(wrong)[:1].tolist():
+        limits = f"[0, {count})" if indices else "0 or 1, or else floating point"
+        raise ValueError(
+            f"labels at {where} must be in {limits}, got {values[tuple(place)]} at position "
+            f"{place[0]}."
+        )
+
+
 def encode_labels(labels: Tensor, kind: NumClasses, form: LabelFormat) -> Tensor:
     """Return checked labels as float32 rows, smoothed; a new tensor.
 
     Smoothing takes its share of a row's own sum, so that a row without a label stays empty and a
     multi-hot row keeps its sum.
     """
-    if kind == "regression":
-        return labels.to(torch.float32, copy=True)
-    if labels.ndim == 1:
-        count = int(kind)  # type: ignore[arg-type]
-        index = labels.to(torch.int64)[:, None]
-        rows = torch.zeros(len(labels), count, device=labels.device)
-        if labels.is_cpu and form.ignore_index is None:
-            rows.scatter_(1, index, 1.0)  # all are in range, that was checked
-        elif count:
-            known = ((index >= 0) & (index < count)).float()
-            rows.scatter_(1, index.clamp(0, count - 1), known)
+    if are_indices(labels, kind):
+        classes = torch.arange(int(kind or 0), device=labels.device)
+        rows = (labels.reshape(-1, 1).to(torch.int64) == classes).to(torch.float32)
     else:
         rows = labels.to(torch.float32, copy=True)
-    if form.smoothing:
-        share = rows.sum(1, keepdim=True) * (form.smoothing / rows.shape[1])
-        rows.mul_(1 - form.smoothing).add_(share)
-    return rows
+    return rows if kind == "regression" else _smooth(rows, form.smoothing)
 
 
-def apply_plan(
-    labels: Tensor, plan: Plan, kind: NumClasses, form: LabelFormat
+def mix_targets(
+    labels: Tensor,
+    recipe: Recipe,
+    kind: NumClasses,
+    form: LabelFormat,
+    *,
+    indices: bool,
+    allocate: Callable[[torch.Size, torch.dtype], Tensor] | None = None,
 ) -> Tensor | PairedLabels:
-    """Mix checked labels by a plan: the one label rule of Mixup, CutMix and Cutout."""
+    """Mix checked labels by a plan: the one label rule of all transforms.
+
+    Args:
+        labels: (B,) or (B, 1) class indices, (B, K) rows, or regression targets.
+        recipe: The plan.
+        kind: What they are encoded to.
+        form: The label format.
+        indices: Whether they are class indices.
+        allocate: Makes the memory of what is written from class indices.
+
+    Returns:
+        (B, K) float32 rows, (B, ...) float32 regression targets, or pairs as ``form`` says.
+    """
+    if indices:
+        labels = labels if labels.ndim == 1 else labels[:, 0]
+        if kind is None and form.targets == "soft":
+            return labels  # only what mixes nothing comes here: it leaves such labels alone
+        if form.targets == "soft" and labels.is_cpu and recipe.unknown is None:
+            return _write_rows(labels, recipe, int(kind or 0), form, allocate)
     if form.targets == "pair" and kind != "regression":
-        own = labels.clone()
-        partner = plan.partner.to(own.device, non_blocking=True)
-        return PairedLabels(own, own[partner], plan.lam.to(own.device, non_blocking=True))
-    if kind is None and labels.ndim == 1:
-        return labels  # only Cutout comes here: without a number of classes it leaves labels alone
-    return mix_labels(encode_labels(labels, kind, form), plan.partner, plan.lam)
+        moved = recipe.on(labels.device)
+        return PairedLabels(labels.clone(), labels[moved.partner], moved.lam.clone())
+    rows = encode_labels(labels, kind, form)
+    if not recipe.mixes:
+        return rows
+    if recipe.shift is None:
+        other = rows.index_select(0, recipe.on(rows.device).partner)
+    else:
+        other = rows.roll(recipe.shift, 0)
+    # Not lerp: one-hot rows get the very numbers that are written for their indices.
+    if isinstance(recipe.lam, float) and recipe.unknown is None:
+        return rows.mul_(recipe.lam).add_(other, alpha=1 - recipe.lam)
+    lam = recipe.on(rows.device).lam.view(-1, *[1] * (rows.ndim - 1))
+    return rows.mul_(lam).addcmul_(other, 1 - lam)
 
 
-def _check_range(labels: Tensor, count: int, ignore_index: int | None, where: str) -> None:
-    labels = labels.to(torch.int64)  # torch compares no unsigned integers wider than uint8
-    if len(labels) == 0 or (int(labels.min()) >= 0 and int(labels.max()) < count):
-        return
-    wrong = (labels < 0) | (labels >= count)
-    if ignore_index is not None:
-        wrong &= labels != ignore_index
-    if bool(wrong.any()):
-        position = int(wrong.nonzero()[0])
-        raise ValueError(
-            f"labels at {where} must be in [0, {count}), got {int(labels[position])} at position "
-            f"{position}."
-        )
+def _write_rows(
+    labels: Tensor,
+    recipe: Recipe,
+    count: int,
+    form: LabelFormat,
+    allocate: Callable[[torch.Size, torch.dtype], Tensor] | None,
+) -> Tensor:
+    """Write the two weights of each row into zeros, instead of mixing tables of one-hot rows."""
+    index, size = labels.numpy(), torch.Size((len(labels), count))
+    if allocate is None:
+        out = torch.zeros(size, dtype=torch.float32, device="cpu")
+    else:
+        out = allocate(size, torch.float32).zero_()
+    if not count:
+        return out
+    if index.dtype != np.int64:
+        index = index.astype(np.int64)
+    table, rows, own, rest = out.numpy(), np.arange(len(index)), recipe.lam, 1 - recipe.lam
+    if form.ignore_index is not None:
+        known = (index >= 0) & (index < count)
+        index, own, rest = index * known, own * known, rest * recipe.of_partners(known)
+    table[rows, index] = own
+    if recipe.mixes:
+        table[rows, recipe.of_partners(index)] += rest
+    return _smooth(out, form.smoothing)
+
+
+def _smooth(rows: Tensor, share: float) -> Tensor:
+    """Spread a share of each row's sum over all classes, in place."""
+    if share:
+        spread = rows.sum(1, keepdim=True) * (share / rows.shape[1])
+        rows.mul_(1 - share).add_(spread)
+    return rows

@@ -1,10 +1,11 @@
-"""Look at a batch once: find out what every leaf is, and refuse what would be left behind."""
+"""Say what each leaf of a batch is: found once for a signature, and remembered."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from enum import Enum, auto
 from typing import Any, NamedTuple
 
 import torch
@@ -12,31 +13,50 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 from torchvision import tv_tensors
 
-from tv_mixaug.detection import check_objects
-from tv_mixaug.execute import Rows
-from tv_mixaug.functional import MIXED_DTYPES
-from tv_mixaug.labels import LabelFormat, NumClasses, PairedLabels, check_labels
-
-IMAGE, MASK, OBJECTS, LABEL, PAIRED = "image", "mask", "objects", "label", "paired labels"
-PASSED, OTHER = "passed", "other"
+from tv_mixaug.execute import Samples
+from tv_mixaug.kernels import MIXED_DTYPES
+from tv_mixaug.labels import LabelFormat, NumClasses, PairedLabels, are_indices, check_labels
 
 LabelsGetter = Callable[[Any], Any] | str | None
+# A loader gives two signatures, of full batches and the last one; nobody needs as many as this.
+MOST_LAYOUTS = 64
+
+
+class Role(Enum):
+    """Say what a leaf is, and so which rule treats it."""
+
+    IMAGE = auto()
+    MASK = auto()
+    OBJECTS = auto()
+    LABEL = auto()
+    PAIRED = auto()  # labels that were mixed before
+    OWN = auto()  # of a type that its user gave a rule
+    PASSED = auto()  # left alone, as was asked for
+    OTHER = auto()
+
+
+# The rules for leaves of the users' own types, by type: ``LEAF_RULES[HeatMap] = rule``.
+LEAF_RULES: dict[type, Callable[[Any, Any], Any]] = {}
 
 
 class Leaf(NamedTuple):
-    """Hold one leaf of a batch.
+    """Describe one leaf of a batch.
 
     Attributes:
-        value: The tensor, the list of image tensors, the list of target mappings, or anything.
-        role: What it is, and so which rule treats it.
+        role: What it is.
         path: The steps to its place.
         kind: For labels, what they are encoded to: K, "multi", "regression" or None.
+        indices: For labels, whether they are class indices.
+        axes: For images, the axes that boxes cut, slowest first.
+        channel_axis: For images, the axis of the channels; -1 where there is none.
     """
 
-    value: Any
-    role: str
+    role: Role
     path: tuple[Any, ...]
     kind: NumClasses = None
+    indices: bool = False
+    axes: tuple[int, ...] = ()
+    channel_axis: int = -1
 
     @property
     def where(self) -> str:
@@ -51,22 +71,51 @@ class Leaf(NamedTuple):
         return "label" in name or name in ("target", "targets", "y")
 
 
+class Layout(NamedTuple):
+    """Say what the leaves of all batches of one signature are.
+
+    Attributes:
+        leaves: What each leaf is, in order.
+        steps: The places of the leaves that have a rule, images last: nothing is written to if
+            another leaf cannot be mixed.
+        length: B.
+        size: The sides in pixels that boxes cut: (H, W), or with the time or depth first.
+    """
+
+    leaves: tuple[Leaf, ...]
+    steps: tuple[int, ...]
+    length: int
+    size: tuple[int, ...]
+
+
 class Batch(NamedTuple):
     """Hold a batch taken apart.
 
     Attributes:
-        leaves: The leaves in order.
+        values: The leaves in order: tensors, lists of images or of targets, or anything.
+        layout: What they are.
         structure: The batch as it was given, whose nesting the result takes.
-        length: B.
-        size: The sides in pixels that boxes cut: (H, W), or with the time or depth first.
-        labels: The first label tensor, for pairing by label; None if there is none.
     """
 
-    leaves: list[Leaf]
+    values: list[Any]
+    layout: Layout
     structure: Any
-    length: int
-    size: tuple[int, ...]
-    labels: Tensor | None
+
+    @property
+    def length(self) -> int:
+        """B, the number of samples."""
+        return self.layout.length
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        """The sides in pixels that boxes cut: (H, W), or with the time or depth first."""
+        return self.layout.size
+
+    @property
+    def labels(self) -> Tensor | None:
+        """The first labels; None if there are none."""
+        pairs = zip(self.layout.leaves, self.values, strict=True)
+        return next((value for leaf, value in pairs if leaf.role is Role.LABEL), None)
 
 
 class Reading(NamedTuple):
@@ -91,34 +140,84 @@ class Reading(NamedTuple):
     one_size: bool
 
 
-def read_batch(batch: Any, reading: Reading) -> Batch:
-    """Take a batch apart, give every leaf its role and check all of them; change nothing.
+class Reader:
+    """Read batches: find out what their leaves are, and refuse what would be left behind."""
 
-    Raises:
-        TypeError: If a leaf is of the wrong kind, or a container cannot be looked into.
-        ValueError: If shapes do not agree, labels are out of range or cannot be found, or a leaf
-            would be left behind unmixed.
-    """
-    leaves = [Leaf(value, OTHER, path) for path, value in _take_apart(batch, ())]
-    for leaf in leaves:
-        _check_container(leaf)
-    leaves = _mark_images(leaves, reading)
-    images = [leaf for leaf in leaves if leaf.role == IMAGE]
-    if not images:
-        got = ", ".join(_describe(leaf.value) for leaf in leaves) or "an empty batch"
-        axes = ", ".join(reading.layout or "BCHW")
-        raise TypeError(
-            f"images must be in the batch: ({axes}) tensors or tv_tensors.Image of uint8 or a "
-            f"floating point dtype, got {got}."
+    def __init__(self, reading: Reading) -> None:
+        self.reading = reading
+        self.layouts: dict[Any, Layout] = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let a copy begin without memories, whose keys may be types that cannot be pickled."""
+        return Reader, (self.reading,)
+
+    def read(self, batch: Any, check: Callable[[Leaf, Any], None]) -> Batch:
+        """Take a batch apart, say what every leaf is and check all of them; change nothing.
+
+        Args:
+            batch: The batch.
+            check: Raises if a leaf of these type, shape and dtype cannot be treated.
+
+        Raises:
+            TypeError: If a leaf is of the wrong kind, or a container cannot be looked into.
+            ValueError: If shapes do not agree, labels are out of range or cannot be found, or a
+                leaf would be left behind unmixed.
+        """
+        values: list[Any] = []
+        try:
+            signature = _take_apart(batch, values)
+        except RecursionError:
+            raise ValueError(
+                "the batch must not contain itself, got a container that does."
+            ) from None
+        if callable(self.reading.labels_getter):
+            layout = self._find_layout(
+                batch, values, check
+            )  # where its labels are is the getter's to say
+        else:
+            known = self.layouts.get(signature)
+            layout = self._find_layout(batch, values, check) if known is None else known
+            if known is None:
+                if len(self.layouts) >= MOST_LAYOUTS:
+                    self.layouts.clear()
+                self.layouts[signature] = layout
+        return Batch(values, layout, batch)
+
+    def _find_layout(
+        self, batch: Any, values: list[Any], check: Callable[[Leaf, Any], None]
+    ) -> Layout:
+        """Look at every leaf; a labels_getter's answer takes its leaf's place in the values."""
+        reading = self.reading
+        leaves = [Leaf(Role.OTHER, path) for path in _paths(batch, ())]
+        for leaf, value in zip(leaves, values, strict=True):
+            _check_container(leaf, value)
+        leaves = _mark_images(leaves, values, reading)
+        images = [place for place, leaf in enumerate(leaves) if leaf.role is Role.IMAGE]
+        if not images:
+            got = ", ".join(map(_describe, values)) or "an empty batch"
+            axes = ", ".join(reading.layout or "BCHW")
+            raise TypeError(
+                f"images must be in the batch: ({axes}) tensors or tv_tensors.Image of uint8 or a "
+                f"floating point dtype, got {got}."
+            )
+        length = (
+            len(values[images[0]])
+            if _is_sequence(values[images[0]])
+            else values[images[0]].shape[0]
         )
-    first = images[0].value
-    length = len(first) if isinstance(first, (list, tuple)) else first.shape[0]
-    size = _check_images(images, length, reading)
-    leaves = _mark_labels(batch, leaves, length, reading)
-    for leaf in leaves:
-        _check_leaf(leaf, length, size, reading)
-    labels = next((leaf.value for leaf in leaves if leaf.role == LABEL), None)
-    return Batch(leaves, batch, length, size, labels)
+        size = _check_images(leaves, values, length, reading)
+        leaves = _mark_labels(batch, leaves, values, length, reading)
+        for leaf, value in zip(leaves, values, strict=True):
+            _check_leaf(leaf, value, length, size, reading)
+            check(leaf, value)
+        treated = [
+            place
+            for place, leaf in enumerate(leaves)
+            if leaf.role not in (Role.OTHER, Role.PASSED, Role.PAIRED)
+            or isinstance(values[place], Samples)
+        ]
+        steps = sorted(treated, key=lambda place: leaves[place].role is Role.IMAGE)
+        return Layout(tuple(leaves), tuple(steps), length, size)
 
 
 def put_together(values: Sequence[Any], structure: Any) -> Any:
@@ -126,32 +225,49 @@ def put_together(values: Sequence[Any], structure: Any) -> Any:
     return _rebuild(structure, iter(values))
 
 
-def image_axes(value: Any, reading: Reading) -> tuple[tuple[int, ...], int]:
-    """Return the axes of an image leaf that boxes cut, slowest first, and its channel axis."""
-    ndim = value[0].ndim + 1 if isinstance(value, (list, tuple)) else value.ndim
-    layout = reading.layout
-    if layout is None or isinstance(value, (tv_tensors.Image, tv_tensors.Video)):
-        layout = "BTCHW" if ndim == 5 else "BCHW"
-    depth = [layout.index(name) for name in "TD" if name in layout] if reading.cuboid else []
-    return (*depth, layout.index("H"), layout.index("W")), layout.find("C")
+# --- The walk -----------------------------------------------------------------------------------
 
 
-# --- What a leaf is -----------------------------------------------------------------------------
+def _take_apart(value: Any, leaves: list[Any]) -> Any:
+    """Collect the leaves of mappings of any class, lists, tuples and namedtuples.
 
-
-def _take_apart(value: Any, path: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...], Any]]:
-    """Walk through mappings of any class, lists, tuples and namedtuples to the leaves."""
+    Returns:
+        The signature: all that decides what the leaves are, as a key of a dictionary.
+    """
+    kind = type(value)
+    if isinstance(value, Tensor):
+        leaves.append(value)
+        return kind, value.shape, value.dtype, value.device
     if _is_leaf(value):
-        yield path, value
+        leaves.append(value)
+        if kind in (list, tuple):  # images, of which each has a shape, or detection targets
+            return (
+                kind,
+                *[(type(v), v.shape, v.dtype) for v in value if isinstance(v, Tensor)],
+                len(value),
+            )
+        shape = getattr(value, "shape", None)
+        if not isinstance(shape, tuple):
+            return kind
+        return kind, shape, getattr(value, "dtype", None), getattr(value, "tv_type", None)
+    if isinstance(value, Mapping):
+        return kind, tuple(value), *[_take_apart(value[key], leaves) for key in value]
+    return kind, *[_take_apart(one, leaves) for one in value]
+
+
+def _paths(value: Any, path: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
+    """Name the places of the leaves, in the order in which they are collected."""
+    if _is_leaf(value):
+        yield path
     elif isinstance(value, Mapping):
         for key in value:
-            yield from _take_apart(value[key], (*path, pytree.MappingKey(key)))
+            yield from _paths(value[key], (*path, pytree.MappingKey(key)))
     elif hasattr(value, "_fields"):
         for name, one in zip(value._fields, value, strict=True):
-            yield from _take_apart(one, (*path, pytree.GetAttrKey(name)))
+            yield from _paths(one, (*path, pytree.GetAttrKey(name)))
     else:
         for place, one in enumerate(value):
-            yield from _take_apart(one, (*path, pytree.SequenceKey(place)))
+            yield from _paths(one, (*path, pytree.SequenceKey(place)))
 
 
 def _rebuild(value: Any, leaves: Iterator[Any]) -> Any:
@@ -172,9 +288,13 @@ def _rebuild(value: Any, leaves: Iterator[Any]) -> Any:
 
 
 def _is_leaf(value: Any) -> bool:
-    if not isinstance(value, (Mapping, list, tuple)):
+    if isinstance(value, Tensor) or not isinstance(value, (list, tuple, Mapping)):
         return True
     return isinstance(value, PairedLabels) or _is_image_list(value) or is_objects(value)
+
+
+def _is_sequence(value: Any) -> bool:
+    return isinstance(value, (list, tuple))
 
 
 def _is_image_list(value: Any) -> bool:
@@ -205,9 +325,11 @@ def split_objects(
     return bare, passed
 
 
-def _check_container(leaf: Leaf) -> None:
+# --- What a leaf is -----------------------------------------------------------------------------
+
+
+def _check_container(leaf: Leaf, value: Any) -> None:
     """Refuse what the walk cannot open: a mask inside it would be left behind."""
-    value = leaf.value
     is_dataclass = dataclasses.is_dataclass(value) and not isinstance(value, type)
     if is_dataclass or isinstance(value, (set, frozenset)):
         raise TypeError(
@@ -216,78 +338,101 @@ def _check_container(leaf: Leaf) -> None:
         )
 
 
-def _mark_images(leaves: list[Leaf], reading: Reading) -> list[Leaf]:
-    """Give images their role: tv_tensors if there are any, else plain tensors.
+def _mark_images(leaves: list[Leaf], values: list[Any], reading: Reading) -> list[Leaf]:
+    """Give all but labels their role. Images are tv_tensors if there are any, else plain tensors.
 
     That is how torchvision's v2 chooses, but here all of them are taken, not only the first.
     """
+    roles = [_find_role(leaf, value, reading) for leaf, value in zip(leaves, values, strict=True)]
+    plain = Role.OTHER if Role.IMAGE in roles else Role.IMAGE
+    marked = []
+    for leaf, value, role in zip(leaves, values, roles, strict=True):
+        leaf = leaf._replace(role=plain if role is None else role)
+        if leaf.role is Role.IMAGE:
+            axes, channel_axis = _image_axes(value, reading)
+            leaf = leaf._replace(axes=axes, channel_axis=channel_axis)
+        marked.append(leaf)
+    return marked
+
+
+def _find_role(leaf: Leaf, value: Any, reading: Reading) -> Role | None:
+    """Return the role of a leaf by its type; None for what is an image if no tv_tensor is one."""
+    if any(_key(step) == name for step in leaf.path for name in reading.passthrough):
+        return Role.PASSED
+    if type(value) in LEAF_RULES:
+        return Role.OWN
+    if isinstance(value, PairedLabels):
+        return Role.PAIRED
+    if is_objects(value):
+        return Role.OBJECTS
+    if isinstance(value, tv_tensors.Mask):
+        return Role.MASK
+    is_list = _is_image_list(value)
+    one = value[0] if is_list else value
+    if isinstance(one, (tv_tensors.Image, tv_tensors.Video)):
+        return Role.IMAGE
+    if isinstance(one, Samples):
+        return None if one.tv_type is None else Role.IMAGE
     ndims = (4, 5) if reading.layout is None else (len(reading.layout),)
-
-    def kind(leaf: Leaf) -> str:
-        value = leaf.value
-        if any(_key(step) == name for step in leaf.path for name in reading.passthrough):
-            return PASSED
-        if isinstance(value, PairedLabels):
-            return PAIRED
-        if is_objects(value):
-            return OBJECTS
-        if isinstance(value, tv_tensors.Mask):
-            return MASK
-        one = value[0] if _is_image_list(value) else value
-        if isinstance(one, (tv_tensors.Image, tv_tensors.Video)) or (
-            isinstance(one, Rows) and one.tv_type is not None
-        ):
-            return IMAGE
-        if _is_image_list(value) or isinstance(value, Rows):
-            return "plain"
-        if _is_plain(value) and value.ndim in ndims and value.dtype in MIXED_DTYPES:
-            return "plain"
-        return OTHER
-
-    kinds = [kind(leaf) for leaf in leaves]
-    plain = OTHER if IMAGE in kinds else IMAGE
-    return [
-        leaf._replace(role=plain if role == "plain" else role)
-        for leaf, role in zip(leaves, kinds, strict=True)
-    ]
+    if is_list or (_is_plain(value) and value.ndim in ndims and value.dtype in MIXED_DTYPES):
+        return None
+    return Role.OTHER
 
 
-def _mark_labels(batch: Any, leaves: list[Leaf], length: int, reading: Reading) -> list[Leaf]:
+def _image_axes(value: Any, reading: Reading) -> tuple[tuple[int, ...], int]:
+    """Return the axes of an image leaf that boxes cut, slowest first, and its channel axis."""
+    ndim = value[0].ndim + 1 if _is_sequence(value) else value.ndim
+    layout = reading.layout
+    if layout is None or isinstance(value, (tv_tensors.Image, tv_tensors.Video)):
+        layout = "BTCHW" if ndim == 5 else "BCHW"
+    depth = [layout.index(name) for name in "TD" if name in layout] if reading.cuboid else []
+    return (*depth, layout.index("H"), layout.index("W")), layout.find("C")
+
+
+def _mark_labels(
+    batch: Any, leaves: list[Leaf], values: list[Any], length: int, reading: Reading
+) -> list[Leaf]:
     """Give labels their role, and what they are encoded to."""
     kinds, getter = reading.form.num_classes, reading.labels_getter
     if getter is None:
         return leaves
     if isinstance(kinds, Mapping):
         found = {_place_of_key(leaves, key): kind for key, kind in kinds.items()}
-        return [
-            leaf._replace(role=LABEL, kind=found[place]) if place in found else leaf
-            for place, leaf in enumerate(leaves)
-        ]
-    if callable(getter):
+    elif callable(getter):
         labels = getter(batch)
-        place: int | None = _place_of_labels(labels, leaves, length)
+        place = _place_of_labels(labels, leaves, values, length)
+        values[place] = labels
+        found = {place: kinds}
     else:
-        place = _guess_labels(leaves, length, reading)
-        labels = leaves[place].value if place is not None else None
-    if place is None:
-        return leaves
-    marked = leaves[place]._replace(role=LABEL, kind=kinds, value=labels)
-    return [*leaves[:place], marked, *leaves[place + 1 :]]
+        guess = _guess_labels(leaves, values, length, reading)
+        found = {} if guess is None else {guess: kinds}
+    return [
+        leaf._replace(
+            role=Role.LABEL,
+            kind=found[place],
+            indices=are_indices(values[place], found[place]),
+        )
+        if place in found
+        else leaf
+        for place, leaf in enumerate(leaves)
+    ]
 
 
-def _guess_labels(leaves: list[Leaf], length: int, reading: Reading) -> int | None:
+def _guess_labels(
+    leaves: list[Leaf], values: list[Any], length: int, reading: Reading
+) -> int | None:
     """Find the labels by name, or else by type; None where a batch need not have any."""
     kind = reading.form.num_classes
-    rest = [p for p, leaf in enumerate(leaves) if leaf.role == OTHER and _is_plain(leaf.value)]
+    rest = [p for p, leaf in enumerate(leaves) if leaf.role is Role.OTHER and _is_plain(values[p])]
     named = [p for p in rest if leaves[p].is_called_label]
-    typed = [p for p in rest if _may_be_labels(leaves[p].value, kind, length)]
+    typed = [p for p in rest if _may_be_labels(values[p], kind, length)]
     found = named or typed
     if len(found) > 1 and isinstance(kind, int):
-        fitting = [p for p in found if leaves[p].value.shape[1:] in ((), (kind,))]
+        fitting = [p for p in found if values[p].shape[1:] in ((), (kind,))]
         found = fitting or found
     if len(found) > 1 and not named:
         # By custom labels follow the image: (image, label, index), (index, image, label).
-        first = next(p for p, leaf in enumerate(leaves) if leaf.role == IMAGE)
+        first = next(p for p, leaf in enumerate(leaves) if leaf.role is Role.IMAGE)
         found = [p for p in found if p > first][:1] or found
     if len(found) > 1:
         raise ValueError(
@@ -295,10 +440,11 @@ def _guess_labels(leaves: list[Leaf], length: int, reading: Reading) -> int | No
             "labels_getter=, name several with num_classes={key: ...}, or list the others in "
             "passthrough=."
         )
-    other_targets = any(leaf.role in (MASK, OBJECTS, PAIRED) for leaf in leaves)
+    roles = {leaf.role for leaf in leaves}
+    other_targets = roles & {Role.MASK, Role.OBJECTS, Role.PAIRED}
     # A number of classes says that there are labels, also where the transform can do without.
     if not found and (kind is not None or (reading.need_labels and not other_targets)):
-        if any(leaf.role == PAIRED for leaf in leaves):
+        if Role.PAIRED in roles:
             return None
         raise ValueError(
             f"found no labels in the batch: expected a (B,) integer or a (B, K) tensor, B = "
@@ -328,21 +474,21 @@ def _place_of_key(leaves: list[Leaf], key: Any) -> int:
     return places[0]
 
 
-def _place_of_labels(labels: Any, leaves: list[Leaf], length: int) -> int:
+def _place_of_labels(labels: Any, leaves: list[Leaf], values: list[Any], length: int) -> int:
     """Find the leaf that a labels_getter's answer stands for, be it itself, a view or a copy."""
     if not isinstance(labels, Tensor):
         raise TypeError(f"labels_getter must return a tensor, got {type(labels).__name__}.")
-    tensors = [p for p, leaf in enumerate(leaves) if isinstance(leaf.value, Tensor)]
-    same = [p for p in tensors if leaves[p].value is labels]
-    views = [p for p in tensors if _shares_memory(leaves[p].value, labels)]
+    tensors = [p for p, value in enumerate(values) if isinstance(value, Tensor)]
+    same = [p for p in tensors if values[p] is labels]
+    views = [p for p in tensors if _shares_memory(values[p], labels)]
     rest = [
         p
         for p in tensors
-        if leaves[p].role == OTHER and leaves[p].value.shape[:1] == labels.shape[:1] == (length,)
+        if leaves[p].role is Role.OTHER and values[p].shape[:1] == labels.shape[:1] == (length,)
     ]
     named = [p for p in rest if leaves[p].is_called_label]
     for places in (same, views, named, rest):
-        if len(places) == 1 and leaves[places[0]].role == OTHER:
+        if len(places) == 1 and leaves[places[0]].role is Role.OTHER:
             return places[0]
     raise ValueError(
         "labels_getter must return labels of the batch, or a view or copy whose place can be told, "
@@ -366,7 +512,7 @@ def _key(step: Any) -> Any:
 
 
 def _describe(value: Any) -> str:
-    if isinstance(value, (Tensor, Rows)):
+    if isinstance(value, (Tensor, Samples)):
         dtype = str(value.dtype).removeprefix("torch.")
         return f"a {type(value).__name__} of shape {tuple(value.shape)} and dtype {dtype}"
     return f"a {type(value).__name__}"
@@ -375,12 +521,15 @@ def _describe(value: Any) -> str:
 # --- Whether it can be mixed --------------------------------------------------------------------
 
 
-def _check_images(images: list[Leaf], length: int, reading: Reading) -> tuple[int, ...]:
+def _check_images(
+    leaves: list[Leaf], values: list[Any], length: int, reading: Reading
+) -> tuple[int, ...]:
     """Check every image leaf and return the sides that boxes cut."""
     sizes = {}
-    for leaf in images:
-        value = leaf.value
-        if isinstance(value, (list, tuple)):
+    for leaf, value in zip(leaves, values, strict=True):
+        if leaf.role is not Role.IMAGE:
+            continue
+        if _is_sequence(value):
             shapes = {tuple(v.shape) for v in value}
             if len(shapes) > 1 or len({v.dtype for v in value}) > 1:
                 raise ValueError(
@@ -405,9 +554,8 @@ def _check_images(images: list[Leaf], length: int, reading: Reading) -> tuple[in
             raise ValueError(
                 f"images at {leaf.where} must have the batch's length {length}, got {shape[0]}."
             )
-        axes, _ = image_axes(value, reading)
-        sizes[leaf.where] = tuple(shape[axis] for axis in axes)
-        if reading.cuboid and len(axes) != 3:
+        sizes[leaf.where] = tuple(shape[axis] for axis in leaf.axes)
+        if reading.cuboid and len(leaf.axes) != 3:
             raise ValueError(
                 f"cut='cuboid' needs a time or depth axis, got images of shape {shape} at "
                 f"{leaf.where}."
@@ -423,41 +571,40 @@ def _check_images(images: list[Leaf], length: int, reading: Reading) -> tuple[in
     return next(iter(sizes.values()))
 
 
-def _check_leaf(leaf: Leaf, length: int, size: tuple[int, ...], reading: Reading) -> None:
-    value = leaf.value
-    if leaf.role == LABEL:
-        needed = reading.need_labels
-        check_labels(value, leaf.kind, reading.form, leaf.where, need_classes=needed)
-        if value.shape[:1] != (length,):
-            raise ValueError(
-                f"labels at {leaf.where} must have the batch's length {length}, got shape "
-                f"{tuple(value.shape)}."
-            )
-    elif leaf.role == MASK:
-        sides = tuple(value.shape[value.ndim - len(size) :])
-        if value.ndim < 1 + len(size) or value.shape[0] != length or sides != size:
-            raise ValueError(
-                f"masks at {leaf.where} must have the batch's length {length} and the images' size "
-                f"{size}, got shape {tuple(value.shape)}."
-            )
-    elif leaf.role == OBJECTS:
-        if len(value) != length:
-            raise ValueError(
-                f"targets at {leaf.where} must be one mapping for each of the {length} images, "
-                f"got {len(value)}."
-            )
-        bare, _ = split_objects(value, reading.passthrough)
-        check_objects(bare, (size[-2], size[-1]), leaf.where)
-    elif leaf.role == OTHER:
-        shape = tuple(getattr(value, "shape", ()))
-        boxed = isinstance(value, tv_tensors.TVTensor)
-        if boxed or (len(shape) >= 3 and shape[0] == length and shape[-2:] == size[-2:]):
-            hint = (
-                "put boxes and keypoints into a list of target dicts, one for each image"
-                if boxed
-                else "wrap it as tv_tensors.Image, Video or Mask to have it mixed"
-            )
-            raise ValueError(
-                f"{_describe(value)} at {leaf.where} would be left behind unmixed; {hint}, or name "
-                "it in passthrough=."
-            )
+def _check_leaf(
+    leaf: Leaf, value: Any, length: int, size: tuple[int, ...], reading: Reading
+) -> None:
+    shape = tuple(getattr(value, "shape", ()))
+    match leaf.role:
+        case Role.LABEL:
+            needed = reading.need_labels
+            check_labels(value, leaf.kind, reading.form, leaf.where, need_classes=needed)
+            if shape[:1] != (length,):
+                raise ValueError(
+                    f"labels at {leaf.where} must have the batch's length {length}, got shape "
+                    f"{shape}."
+                )
+        case Role.MASK:
+            if len(shape) < 1 + len(size) or shape[0] != length or shape[-len(size) :] != size:
+                raise ValueError(
+                    f"masks at {leaf.where} must have the batch's length {length} and the images' "
+                    f"size {size}, got shape {shape}."
+                )
+        case Role.OBJECTS:
+            if len(value) != length:
+                raise ValueError(
+                    f"targets at {leaf.where} must be one mapping for each of the {length} images, "
+                    f"got {len(value)}."
+                )
+        case Role.OTHER:
+            boxed = isinstance(value, tv_tensors.TVTensor)
+            if boxed or (len(shape) >= 3 and shape[0] == length and shape[-2:] == size[-2:]):
+                hint = (
+                    "put boxes and keypoints into a list of target dicts, one for each image"
+                    if boxed
+                    else "wrap it as tv_tensors.Image, Video or Mask to have it mixed"
+                )
+                raise ValueError(
+                    f"{_describe(value)} at {leaf.where} would be left behind unmixed; {hint}, or "
+                    "name it in passthrough=."
+                )

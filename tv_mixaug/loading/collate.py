@@ -2,41 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
-import copy
 import hashlib
-import operator
 import os
 import uuid
 import weakref
-from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
-from torchvision import tv_tensors
+from torch import Generator, Tensor, nn
 
 from tv_mixaug.arguments import check_probability
-from tv_mixaug.execute import Rows
-from tv_mixaug.functional import MIXED_DTYPES
+from tv_mixaug.base import MixTransform
+from tv_mixaug.chain import Chain
+from tv_mixaug.draws import draw_uniform, fenced
 from tv_mixaug.labels import check_one_format
-from tv_mixaug.leaves import is_objects
 from tv_mixaug.loading import ring as memory
 from tv_mixaug.loading.numbering import Position, is_starting_worker
+from tv_mixaug.loading.stacking import collate_samples
 from tv_mixaug.plans import Plan
-from tv_mixaug.transforms import MixTransform
 
 Samples = Sequence[Any]
-# What default_collate turns into tensors or keeps, one kind for all samples of a place.
-PLAIN_KINDS = (str, bytes, np.ndarray, (int, float, complex, np.generic))
-OUTSIDE_TARGETS = tuple(
-    getattr(tv_tensors, name)
-    for name in ("BoundingBoxes", "KeyPoints")
-    if hasattr(tv_tensors, name)
-)
-# What decides how a sample is stacked, fetched for hundreds of samples without a line of Python.
-_traits = operator.attrgetter("dtype", "shape", "is_cpu", "requires_grad", "layout")
 RANK_VARIABLES = ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
 
 
@@ -116,7 +102,7 @@ class CollateFn:
         for transform in self.transforms:
             if not callable(transform):
                 raise TypeError(f"transforms must be callable, got {type(transform).__name__}.")
-        ours = [t for t in self.transforms if isinstance(t, MixTransform)]
+        ours = [t for t in self.transforms if isinstance(t, (MixTransform, Chain))]
         check_one_format([(type(t).__name__, t.label_format) for t in ours])
         if not (collate_fn is None or callable(collate_fn)):
             raise TypeError(f"collate_fn must be callable, got {type(collate_fn).__name__}.")
@@ -128,7 +114,7 @@ class CollateFn:
         for name, switch in (("record", record), ("reuse_memory", reuse_memory)):
             if not isinstance(switch, bool):
                 raise TypeError(f"{name} must be a bool, got {type(switch).__name__}.")
-        if record and (len(ours) < len(self.transforms) or not all(t.has_plan for t in ours)):
+        if record and not all(isinstance(t, MixTransform) for t in self.transforms):
             raise ValueError(
                 "record must be False unless all are Cutout, Mixup or CutMix, got True."
             )
@@ -162,9 +148,9 @@ class CollateFn:
             raise TypeError(f"samples must be a list, got {type(samples).__name__}.")
         if not samples:
             raise ValueError("samples must hold at least one sample, got an empty list.")
-        with self._random_state():
-            chosen, p = self._choose()
-            return self._mix(samples, chosen, p)
+        generator = self._generator()
+        transform, p = self._choose(generator)
+        return self._mix(samples, transform, p, generator)
 
     @property
     def p(self) -> float | list[float]:
@@ -232,7 +218,7 @@ class CollateFn:
         if not self._is_list:
             if p is None:
                 only = self.transforms[0]
-                p = only.p if isinstance(only, MixTransform) else 1.0
+                p = only.p if isinstance(only, (MixTransform, Chain)) else 1.0
             return [check_probability("p", p)]
         if p is None:
             return [1 / count] * count
@@ -255,153 +241,46 @@ class CollateFn:
         found = (os.environ.get(name) for name in RANK_VARIABLES)
         return next((int(value) for value in found if value and value.isdigit()), 0)
 
-    def _random_state(self) -> contextlib.AbstractContextManager[Any]:
+    def _generator(self) -> Generator | None:
+        """Return where the random numbers of this batch come from; None is torch's own."""
         if self.seed is None:
-            return contextlib.nullcontext()
+            return None
         index, call = self._position.find()
-        return _seeded(self.seed, self._find_rank(), self.epoch, index, call)
+        key = (self.seed, self._find_rank(), self.epoch, index, call)
+        return torch.Generator("cpu").manual_seed(_hash(key))
 
-    def _choose(self) -> tuple[Any, float]:
+    def _choose(self, generator: Generator | None) -> tuple[Any, float]:
         """Draw the transform of this batch and the probability it is to use itself."""
-        values = self._p.tolist()
+        values, ours = self._p.tolist(), (MixTransform, Chain)
         first = self.transforms[0]
-        if not self._is_list:
-            if isinstance(first, MixTransform):
-                return first, values[0]
-            return (first, 1.0) if float(torch.rand((), device="cpu")) < values[0] else (None, 0.0)
-        point = float(torch.rand((), dtype=torch.float64, device="cpu"))
+        if not self._is_list and isinstance(first, ours):
+            return first, values[0]
+        point = float(draw_uniform((1,), generator)[0])
         for transform, share in zip(self.transforms, values, strict=True):
             if point < share:
                 return transform, getattr(transform, "p", 1.0)
             point -= share
-        return next((t for t in self.transforms if isinstance(t, MixTransform)), None), 0.0
+        return next((t for t in self.transforms if isinstance(t, ours)), None), 0.0
 
-    def _mix(self, samples: Samples, transform: Any, p: float) -> Any:
-        ours = isinstance(transform, MixTransform)
+    def _mix(self, samples: Samples, transform: Any, p: float, generator: Generator | None) -> Any:
+        ours, allocate = isinstance(transform, MixTransform), None
         if self.collate_fn is not None:
-            batch = self.collate_fn(samples)
+            with fenced(generator):
+                batch = self.collate_fn(samples)
         else:
             allocate = self._ring.allocate if self.reuse_memory else memory.allocate
-            batch = collate_samples(samples, allocate, rows=ours and transform.takes_rows)
-        if transform is None:
-            return batch
-        if not ours:
-            return transform(batch)
-        # What a collate function of the user's returns may be the data set's own memory.
-        batch, plan = transform.mix(batch, p=p, inplace=self.collate_fn is None)
-        return _with_plan(batch, plan) if self.record else batch
-
-
-def collate_samples(
-    samples: Samples,
-    allocate: Callable[[torch.Size, torch.dtype], Tensor] = memory.allocate,
-    *,
-    rows: bool = False,
-) -> Any:
-    """Collate samples as ``default_collate`` does, keeping tv_tensor types and detection targets.
-
-    Args:
-        samples: B > 0 samples of one structure.
-        allocate: Makes the memory that tensors are stacked into.
-        rows: Whether images are left unstacked, as :class:`~tv_mixaug.execute.Rows`.
-
-    Returns:
-        The batch: tuples and lists of a sample become a list, mappings and namedtuples keep their
-        type, mappings with ``"boxes"`` become a list of B mappings.
-
-    Raises:
-        TypeError: If samples hold what cannot be collated.
-        ValueError: If samples differ in structure or in the shape of a tensor.
-    """
-
-    def stack(tensors: list[Tensor]) -> Any:
-        first = tensors[0]
-        if isinstance(first, OUTSIDE_TARGETS):
-            raise ValueError(
-                "samples must hold boxes and keypoints in a dict with the key 'boxes', as "
-                f"detection targets do, got {type(first).__name__} of their own."
+            batch = collate_samples(samples, allocate, keep_apart=ours)
+        if ours:
+            # What a collate function of the user's returns may be the data set's own memory.
+            inplace = self.collate_fn is None
+            batch, plan = transform.mix(
+                batch, p=p, inplace=inplace, generator=generator, allocate=allocate
             )
-        tv_type = type(first) if isinstance(first, tv_tensors.TVTensor) else None
-        plain = [t.as_subclass(Tensor) for t in tensors] if tv_type else tensors
-        kinds, traits = set(map(type, tensors)), set(map(_traits, plain))
-        if len(kinds) > 1 or len({(dtype, shape) for dtype, shape, *_ in traits}) > 1:
-            shapes = sorted({str(tuple(t.shape)) for t in tensors})
-            dtypes = sorted({str(t.dtype).removeprefix("torch.") for t in tensors})
-            raise ValueError(
-                "samples must hold tensors of one type, shape and dtype, got "
-                f"shapes {', '.join(shapes)} of dtypes {', '.join(dtypes)}; resize them, or pass a "
-                "collate_fn that pads."
-            )
-        if {(True, False, torch.strided)} != {trait[2:] for trait in traits}:
-            batch = torch.stack(plain)
-            return tv_tensors.wrap(batch, like=first) if tv_type else batch
-        if tv_type not in (None, tv_tensors.Image, tv_tensors.Video):
-            # A mask is known by its type, which a lent tensor has only when it is received.
-            return tv_tensors.wrap(Rows(plain, memory.allocate).stack(), like=first)
-        held = Rows(plain, allocate, tv_type)
-        is_image = first.ndim in (3, 4) and first.dtype in MIXED_DTYPES
-        return held if rows and is_image else held.finish(held.stack())
-
-    return _collate(list(samples), stack)
-
-
-def _collate(samples: Any, stack: Callable[[list[Tensor]], Any]) -> Any:
-    first = samples[0]
-    if isinstance(first, Tensor):
-        if not _all_are(Tensor, samples):
-            raise TypeError("samples must be of one structure, got tensors and other things.")
-        return stack(list(samples))
-    if is_objects([first]):
-        return list(samples)
-    if isinstance(first, Mapping):
-        keys = first.keys()
-        if not _all_are(Mapping, samples) or any(s.keys() != keys for s in samples):
-            raise ValueError("samples must have the same keys, got mappings that differ in them.")
-        merged = {key: _collate([s[key] for s in samples], stack) for key in first}
-        try:
-            if isinstance(first, MutableMapping):
-                batch = copy.copy(first)  # default dictionaries and such keep what they hold beside
-                batch.update(merged)
-                return batch
-            return type(first)(merged)  # type: ignore[call-arg]
-        except TypeError:
-            return merged
-    if isinstance(first, (list, tuple)):
-        if not _all_are((list, tuple), samples) or len(set(map(len, samples))) > 1:
-            raise ValueError("samples must have the same length, got sequences that differ in it.")
-        columns = [_collate(column, stack) for column in zip(*samples, strict=True)]
-        return type(first)(*columns) if hasattr(first, "_fields") else columns
-    kind = next((kind for kind in PLAIN_KINDS if isinstance(first, kind)), None)
-    if kind is None or (isinstance(first, np.ndarray) and first.dtype.kind not in "biufc"):
-        raise TypeError(
-            "samples must hold tensors, arrays, numbers or strings, got "
-            f"{type(first).__module__}.{type(first).__name__}; turn pictures into tensors with "
-            "v2.ToImage() in the data set, or pass a collate_fn of your own."
-        )
-    if not _all_are(kind, samples):
-        raise TypeError(
-            f"samples must be of one structure, got {type(first).__name__} and other things."
-        )
-    if isinstance(first, np.ndarray):
-        return stack([torch.as_tensor(sample, device="cpu") for sample in samples])
-    return torch.utils.data.default_collate(samples)
-
-
-def _all_are(kinds: Any, samples: list[Any]) -> bool:
-    """Tell whether all samples are of the kinds; each type is asked once, not each sample."""
-    return all(issubclass(kind, kinds) for kind in set(map(type, samples)))
-
-
-@contextlib.contextmanager
-def _seeded(*key: int) -> Iterator[None]:
-    """Seed torch's random generator of the CPU from the key, and put it back afterwards."""
-    generator = torch.default_generator
-    state = generator.get_state()
-    generator.manual_seed(_hash(key))
-    try:
-        yield
-    finally:
-        generator.set_state(state)
+            return _with_plan(batch, plan) if self.record else batch
+        if isinstance(transform, Chain):
+            return transform.mix(batch, p=p, generator=generator)[0]
+        with fenced(generator):
+            return batch if transform is None else transform(batch)
 
 
 def _shared(value: Any, dtype: torch.dtype) -> Tensor:

@@ -119,6 +119,14 @@ class LentTensor(Tensor):
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
 
+def wrap(batch: Tensor, tv_type: type[Tensor]) -> Tensor:
+    """Give a batch its type: at once, or where it is received if it is lent."""
+    if not isinstance(batch, LentTensor):
+        return batch.as_subclass(tv_type)
+    batch.tv_type = tv_type
+    return batch
+
+
 def forget_blocks(name: str) -> None:
     """Drop the received blocks of all rings of a name."""
     for key in [key for key in list(_received) if key[0][1] == name]:

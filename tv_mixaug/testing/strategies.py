@@ -17,7 +17,7 @@ from hypothesis.strategies import SearchStrategy
 from torch import Tensor
 from torchvision import tv_tensors
 
-from tv_mixaug.plans import CUTMIX, MIXUP, NONE, OP_NAMES, Plan, box_volumes
+from tv_mixaug.plans import BLEND, NONE, OP_NAMES, PASTE, Plan, box_volumes
 from tv_mixaug.transforms import CutMix, Cutout, Mixup
 
 DTYPES = (torch.float32, torch.uint8, torch.float64, torch.float16, torch.bfloat16)
@@ -112,10 +112,10 @@ def plans(
         image_size: (height, width) of the images in pixels.
         min_size: fewest samples, >= 0.
         max_size: most samples.
-        ops: operations to choose from: "none", "cutout", "mixup", "cutmix".
+        ops: operations to choose from: "none", "fill", "blend", "paste".
 
     Returns:
-        A strategy for :class:`~tv_mixaug.plans.Plan`, boxes (B, 4), the weights of cut samples
+        A strategy for :class:`~tv_mixaug.plans.Plan`, boxes (B, 1, 4), the weights of cut samples
         counted from their boxes.
 
     Raises:
@@ -303,20 +303,20 @@ def _plans(
 
     op = column(st.sampled_from(codes)).to(torch.uint8)
     partner = column(st.integers(0, max(0, size - 1)))
-    lam = 1 - column(st.integers(0, 64)) / 64
+    lam = 1 - column(st.integers(0, 64)).to(torch.float32) / 64
     xs, ys = (
         torch.stack([column(st.integers(0, side)) for _ in range(2)]).sort(0).values
         for side in (width, height)
     )
     boxes = torch.stack([xs[0], ys[0], xs[1], ys[1]], 1)
     # What an operation does not use is as the transforms leave it.
-    boxes = torch.where(((op != NONE) & (op != MIXUP))[:, None], boxes, 0)
-    area = box_volumes(boxes) / (height * width)
+    boxes = torch.where(((op != NONE) & (op != BLEND))[:, None], boxes, 0)
+    area = box_volumes(boxes).to(torch.float32) / (height * width)
     return Plan(
         op=op,
-        partner=torch.where((op == MIXUP) | (op == CUTMIX), partner, torch.arange(size)),
-        lam=torch.where(op == MIXUP, lam, torch.where(op == CUTMIX, 1 - area, 1.0)),
-        boxes=boxes,
+        partner=torch.where((op == BLEND) | (op == PASTE), partner, torch.arange(size)),
+        lam=torch.where(op == BLEND, lam, torch.where(op == PASTE, 1 - area, 1.0)),
+        boxes=boxes[:, None],
         noise=draw(_seeds()) + torch.arange(size),
     )
 

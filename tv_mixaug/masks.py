@@ -1,0 +1,73 @@
+"""Segmentation masks: class ids that follow pixels, and are never blended as numbers."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from tv_mixaug.execute import carry_out
+from tv_mixaug.plans import BLEND, NONE, PASTE, Recipe
+
+
+def mix_masks(
+    masks: Tensor, recipe: Recipe, blend: str | None, num_classes: int | None, fill: int | None
+) -> Tensor:
+    """Do to masks what a plan did to their images.
+
+    Args:
+        masks: (B, ..., H, W) class ids, or float planes from a mix before.
+        recipe: The plan.
+        blend: What blending makes of them: ``"soft"``: planes, one for each class; ``"dominant"``:
+            the mask of the larger weight; None where nothing is blended.
+        num_classes: K of ``"soft"``.
+        fill: What filled boxes take; None leaves the masks there as they are.
+
+    Returns:
+        Masks of the same shape and dtype, or (B, K, H, W) float32 planes with ``"soft"``, also
+        where nothing was mixed.
+    """
+    if blend == "soft":
+        masks = _planes(masks, int(num_classes or 0))
+    elif BLEND in recipe.ops:
+        recipe = _by_majority(recipe, masks)
+    return carry_out(masks, recipe, fill)
+
+
+def check_classes(masks: Tensor, count: int, ignore_index: int | None, where: str) -> None:
+    """Raise unless class ids can become planes; masks on a GPU are not looked at.
+
+    Raises:
+        ValueError: If an id is out of range.
+    """
+    if not masks.is_cpu or masks.is_floating_point():
+        return
+    masks = masks.as_subclass(Tensor)
+    wrong = (masks < 0) | (masks >= count)
+    if ignore_index is not None:
+        wrong &= masks != ignore_index
+    if bool(wrong.any()):
+        raise ValueError(
+            f"masks at {where} must be in [0, {count}), got {int(masks[wrong][0])}; name the value "
+            "of unlabelled pixels with ignore_index=."
+        )
+
+
+def _planes(masks: Tensor, count: int) -> Tensor:
+    """Return (B, K, ...) float32 planes; a pixel without a label is 0 in all of them."""
+    if masks.is_floating_point():
+        return masks  # planes already, from a mix before
+    index = masks if masks.ndim == 4 and masks.shape[1] == 1 else masks[:, None]
+    classes = torch.arange(count, device=masks.device)
+    return (index == classes.view(1, -1, *[1] * (index.ndim - 2))).to(torch.float32)
+
+
+def _by_majority(recipe: Recipe, masks: Tensor) -> Recipe:
+    """Turn blends into pastes: of all of the partner's mask, or of nothing."""
+    plan = recipe.plan()
+    blended = plan.op == BLEND
+    dims = plan.boxes.shape[-1] // 2
+    sides = torch.tensor(masks.shape[-dims:][::-1], device=plan.op.device)
+    whole = torch.cat([torch.zeros_like(sides), sides])
+    op = torch.where(blended, torch.where(plan.lam >= 0.5, NONE, PASTE), plan.op).to(torch.uint8)
+    boxes = torch.where((blended & (op == PASTE))[:, None, None], whole, plan.boxes)
+    return Recipe.of(plan._replace(op=op, boxes=boxes))
