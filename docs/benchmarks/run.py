@@ -1,11 +1,12 @@
 """What does mixing cost? Measure it beside plain collating, torchvision, timm and kornia.
 
-    python run.py                  # all but gpu: about 25 minutes
+    python run.py                  # all but gpu: about half an hour
     python run.py collate --quick  # one of them, a few rounds: shows that everything runs
+    python run.py trace            # counts instead of timing: seconds, and no GPU
     python run.py gpu              # needs a CUDA device
 
-Each writes a table (.md), the numbers (.csv) and a plot (.svg) to ``results/`` beside this script,
-or to ``--out``. Needs the extra ``bench``.
+Each writes a table (.md), the numbers (.csv) and, where many are compared, a plot (.svg) to
+``results/`` beside this script, or to ``--out``. Needs the extra ``bench``.
 
 How it is measured: in rounds. In each round every contender runs once, in an order that moves on
 from round to round, so that whatever else the machine does hits all of them alike. Times are
@@ -21,6 +22,7 @@ work, its processor time is taken, which other programs do not lengthen; elsewhe
 * ``bounds``: what no collate function gets around: fresh pages, stacking, blending, each alone.
 * ``labels``: soft and pair targets, for few and for many classes.
 * ``import``: what importing this package adds to importing torchvision's v2.
+* ``trace``: what a transform asks of a device, counted without one, see :class:`Trace`.
 * ``gpu``: kernels, beside a copy on the device.
 """
 
@@ -28,6 +30,7 @@ import argparse
 import csv
 import datetime
 import itertools
+import math
 import mmap
 import os
 import platform
@@ -37,13 +40,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader, Dataset, default_collate
 from torch.utils.data._utils import worker
 from torchvision.transforms import v2
@@ -82,19 +88,76 @@ class Row(NamedTuple):
     to_plain: float
     to_ours: float
 
+    HEAD = ("work", "", "", "ms", "/ plain", "/ ours")
+
+    def cells(self) -> Sequence[str]:
+        versus = f"{self.to_ours:.2f}" if self.library not in (OURS, PLAIN) else ""
+        return (
+            self.work,
+            bold(self.library),
+            self.how,
+            f"{self.ms:.3g}",
+            f"{self.to_plain:.2f}",
+            versus,
+        )
+
+
+class Counted(NamedTuple):
+    """One line of a table of what was counted, over several draws."""
+
+    case: str
+    work: str
+    library: str
+    how: str
+    launches: float  # the median
+    most_launches: int
+    copies: int  # the most
+    moved: float  # the mean, as a multiple of the bytes of the batch
+    limit: int
+
+    HEAD = ("work", "", "", "launches", "at most", "copies to the device", "moved", "limit")
+
+    def cells(self) -> Sequence[str]:
+        return (
+            self.work,
+            bold(self.library),
+            self.how,
+            f"{self.launches:g}",
+            f"{self.most_launches}",
+            f"{self.copies}",
+            f"{self.moved:.1f}",
+            f"{self.limit}",
+        )
+
+
+def bold(library: str) -> str:
+    return f"**{library}**" if library == OURS else library
+
 
 # --- Contenders ---------------------------------------------------------------------------------
 
 
-def ours(work: str, **options: Any) -> nn.Module:
+def ours(work: str, *, num_classes: int = CLASSES, **options: Any) -> nn.Module:
     kind = {"Mixup": Mixup, "CutMix": CutMix, "Cutout": Cutout}[work]
-    return kind(num_classes=CLASSES, **options)
+    return kind(num_classes=num_classes, **options)
+
+
+def of_timm(work: str, mode: str, num_classes: int = CLASSES) -> Callable[..., Any]:
+    """Return timm's function of images and labels, which writes into the images."""
+    from timm.data.mixup import Mixup as TimmMixup
+
+    return TimmMixup(
+        mixup_alpha=float(work == "Mixup"),
+        cutmix_alpha=float(work == "CutMix"),
+        mode=mode,
+        label_smoothing=0.0,
+        num_classes=num_classes,
+    )
 
 
 def batch_transforms(dtype: torch.dtype) -> list[tuple[str, str, str, Callable[..., Any]]]:
     """Return (work, library, how, function of images and labels) of the other libraries."""
     from kornia.augmentation import RandomCutMixV2, RandomMixUpV2
-    from timm.data.mixup import Mixup as TimmMixup
 
     erase = v2.RandomErasing(p=1.0, scale=(0.25, 0.25), ratio=(1.0, 1.0))
     found = [
@@ -103,17 +166,14 @@ def batch_transforms(dtype: torch.dtype) -> list[tuple[str, str, str, Callable[.
     ]
     if dtype == torch.uint8:
         return found  # the others raise, or truncate to zero, on a uint8 batch
-    options = {"label_smoothing": 0.0, "num_classes": CLASSES}
-    mixup, cutmix = {"mixup_alpha": 1.0, "cutmix_alpha": 0.0}, {"mixup_alpha": 0.0}
-    cutmix["cutmix_alpha"] = 1.0
     keys = {"data_keys": ["input", "class"], "p": 1.0}
     return [
         ("Mixup", "torchvision", "MixUp", v2.MixUp(num_classes=CLASSES)),
         *found,
-        ("Mixup", "timm", "Mixup batch", TimmMixup(**mixup, mode="batch", **options)),
-        ("Mixup", "timm", "Mixup elem", TimmMixup(**mixup, mode="elem", **options)),
-        ("CutMix", "timm", "Mixup batch", TimmMixup(**cutmix, mode="batch", **options)),
-        ("CutMix", "timm", "Mixup elem", TimmMixup(**cutmix, mode="elem", **options)),
+        ("Mixup", "timm", "Mixup batch", of_timm("Mixup", "batch")),
+        ("Mixup", "timm", "Mixup elem", of_timm("Mixup", "elem")),
+        ("CutMix", "timm", "Mixup batch", of_timm("CutMix", "batch")),
+        ("CutMix", "timm", "Mixup elem", of_timm("CutMix", "elem")),
         ("Mixup", "kornia", "RandomMixUpV2", RandomMixUpV2(**keys)),
         ("CutMix", "kornia", "RandomCutMixV2", RandomCutMixV2(**keys)),
     ]
@@ -559,15 +619,198 @@ def event_run(run: Callable[[], Any], repeats: int = 20) -> Callable[[], float]:
     return timed
 
 
+# --- Counting -----------------------------------------------------------------------------------
+
+
+class Trace(TorchDispatchMode):
+    """Count what is asked of a device, by what torch dispatches for meta tensors within it.
+
+    Meta tensors have a shape and no values: nothing is computed, and no device is needed. What the
+    host draws and computes by itself is not counted. The rules:
+
+    * A launch is an operation that makes or changes a meta tensor of at least one element. Views
+      and memory that is only reserved (``empty``) are none. An operation counts once, also where a
+      device starts two kernels for it (a sort, say); a ``_foreach_`` one counts once where all its
+      tensors are contiguous, and else once for each, which is how CUDA treats them.
+    * A copy is a CPU tensor brought to the device: by ``to``, ``copy_``, or as an argument of more
+      than zero dimensions. It is no launch, unless its target is not contiguous: CUDA then copies
+      into memory reserved on the way, and a kernel from there.
+    * Bytes moved: what a launch reads and writes. An argument is read once at its own size, not
+      the one it is expanded to. A new result, an ``out=`` and the target of ``copy_``, ``fill_``
+      or random numbers are written; what is changed in place is read and written. Indexing
+      reads what it takes and the index; scattering writes what it puts. A copy writes what
+      arrives.
+
+    Attributes:
+        launches: How many there were.
+        copies: How many tensors came from the host.
+        moved: How many bytes the device read and wrote.
+    """
+
+    RESERVES = frozenset(("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"))
+    NO_KERNEL = RESERVES | {"_unsafe_view", "resize", "set", "lift_fresh"}
+    ONLY_WRITES = frozenset(("copy", "fill", "zero", "_foreach_copy", "_foreach_zero"))
+    ONLY_WRITES |= {"normal", "uniform", "random", "bernoulli", "exponential"}
+    TAKES = frozenset(("index_select", "index", "gather", "take", "embedding"))
+    PUTS = frozenset(("scatter", "index_put", "index_copy", "index_fill", "put"))
+    ADDS = frozenset(("scatter_add", "scatter_reduce", "index_add"))
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.launches = self.copies = self.moved = 0
+
+    def __torch_dispatch__(
+        self, op: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        result = op(*args, **kwargs)
+        self.count(op, args, kwargs, result)
+        return result
+
+    def count(self, op: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
+        name = op._schema.name.removeprefix("aten::").rstrip("_")
+        given = dict(zip((a.name for a in op._schema.arguments), args, strict=False)) | kwargs
+        aliases = {a.name: a.alias_info for a in op._schema.arguments if a.alias_info is not None}
+        changed = [given[key] for key, alias in aliases.items() if alias.is_write and key in given]
+        targets = {a.name for a in op._schema.arguments if a.is_out}
+        results = tensors_of(result) or tensors_of(changed)
+        if (
+            name in self.NO_KERNEL
+            or torch.Tag.inplace_view in op.tags
+            or (aliases and not changed)  # a view
+            or not sum(t.numel() for t in results if t.is_meta)
+        ):
+            return
+        source = given.get("src", given.get("self"))
+        if name in ("copy", "_to_copy") and not source.is_meta:
+            self.copies += 1
+            self.moved += size_of(results[0])
+            if name == "copy" and not results[0].is_contiguous():
+                self.launches += 1
+                self.moved += 2 * size_of(results[0])
+            return
+        apart = name.startswith("_foreach") and not all(
+            t.is_contiguous() for t in tensors_of(list(given.values()))
+        )
+        self.launches += len(results) if apart else 1
+        if name.endswith("_like") or name.startswith("new_"):
+            given = {}  # asked for its shape alone
+        for place, (key, value) in enumerate(given.items()):
+            found = tensors_of(value)
+            self.copies += sum(not t.is_meta and t.dim() > 0 for t in found)
+            size = sum(size_of(t) * (1 if t.is_meta else 2) for t in found if t.is_meta or t.dim())
+            if key in aliases and name in self.PUTS | self.ADDS:
+                is_read = name in self.ADDS or given.get("accumulate", False)
+                self.moved += (2 if is_read else 1) * put(name, given) * value.itemsize
+            elif key in aliases:
+                is_read = key not in targets and name not in self.ONLY_WRITES
+                self.moved += (2 if is_read else 1) * size
+            elif place == 0 and name in self.TAKES:
+                self.moved += sum(t.numel() for t in results) * value.itemsize
+            else:
+                self.moved += size
+        if not changed:
+            self.moved += sum(size_of(t) for t in results)
+
+
+def tensors_of(value: Any) -> list[torch.Tensor]:
+    return [leaf for leaf in tree_leaves(value) if isinstance(leaf, torch.Tensor)]
+
+
+def size_of(tensor: torch.Tensor) -> int:
+    """Return the bytes a tensor has, however far it is expanded."""
+    lengths = (n for n, step in zip(tensor.shape, tensor.stride(), strict=True) if step or not n)
+    return math.prod(lengths) * tensor.itemsize
+
+
+def put(name: str, given: dict[str, Any]) -> int:
+    """Return how many elements an operation of ``Trace.PUTS`` or ``ADDS`` puts in place."""
+    own = given["self"]
+    if name == "index_put":
+        if any(index is not None and index.dtype == torch.bool for index in given["indices"]):
+            return own.numel()  # how many are True is in the values
+        return torch.ops.aten.index.Tensor(own, given["indices"]).numel()
+    if name in ("index_copy", "index_fill", "index_add"):
+        return own.numel() // own.shape[given["dim"]] * given["index"].numel()
+    return given["index"].numel()
+
+
+def trace(options: argparse.Namespace) -> list[Counted]:
+    """Count what transforms ask of a device for a batch, with class indices as labels."""
+    shape = (4, 3, 16, 16) if options.tiny else (64, 3, 224, 224)
+    limits = {"Mixup": 3, "CutMix": 2, "Cutout": 2}  # own, partner and result; a cut: one of both
+    rows = []
+    for dtype in (torch.float32, torch.float16, torch.uint8):
+        images = torch.empty(shape, dtype=dtype, device="meta")
+        labels = torch.empty(len(images), dtype=torch.int64, device="meta")
+        real = random_batch((2, 3, 16, 16), dtype), torch.arange(2)
+        case = f"{'x'.join(map(str, shape))} {str(dtype).removeprefix('torch.')}"
+        for work, library, how, transform in device_transforms(1000):
+            try:
+                transform(*real)
+            except RuntimeError:
+                if library == OURS:
+                    raise
+                continue  # a meta tensor would let pass what is refused here
+            counts = [counts_of(transform, images, labels, seed) for seed in range(options.draws)]
+            launches, copies, moved = zip(*counts, strict=True)
+            rows.append(
+                Counted(
+                    case,
+                    work,
+                    library,
+                    how,
+                    statistics.median(launches),
+                    max(launches),
+                    max(copies),
+                    statistics.mean(moved) / images.nbytes,
+                    limits[work],
+                )
+            )
+    return rows
+
+
+def device_transforms(num_classes: int) -> list[tuple[str, str, str, Callable[..., Any]]]:
+    """Return (work, library, how, function of images and labels) of what is counted."""
+    found: list[tuple[str, str, str, Callable[..., Any]]] = []
+    for work in ("Mixup", "CutMix", "Cutout"):
+        for mode in ("batch", "sample"):
+            pairings = [{"pairing": "roll"}, {"pairing": "shuffle"}] if work != "Cutout" else [{}]
+            for pairing in pairings:
+                how = ", ".join([f'mode="{mode}"', *pairing.values()])
+                function = ours(work, num_classes=num_classes, mode=mode, **pairing)
+                found.append((work, OURS, how, function))
+    erase = v2.RandomErasing(p=1.0, scale=(0.25, 0.25), ratio=(1.0, 1.0))
+    found.append(("Mixup", "torchvision", "MixUp", v2.MixUp(num_classes=num_classes)))
+    found.append(("CutMix", "torchvision", "CutMix", v2.CutMix(num_classes=num_classes)))
+    found.append(("Cutout", "torchvision", "RandomErasing", lambda x, y: (erase(x), y)))
+    for work, mode in itertools.product(("Mixup", "CutMix"), ("batch", "elem")):
+        how = f"Mixup {mode}, in place"
+        found.append((work, "timm", how, of_timm(work, mode, num_classes)))
+    return found
+
+
+def counts_of(
+    transform: Callable[..., Any], images: torch.Tensor, labels: torch.Tensor, seed: int
+) -> tuple[int, int, int]:
+    torch.manual_seed(seed)
+    np.random.seed(seed)  # timm draws there
+    with Trace() as counter:
+        transform(images, labels)
+    return counter.launches, counter.copies, counter.moved
+
+
 # --- Reports ------------------------------------------------------------------------------------
 
 
-def write(name: str, rows: list[Row], options: argparse.Namespace) -> None:
+def write(name: str, rows: list[Any], options: argparse.Namespace) -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     with open(options.out / f"{name}.csv", "w", newline="") as file:
         table = csv.writer(file)
-        table.writerow(Row._fields)
-        table.writerows([*row[:4], *(f"{value:.4g}" for value in row[4:])] for row in rows)
+        table.writerow(rows[0]._fields)
+        table.writerows(
+            [f"{value:.4g}" if isinstance(value, float) else value for value in row] for row in rows
+        )
     (options.out / f"{name}.md").write_text(as_table(rows) + "\n" + circumstances(options) + "\n")
     if name in ("collate", "loader", "batch"):
         plot(rows, options.out / f"{name}.svg", name)
@@ -575,19 +818,18 @@ def write(name: str, rows: list[Row], options: argparse.Namespace) -> None:
     print(f"written to {options.out / name}.*")
 
 
-def as_table(rows: list[Row]) -> str:
+def as_table(rows: list[Any]) -> str:
     lines = []
+    head = rows[0].HEAD
+    rule = ["---" if isinstance(value, str) else "--:" for value in rows[0][1:]]
     for case, group in itertools.groupby(rows, lambda row: row.case):
-        lines += ["", f"**{case}**", "", "| work | | | ms | / plain | / ours |"]
-        lines.append("| --- | --- | --- | --: | --: | --: |")
-        for row in group:
-            versus = f"{row.to_ours:.2f}" if row.library not in (OURS, PLAIN) else ""
-            bold = "**" if row.library == OURS else ""
-            lines.append(
-                f"| {row.work} | {bold}{row.library}{bold} | {row.how} | {row.ms:.3g} | "
-                f"{row.to_plain:.2f} | {versus} |"
-            )
+        lines += ["", f"**{case}**", "", as_line(head), as_line(rule)]
+        lines += [as_line(row.cells()) for row in group]
     return "\n".join(lines).lstrip() + "\n"
+
+
+def as_line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 def circumstances(options: argparse.Namespace) -> str:
@@ -655,6 +897,7 @@ TASKS = {
     "batch": batch,
     "labels": labels,
     "import": imports,
+    "trace": trace,
     "gpu": gpu,
 }
 
@@ -670,6 +913,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
     parser.add_argument("--batches", type=int, default=24, help="that a loader is timed over")
+    parser.add_argument("--draws", type=int, default=32, help="that trace counts over")
     parser.add_argument("--tiny", action="store_true", help="toy sizes, for tests")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args(arguments)
