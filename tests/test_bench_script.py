@@ -48,6 +48,21 @@ def test_the_trace_counts_every_transform_beside_the_others(script, tmp_path):
         assert float(row["launches"]) <= float(row["most_launches"]), row
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_small_sets_each_of_ours_beside_another(script, tmp_path, monkeypatch):
+    """Every line names what ours is beside, and times both."""
+    for needed in ("timm", "kornia"):
+        pytest.importorskip(needed)
+    monkeypatch.setattr(script, "keep_memory", lambda: None)  # it would hold for all tests
+    script.main(["small", "--tiny", "--rounds", "2", "--out", str(tmp_path)])
+    with open(tmp_path / "small.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["work"] for row in rows} == {"Mixup", "CutMix"}
+    for row in rows:
+        assert row["library"] in ("torchvision", "timm"), row
+        assert min(float(row[key]) for key in ("us", "their_us", "to_theirs")) > 0, row
+
+
 def on_device(*shape, dtype=torch.float32):
     return torch.empty(shape or SHAPE, dtype=dtype, device="meta")
 

@@ -23,11 +23,14 @@ work, its processor time is taken, which other programs do not lengthen; elsewhe
 * ``labels``: soft and pair targets, for few and for many classes.
 * ``import``: what importing this package adds to importing torchvision's v2.
 * ``trace``: what a transform asks of a device, counted without one, see :class:`Trace`.
+* ``small``: batches of small pictures, where calls take the time and not pixels, each of ours
+  beside what does the same elsewhere. Memory that was given back is kept for the next batch.
 * ``gpu``: kernels, beside a copy on the device.
 """
 
 import argparse
 import csv
+import ctypes
 import datetime
 import itertools
 import math
@@ -64,6 +67,8 @@ OURS, PLAIN = "tv_mixaug", "plain"
 CLASSES = 10
 SHAPES = {"128x3x224x224": (128, 3, 224, 224), "512x3x32x32": (512, 3, 32, 32)}
 SHAPES["256x1x28x28"] = (256, 1, 28, 28)
+SMALL = {"8x3x32x32": (8, 3, 32, 32), "128x3x32x32": (128, 3, 32, 32)}
+SMALL |= {name: SHAPES[name] for name in ("256x1x28x28", "512x3x32x32")}
 DTYPES = {"float32": torch.float32, "uint8": torch.uint8}
 COLOURS = {OURS: "#0b6e4f", "torchvision": "#d1495b", "timm": "#edae49", "kornia": "#7d83ff"}
 
@@ -99,6 +104,29 @@ class Row(NamedTuple):
             f"{self.ms:.3g}",
             f"{self.to_plain:.2f}",
             versus,
+        )
+
+
+class Versus(NamedTuple):
+    """One line of a table that sets one of ours beside one of another library."""
+
+    case: str
+    work: str
+    how: str
+    library: str
+    their_how: str
+    us: float
+    their_us: float
+    to_theirs: float
+
+    HEAD = ("work", "ours", "beside", "", "ours, µs", "theirs, µs", "ours / theirs")
+
+    def cells(self) -> Sequence[str]:
+        return (
+            *self[1:5],
+            f"{self.us:.0f}",
+            f"{self.their_us:.0f}",
+            f"{self.to_theirs:.2f}",
         )
 
 
@@ -188,11 +216,7 @@ def collate_functions(dtype: torch.dtype) -> list[tuple[str, str, str, Callable[
         function = make_collate_fn(ours(work, mode=mode))
         found.append((work, OURS, f'mode="{mode}"', function, False))
     for work, library, how, transform in batch_transforms(dtype):
-
-        def function(samples: Any, transform: Any = transform) -> Any:
-            return transform(*default_collate(samples))
-
-        found.append((work, library, how, function, False))
+        found.append((work, library, how, after_collating(transform), False))
     if dtype == torch.uint8:
         for work, mode in itertools.product(("Mixup", "CutMix"), ("batch", "elem")):
             alphas = {
@@ -203,6 +227,10 @@ def collate_functions(dtype: torch.dtype) -> list[tuple[str, str, str, Callable[
             function = FastCollateMixup(**alphas, **options)
             found.append((work, "timm", f"FastCollateMixup {mode}", function, True))
     return found
+
+
+def after_collating(transform: Callable[..., Any]) -> Callable[[Any], Any]:
+    return lambda samples: transform(*default_collate(samples))
 
 
 def random_batch(shape: tuple[int, ...], dtype: torch.dtype, device: str = "cpu") -> torch.Tensor:
@@ -221,17 +249,8 @@ def measure(
     least: float = 0.02,
     clock: Callable[[], float] = time.thread_time,
 ) -> list[Row]:
-    """Run the contenders in rounds; a short one is repeated within its turn for ``least`` s."""
-    repeats = []
-    for contender in contenders:
-        seconds_of(contender.run, 1, clock)  # what is imported or compiled on first use
-        repeats.append(max(1, round(least / seconds_of(contender.run, 1, clock))))
-    times: list[list[float]] = [[] for _ in contenders]
-    order = list(range(len(contenders)))
-    for number in tqdm(range(rounds), desc=case, leave=False):
-        start = number * 5 % len(order)
-        for place in order[start:] + order[:start]:
-            times[place].append(seconds_of(contenders[place].run, repeats[place], clock))
+    """Run the contenders in rounds, and compare them with the first and with the first of ours."""
+    times = times_of(case, contenders, rounds, least, clock)
     plain = times[0]
     first_of_ours = {
         c.work: times[place]
@@ -250,6 +269,27 @@ def measure(
         )
         for place, c in enumerate(contenders)
     ]
+
+
+def times_of(
+    case: str,
+    contenders: Sequence[Contender],
+    rounds: int,
+    least: float,
+    clock: Callable[[], float],
+) -> list[list[float]]:
+    """Time each in each round; a short one is repeated within its turn for ``least`` s."""
+    repeats = []
+    for contender in contenders:
+        seconds_of(contender.run, 1, clock)  # what is imported or compiled on first use
+        repeats.append(max(1, round(least / seconds_of(contender.run, 1, clock))))
+    times: list[list[float]] = [[] for _ in contenders]
+    order = list(range(len(contenders)))
+    for number in tqdm(range(rounds), desc=case, leave=False):
+        start = number * 5 % len(order)
+        for place in order[start:] + order[:start]:
+            times[place].append(seconds_of(contenders[place].run, repeats[place], clock))
+    return times
 
 
 def seconds_of(run: Callable[[], Any], repeats: int, clock: Callable[[], float]) -> float:
@@ -455,6 +495,94 @@ def bind(function: Any, *arguments: Any, **named: Any) -> Callable[[], None]:
     return run
 
 
+def small(options: argparse.Namespace) -> list[Versus]:
+    """Set ours beside what does the same, where calls take the time, and not pixels."""
+    rows = []
+    clock = set_threads(1)
+    keep_memory()
+    shapes = dict(options.shapes) if options.tiny else SMALL
+    cases = [(*case, CLASSES) for case in itertools.product(shapes.items(), DTYPES.items())]
+    if not options.tiny:
+        cases.append((("128x3x32x32", SMALL["128x3x32x32"]), ("float32", torch.float32), 1000))
+    for (shape_name, shape), (dtype_name, dtype), num_classes in cases:
+        groups = small_contenders(random_batch(shape, dtype), num_classes)
+        case = f"{shape_name} {dtype_name}, K = {num_classes:,}"
+        flat = list(itertools.chain.from_iterable(groups))
+        times = iter(times_of(case, flat, options.rounds, 0.02, clock))
+        for mine, *others in groups:
+            own = next(times)
+            for other in others:
+                theirs = next(times)
+                us, their_us = (1e6 * statistics.median(each) for each in (own, theirs))
+                sides = (mine.how, other.library, other.how)
+                rows.append(Versus(case, mine.work, *sides, us, their_us, ratio(own, theirs)))
+    return rows
+
+
+def keep_memory() -> None:
+    """Let glibc keep what is given back to it, for the rest of the process.
+
+    By default it returns memory of some MB to the system, or not, by what happened before. The
+    next batch then has to touch fresh pages, or not, which makes a contender four times as slow or
+    fast from run to run. What fresh pages cost is what ``batch`` and ``bounds`` tell.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        trim_threshold, mmap_threshold = -1, -3  # of malloc.h
+        libc.mallopt(trim_threshold, 2**30)
+        libc.mallopt(mmap_threshold, 2**25)
+
+
+def small_contenders(images: torch.Tensor, num_classes: int) -> list[list[Contender]]:
+    """Return groups of one of ours, and of what does the same work elsewhere.
+
+    Nobody else mixes a uint8 batch by one weight: torchvision and timm refuse it. Ours on bytes
+    stands there beside timm on the same pictures given as float32, and beside torchvision after a
+    conversion that is timed.
+    """
+    from timm.data.mixup import FastCollateMixup
+
+    labels = torch.arange(len(images)) % num_classes
+    samples = [(own.clone(), int(label)) for own, label in zip(images, labels, strict=True)]
+    arrays = [(own.numpy(), label) for own, label in samples]
+
+    def of_batch(library: str, how: str, function: Any, dtype: torch.dtype | None = None) -> Any:
+        own = images.to(dtype or images.dtype, copy=True)  # some write into it
+        return Contender(work, library, how, bind(function, own, labels))
+
+    def of_samples(library: str, how: str, function: Any, samples: Any = samples) -> Any:
+        return Contender(work, library, how, bind(function, samples))
+
+    groups = []
+    for work, theirs in (("Mixup", v2.MixUp), ("CutMix", v2.CutMix)):
+        transform = theirs(num_classes=num_classes)
+        name = theirs.__name__
+        batch = [of_batch(OURS, "on a batch", ours(work, num_classes=num_classes))]
+        function = make_collate_fn(ours(work, num_classes=num_classes))
+        collated = [of_samples(OURS, "collated", function)]
+        if work == "CutMix" or images.is_floating_point():
+            batch.append(of_batch("torchvision", name, transform))
+            collated.append(
+                of_samples("torchvision", f"default_collate, {name}", after_collating(transform))
+            )
+        else:
+            of_floats = of_timm(work, "batch", num_classes)
+            batch.append(of_batch("timm", "Mixup batch, of float32", of_floats, torch.float32))
+            batch.append(
+                of_batch(
+                    "torchvision", f"float(), {name}", lambda x, y, t=transform: t(x.float(), y)
+                )
+            )
+            fast = FastCollateMixup(mixup_alpha=1.0, label_smoothing=0.0, num_classes=num_classes)
+            collated.append(of_samples("timm", "FastCollateMixup batch", fast, arrays))
+        groups += [batch, collated]
+    per_sample = of_batch(
+        OURS, 'on a batch, mode="sample"', ours(work, num_classes=num_classes, mode="sample")
+    )
+    elem = of_batch("timm", "Mixup elem, in place", of_timm(work, "elem", num_classes))
+    return [*groups, [per_sample, elem]]
+
+
 def labels(options: argparse.Namespace) -> list[Row]:
     """Compare the label formats; the images are tiny, so that labels are what takes time."""
     set_threads(1)
@@ -465,11 +593,7 @@ def labels(options: argparse.Namespace) -> list[Row]:
         samples = [(torch.rand(3, 8, 8), int(label)) for label in index]
         soft = make_collate_fn(Mixup(num_classes=count))
         pair = make_collate_fn(Mixup(num_classes=count, targets="pair"))
-        theirs = v2.MixUp(num_classes=count)
-
-        def torchvision_soft(samples: Any, theirs: Any = theirs) -> Any:
-            return theirs(*default_collate(samples))
-
+        torchvision_soft = after_collating(v2.MixUp(num_classes=count))
         functions = [
             ("plain", PLAIN, "class indices", default_collate),
             ("Mixup", OURS, 'targets="soft"', soft),
@@ -898,6 +1022,7 @@ TASKS = {
     "labels": labels,
     "import": imports,
     "trace": trace,
+    "small": small,  # after all that times memory
     "gpu": gpu,
 }
 
@@ -917,10 +1042,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--tiny", action="store_true", help="toy sizes, for tests")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args(arguments)
-    names = options.task or [name for name in TASKS if name != "gpu"]
-    unknown = [name for name in names if name not in TASKS]
+    unknown = [name for name in options.task if name not in TASKS]
     if unknown:
         parser.error(f"unknown task {unknown[0]}; there are {', '.join(TASKS)}")
+    names = [name for name in TASKS if name in (options.task or TASKS.keys() - {"gpu"})]
     options.rounds = options.rounds or (3 if options.quick else 15)
     options.shapes = [(name, SHAPES[name]) for name in options.shapes]
     if options.tiny:
