@@ -282,7 +282,8 @@ def times_of(
     repeats = []
     for contender in contenders:
         seconds_of(contender.run, 1, clock)  # what is imported or compiled on first use
-        repeats.append(max(1, round(least / seconds_of(contender.run, 1, clock))))
+        enough = least and least / seconds_of(contender.run, 1, clock)
+        repeats.append(max(1, round(enough)))
     times: list[list[float]] = [[] for _ in contenders]
     order = list(range(len(contenders)))
     for number in tqdm(range(rounds), desc=case, leave=False):
@@ -381,8 +382,6 @@ def loader(options: argparse.Namespace) -> list[Row]:
     set_threads(1)
     for (shape_name, shape), dtype_name in itertools.product(options.shapes, options.dtypes):
         dtype = DTYPES[dtype_name]
-        # The first batches start the workers; more of them fill the pages of recycled memory.
-        skipped, skipped_by_ring = 8, 24
         batches = options.batches if shape[-1] > 100 else 4 * options.batches
         sets = {
             numpy: InMemory(random_batch(shape, dtype), batches, numpy) for numpy in (False, True)
@@ -391,18 +390,37 @@ def loader(options: argparse.Namespace) -> list[Row]:
         for work, library, how, function, numpy in collate_functions(dtype):
             if "elem" in how:
                 continue  # slow enough in batch mode
-            run = loader_run(sets[numpy], function, skipped)
+            run = loader_run(sets[numpy], function, recycles=library == OURS)
             contenders.append(Contender(work, library, how, run))
             if library == OURS and how == 'mode="batch"':
-                again = make_collate_fn(ours(work, mode="batch"), reuse_memory=True)
-                run = loader_run(sets[numpy], again, skipped_by_ring)
-                contenders.append(Contender(work, library, "reuse_memory=True", run))
+                contenders += loaders_by_memory(work, sets[numpy], CLASSES)
         case = f"{shape_name} {dtype_name}, two workers"
-        rows += measure(case, contenders, max(2, options.rounds // 3), least=0.0)
+        rounds = max(2, options.rounds // 3)
+        rows += measure(case, contenders, rounds, least=0.0)
+        if shape_name == "512x3x32x32" or options.tiny:  # where labels are most of a batch
+            plain = loader_run(sets[False], default_collate, recycles=False)
+            contenders = [Contender("plain", PLAIN, "default_collate, class indices", plain)]
+            for work in ("Mixup", "CutMix"):
+                function = make_collate_fn(ours(work, num_classes=1000))
+                run = loader_run(sets[False], function, recycles=True)
+                contenders.append(Contender(work, OURS, 'mode="batch"', run))
+                contenders += loaders_by_memory(work, sets[False], 1000)
+            rows += measure(f"{case}, K = 1,000", contenders, rounds, least=0.0)
     return rows
 
 
-def loader_run(data: InMemory, function: Any, skipped: int) -> Callable[[], float]:
+def loaders_by_memory(work: str, data: InMemory, num_classes: int) -> Iterator[Contender]:
+    """Yield ours with memory that is used again, and with fresh memory, whatever is the default."""
+    for reuse in (True, False):
+        transform = ours(work, num_classes=num_classes, mode="batch")
+        function = make_collate_fn(transform, reuse_memory=reuse)
+        run = loader_run(data, function, recycles=reuse)
+        yield Contender(work, OURS, f"reuse_memory={reuse}", run)
+
+
+def loader_run(data: InMemory, function: Any, recycles: bool) -> Callable[[], float]:
+    # The first batches start the workers; more of them fill the pages of recycled memory.
+    skipped = 24 if recycles else 8
     size = len(data.pixels)
     order = range(size * (skipped + data.batches))
 
@@ -991,7 +1009,7 @@ def plot(rows: list[Row], path: Path, name: str) -> None:
         best: dict[tuple[str, str], float] = {}
         for row in rows:
             if row.case == case and row.library != PLAIN:
-                library = f"{OURS}, reuse_memory" if "reuse" in row.how else row.library
+                library = f"{OURS}, reuse_memory" if "=True" in row.how else row.library
                 if "inplace" in row.how:
                     library = f"{OURS}, inplace"
                 key = (row.work, library)
