@@ -1,11 +1,12 @@
 """What does mixing cost? Measure it beside plain collating, torchvision, timm and kornia.
 
-    python run.py                  # all but gpu: about 25 minutes
+    python run.py                  # all but gpu: about half an hour
     python run.py collate --quick  # one of them, a few rounds: shows that everything runs
+    python run.py trace            # counts instead of timing: seconds, and no GPU
     python run.py gpu              # needs a CUDA device
 
-Each writes a table (.md), the numbers (.csv) and a plot (.svg) to ``results/`` beside this script,
-or to ``--out``. Needs the extra ``bench``.
+Each writes a table (.md), the numbers (.csv) and, where many are compared, a plot (.svg) to
+``results/`` beside this script, or to ``--out``. Needs the extra ``bench``.
 
 How it is measured: in rounds. In each round every contender runs once, in an order that moves on
 from round to round, so that whatever else the machine does hits all of them alike. Times are
@@ -21,13 +22,18 @@ work, its processor time is taken, which other programs do not lengthen; elsewhe
 * ``bounds``: what no collate function gets around: fresh pages, stacking, blending, each alone.
 * ``labels``: soft and pair targets, for few and for many classes.
 * ``import``: what importing this package adds to importing torchvision's v2.
+* ``trace``: what a transform asks of a device, counted without one, see :class:`Trace`.
+* ``small``: batches of small pictures, where calls take the time and not pixels, each of ours
+  beside what does the same elsewhere. Memory that was given back is kept for the next batch.
 * ``gpu``: kernels, beside a copy on the device.
 """
 
 import argparse
 import csv
+import ctypes
 import datetime
 import itertools
+import math
 import mmap
 import os
 import platform
@@ -37,13 +43,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader, Dataset, default_collate
 from torch.utils.data._utils import worker
 from torchvision.transforms import v2
@@ -58,6 +67,8 @@ OURS, PLAIN = "tv_mixaug", "plain"
 CLASSES = 10
 SHAPES = {"128x3x224x224": (128, 3, 224, 224), "512x3x32x32": (512, 3, 32, 32)}
 SHAPES["256x1x28x28"] = (256, 1, 28, 28)
+SMALL = {"8x3x32x32": (8, 3, 32, 32), "128x3x32x32": (128, 3, 32, 32)}
+SMALL |= {name: SHAPES[name] for name in ("256x1x28x28", "512x3x32x32")}
 DTYPES = {"float32": torch.float32, "uint8": torch.uint8}
 COLOURS = {OURS: "#0b6e4f", "torchvision": "#d1495b", "timm": "#edae49", "kornia": "#7d83ff"}
 
@@ -82,19 +93,99 @@ class Row(NamedTuple):
     to_plain: float
     to_ours: float
 
+    HEAD = ("work", "", "", "ms", "/ plain", "/ ours")
+
+    def cells(self) -> Sequence[str]:
+        versus = f"{self.to_ours:.2f}" if self.library not in (OURS, PLAIN) else ""
+        return (
+            self.work,
+            bold(self.library),
+            self.how,
+            f"{self.ms:.3g}",
+            f"{self.to_plain:.2f}",
+            versus,
+        )
+
+
+class Versus(NamedTuple):
+    """One line of a table that sets one of ours beside one of another library."""
+
+    case: str
+    work: str
+    how: str
+    library: str
+    their_how: str
+    us: float
+    their_us: float
+    to_theirs: float
+
+    HEAD = ("work", "ours", "beside", "", "ours, µs", "theirs, µs", "ours / theirs")
+
+    def cells(self) -> Sequence[str]:
+        return (
+            *self[1:5],
+            f"{self.us:.0f}",
+            f"{self.their_us:.0f}",
+            f"{self.to_theirs:.2f}",
+        )
+
+
+class Counted(NamedTuple):
+    """One line of a table of what was counted, over several draws."""
+
+    case: str
+    work: str
+    library: str
+    how: str
+    launches: float  # the median
+    most_launches: int
+    copies: int  # the most
+    moved: float  # the mean, as a multiple of the bytes of the batch
+    limit: int
+
+    HEAD = ("work", "", "", "launches", "at most", "copies to the device", "moved", "limit")
+
+    def cells(self) -> Sequence[str]:
+        return (
+            self.work,
+            bold(self.library),
+            self.how,
+            f"{self.launches:g}",
+            f"{self.most_launches}",
+            f"{self.copies}",
+            f"{self.moved:.1f}",
+            f"{self.limit}",
+        )
+
+
+def bold(library: str) -> str:
+    return f"**{library}**" if library == OURS else library
+
 
 # --- Contenders ---------------------------------------------------------------------------------
 
 
-def ours(work: str, **options: Any) -> nn.Module:
+def ours(work: str, *, num_classes: int = CLASSES, **options: Any) -> nn.Module:
     kind = {"Mixup": Mixup, "CutMix": CutMix, "Cutout": Cutout}[work]
-    return kind(num_classes=CLASSES, **options)
+    return kind(num_classes=num_classes, **options)
+
+
+def of_timm(work: str, mode: str, num_classes: int = CLASSES) -> Callable[..., Any]:
+    """Return timm's function of images and labels, which writes into the images."""
+    from timm.data.mixup import Mixup as TimmMixup
+
+    return TimmMixup(
+        mixup_alpha=float(work == "Mixup"),
+        cutmix_alpha=float(work == "CutMix"),
+        mode=mode,
+        label_smoothing=0.0,
+        num_classes=num_classes,
+    )
 
 
 def batch_transforms(dtype: torch.dtype) -> list[tuple[str, str, str, Callable[..., Any]]]:
     """Return (work, library, how, function of images and labels) of the other libraries."""
     from kornia.augmentation import RandomCutMixV2, RandomMixUpV2
-    from timm.data.mixup import Mixup as TimmMixup
 
     erase = v2.RandomErasing(p=1.0, scale=(0.25, 0.25), ratio=(1.0, 1.0))
     found = [
@@ -103,17 +194,14 @@ def batch_transforms(dtype: torch.dtype) -> list[tuple[str, str, str, Callable[.
     ]
     if dtype == torch.uint8:
         return found  # the others raise, or truncate to zero, on a uint8 batch
-    options = {"label_smoothing": 0.0, "num_classes": CLASSES}
-    mixup, cutmix = {"mixup_alpha": 1.0, "cutmix_alpha": 0.0}, {"mixup_alpha": 0.0}
-    cutmix["cutmix_alpha"] = 1.0
     keys = {"data_keys": ["input", "class"], "p": 1.0}
     return [
         ("Mixup", "torchvision", "MixUp", v2.MixUp(num_classes=CLASSES)),
         *found,
-        ("Mixup", "timm", "Mixup batch", TimmMixup(**mixup, mode="batch", **options)),
-        ("Mixup", "timm", "Mixup elem", TimmMixup(**mixup, mode="elem", **options)),
-        ("CutMix", "timm", "Mixup batch", TimmMixup(**cutmix, mode="batch", **options)),
-        ("CutMix", "timm", "Mixup elem", TimmMixup(**cutmix, mode="elem", **options)),
+        ("Mixup", "timm", "Mixup batch", of_timm("Mixup", "batch")),
+        ("Mixup", "timm", "Mixup elem", of_timm("Mixup", "elem")),
+        ("CutMix", "timm", "Mixup batch", of_timm("CutMix", "batch")),
+        ("CutMix", "timm", "Mixup elem", of_timm("CutMix", "elem")),
         ("Mixup", "kornia", "RandomMixUpV2", RandomMixUpV2(**keys)),
         ("CutMix", "kornia", "RandomCutMixV2", RandomCutMixV2(**keys)),
     ]
@@ -128,11 +216,7 @@ def collate_functions(dtype: torch.dtype) -> list[tuple[str, str, str, Callable[
         function = make_collate_fn(ours(work, mode=mode))
         found.append((work, OURS, f'mode="{mode}"', function, False))
     for work, library, how, transform in batch_transforms(dtype):
-
-        def function(samples: Any, transform: Any = transform) -> Any:
-            return transform(*default_collate(samples))
-
-        found.append((work, library, how, function, False))
+        found.append((work, library, how, after_collating(transform), False))
     if dtype == torch.uint8:
         for work, mode in itertools.product(("Mixup", "CutMix"), ("batch", "elem")):
             alphas = {
@@ -143,6 +227,10 @@ def collate_functions(dtype: torch.dtype) -> list[tuple[str, str, str, Callable[
             function = FastCollateMixup(**alphas, **options)
             found.append((work, "timm", f"FastCollateMixup {mode}", function, True))
     return found
+
+
+def after_collating(transform: Callable[..., Any]) -> Callable[[Any], Any]:
+    return lambda samples: transform(*default_collate(samples))
 
 
 def random_batch(shape: tuple[int, ...], dtype: torch.dtype, device: str = "cpu") -> torch.Tensor:
@@ -161,17 +249,8 @@ def measure(
     least: float = 0.02,
     clock: Callable[[], float] = time.thread_time,
 ) -> list[Row]:
-    """Run the contenders in rounds; a short one is repeated within its turn for ``least`` s."""
-    repeats = []
-    for contender in contenders:
-        seconds_of(contender.run, 1, clock)  # what is imported or compiled on first use
-        repeats.append(max(1, round(least / seconds_of(contender.run, 1, clock))))
-    times: list[list[float]] = [[] for _ in contenders]
-    order = list(range(len(contenders)))
-    for number in tqdm(range(rounds), desc=case, leave=False):
-        start = number * 5 % len(order)
-        for place in order[start:] + order[:start]:
-            times[place].append(seconds_of(contenders[place].run, repeats[place], clock))
+    """Run the contenders in rounds, and compare them with the first and with the first of ours."""
+    times = times_of(case, contenders, rounds, least, clock)
     plain = times[0]
     first_of_ours = {
         c.work: times[place]
@@ -190,6 +269,28 @@ def measure(
         )
         for place, c in enumerate(contenders)
     ]
+
+
+def times_of(
+    case: str,
+    contenders: Sequence[Contender],
+    rounds: int,
+    least: float,
+    clock: Callable[[], float],
+) -> list[list[float]]:
+    """Time each in each round; a short one is repeated within its turn for ``least`` s."""
+    repeats = []
+    for contender in contenders:
+        seconds_of(contender.run, 1, clock)  # what is imported or compiled on first use
+        enough = least and least / seconds_of(contender.run, 1, clock)
+        repeats.append(max(1, round(enough)))
+    times: list[list[float]] = [[] for _ in contenders]
+    order = list(range(len(contenders)))
+    for number in tqdm(range(rounds), desc=case, leave=False):
+        start = number * 5 % len(order)
+        for place in order[start:] + order[:start]:
+            times[place].append(seconds_of(contenders[place].run, repeats[place], clock))
+    return times
 
 
 def seconds_of(run: Callable[[], Any], repeats: int, clock: Callable[[], float]) -> float:
@@ -281,8 +382,6 @@ def loader(options: argparse.Namespace) -> list[Row]:
     set_threads(1)
     for (shape_name, shape), dtype_name in itertools.product(options.shapes, options.dtypes):
         dtype = DTYPES[dtype_name]
-        # The first batches start the workers; more of them fill the pages of recycled memory.
-        skipped, skipped_by_ring = 8, 24
         batches = options.batches if shape[-1] > 100 else 4 * options.batches
         sets = {
             numpy: InMemory(random_batch(shape, dtype), batches, numpy) for numpy in (False, True)
@@ -291,18 +390,37 @@ def loader(options: argparse.Namespace) -> list[Row]:
         for work, library, how, function, numpy in collate_functions(dtype):
             if "elem" in how:
                 continue  # slow enough in batch mode
-            run = loader_run(sets[numpy], function, skipped)
+            run = loader_run(sets[numpy], function, recycles=library == OURS)
             contenders.append(Contender(work, library, how, run))
             if library == OURS and how == 'mode="batch"':
-                again = make_collate_fn(ours(work, mode="batch"), reuse_memory=True)
-                run = loader_run(sets[numpy], again, skipped_by_ring)
-                contenders.append(Contender(work, library, "reuse_memory=True", run))
+                contenders += loaders_by_memory(work, sets[numpy], CLASSES)
         case = f"{shape_name} {dtype_name}, two workers"
-        rows += measure(case, contenders, max(2, options.rounds // 3), least=0.0)
+        rounds = max(2, options.rounds // 3)
+        rows += measure(case, contenders, rounds, least=0.0)
+        if shape_name == "512x3x32x32" or options.tiny:  # where labels are most of a batch
+            plain = loader_run(sets[False], default_collate, recycles=False)
+            contenders = [Contender("plain", PLAIN, "default_collate, class indices", plain)]
+            for work in ("Mixup", "CutMix"):
+                function = make_collate_fn(ours(work, num_classes=1000))
+                run = loader_run(sets[False], function, recycles=True)
+                contenders.append(Contender(work, OURS, 'mode="batch"', run))
+                contenders += loaders_by_memory(work, sets[False], 1000)
+            rows += measure(f"{case}, K = 1,000", contenders, rounds, least=0.0)
     return rows
 
 
-def loader_run(data: InMemory, function: Any, skipped: int) -> Callable[[], float]:
+def loaders_by_memory(work: str, data: InMemory, num_classes: int) -> Iterator[Contender]:
+    """Yield ours with memory that is used again, and with fresh memory, whatever is the default."""
+    for reuse in (True, False):
+        transform = ours(work, num_classes=num_classes, mode="batch")
+        function = make_collate_fn(transform, reuse_memory=reuse)
+        run = loader_run(data, function, recycles=reuse)
+        yield Contender(work, OURS, f"reuse_memory={reuse}", run)
+
+
+def loader_run(data: InMemory, function: Any, recycles: bool) -> Callable[[], float]:
+    # The first batches start the workers; more of them fill the pages of recycled memory.
+    skipped = 24 if recycles else 8
     size = len(data.pixels)
     order = range(size * (skipped + data.batches))
 
@@ -395,6 +513,94 @@ def bind(function: Any, *arguments: Any, **named: Any) -> Callable[[], None]:
     return run
 
 
+def small(options: argparse.Namespace) -> list[Versus]:
+    """Set ours beside what does the same, where calls take the time, and not pixels."""
+    rows = []
+    clock = set_threads(1)
+    keep_memory()
+    shapes = dict(options.shapes) if options.tiny else SMALL
+    cases = [(*case, CLASSES) for case in itertools.product(shapes.items(), DTYPES.items())]
+    if not options.tiny:
+        cases.append((("128x3x32x32", SMALL["128x3x32x32"]), ("float32", torch.float32), 1000))
+    for (shape_name, shape), (dtype_name, dtype), num_classes in cases:
+        groups = small_contenders(random_batch(shape, dtype), num_classes)
+        case = f"{shape_name} {dtype_name}, K = {num_classes:,}"
+        flat = list(itertools.chain.from_iterable(groups))
+        times = iter(times_of(case, flat, options.rounds, 0.02, clock))
+        for mine, *others in groups:
+            own = next(times)
+            for other in others:
+                theirs = next(times)
+                us, their_us = (1e6 * statistics.median(each) for each in (own, theirs))
+                sides = (mine.how, other.library, other.how)
+                rows.append(Versus(case, mine.work, *sides, us, their_us, ratio(own, theirs)))
+    return rows
+
+
+def keep_memory() -> None:
+    """Let glibc keep what is given back to it, for the rest of the process.
+
+    By default it returns memory of some MB to the system, or not, by what happened before. The
+    next batch then has to touch fresh pages, or not, which makes a contender four times as slow or
+    fast from run to run. What fresh pages cost is what ``batch`` and ``bounds`` tell.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        trim_threshold, mmap_threshold = -1, -3  # of malloc.h
+        libc.mallopt(trim_threshold, 2**30)
+        libc.mallopt(mmap_threshold, 2**25)
+
+
+def small_contenders(images: torch.Tensor, num_classes: int) -> list[list[Contender]]:
+    """Return groups of one of ours, and of what does the same work elsewhere.
+
+    Nobody else mixes a uint8 batch by one weight: torchvision and timm refuse it. Ours on bytes
+    stands there beside timm on the same pictures given as float32, and beside torchvision after a
+    conversion that is timed.
+    """
+    from timm.data.mixup import FastCollateMixup
+
+    labels = torch.arange(len(images)) % num_classes
+    samples = [(own.clone(), int(label)) for own, label in zip(images, labels, strict=True)]
+    arrays = [(own.numpy(), label) for own, label in samples]
+
+    def of_batch(library: str, how: str, function: Any, dtype: torch.dtype | None = None) -> Any:
+        own = images.to(dtype or images.dtype, copy=True)  # some write into it
+        return Contender(work, library, how, bind(function, own, labels))
+
+    def of_samples(library: str, how: str, function: Any, samples: Any = samples) -> Any:
+        return Contender(work, library, how, bind(function, samples))
+
+    groups = []
+    for work, theirs in (("Mixup", v2.MixUp), ("CutMix", v2.CutMix)):
+        transform = theirs(num_classes=num_classes)
+        name = theirs.__name__
+        batch = [of_batch(OURS, "on a batch", ours(work, num_classes=num_classes))]
+        function = make_collate_fn(ours(work, num_classes=num_classes))
+        collated = [of_samples(OURS, "collated", function)]
+        if work == "CutMix" or images.is_floating_point():
+            batch.append(of_batch("torchvision", name, transform))
+            collated.append(
+                of_samples("torchvision", f"default_collate, {name}", after_collating(transform))
+            )
+        else:
+            of_floats = of_timm(work, "batch", num_classes)
+            batch.append(of_batch("timm", "Mixup batch, of float32", of_floats, torch.float32))
+            batch.append(
+                of_batch(
+                    "torchvision", f"float(), {name}", lambda x, y, t=transform: t(x.float(), y)
+                )
+            )
+            fast = FastCollateMixup(mixup_alpha=1.0, label_smoothing=0.0, num_classes=num_classes)
+            collated.append(of_samples("timm", "FastCollateMixup batch", fast, arrays))
+        groups += [batch, collated]
+    per_sample = of_batch(
+        OURS, 'on a batch, mode="sample"', ours(work, num_classes=num_classes, mode="sample")
+    )
+    elem = of_batch("timm", "Mixup elem, in place", of_timm(work, "elem", num_classes))
+    return [*groups, [per_sample, elem]]
+
+
 def labels(options: argparse.Namespace) -> list[Row]:
     """Compare the label formats; the images are tiny, so that labels are what takes time."""
     set_threads(1)
@@ -405,11 +611,7 @@ def labels(options: argparse.Namespace) -> list[Row]:
         samples = [(torch.rand(3, 8, 8), int(label)) for label in index]
         soft = make_collate_fn(Mixup(num_classes=count))
         pair = make_collate_fn(Mixup(num_classes=count, targets="pair"))
-        theirs = v2.MixUp(num_classes=count)
-
-        def torchvision_soft(samples: Any, theirs: Any = theirs) -> Any:
-            return theirs(*default_collate(samples))
-
+        torchvision_soft = after_collating(v2.MixUp(num_classes=count))
         functions = [
             ("plain", PLAIN, "class indices", default_collate),
             ("Mixup", OURS, 'targets="soft"', soft),
@@ -559,15 +761,198 @@ def event_run(run: Callable[[], Any], repeats: int = 20) -> Callable[[], float]:
     return timed
 
 
+# --- Counting -----------------------------------------------------------------------------------
+
+
+class Trace(TorchDispatchMode):
+    """Count what is asked of a device, by what torch dispatches for meta tensors within it.
+
+    Meta tensors have a shape and no values: nothing is computed, and no device is needed. What the
+    host draws and computes by itself is not counted. The rules:
+
+    * A launch is an operation that makes or changes a meta tensor of at least one element. Views
+      and memory that is only reserved (``empty``) are none. An operation counts once, also where a
+      device starts two kernels for it (a sort, say); a ``_foreach_`` one counts once where all its
+      tensors are contiguous, and else once for each, which is how CUDA treats them.
+    * A copy is a CPU tensor brought to the device: by ``to``, ``copy_``, or as an argument of more
+      than zero dimensions. It is no launch, unless its target is not contiguous: CUDA then copies
+      into memory reserved on the way, and a kernel from there.
+    * Bytes moved: what a launch reads and writes. An argument is read once at its own size, not
+      the one it is expanded to. A new result, an ``out=`` and the target of ``copy_``, ``fill_``
+      or random numbers are written; what is changed in place is read and written. Indexing
+      reads what it takes and the index; scattering writes what it puts. A copy writes what
+      arrives.
+
+    Attributes:
+        launches: How many there were.
+        copies: How many tensors came from the host.
+        moved: How many bytes the device read and wrote.
+    """
+
+    RESERVES = frozenset(("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"))
+    NO_KERNEL = RESERVES | {"_unsafe_view", "resize", "set", "lift_fresh"}
+    ONLY_WRITES = frozenset(("copy", "fill", "zero", "_foreach_copy", "_foreach_zero"))
+    ONLY_WRITES |= {"normal", "uniform", "random", "bernoulli", "exponential"}
+    TAKES = frozenset(("index_select", "index", "gather", "take", "embedding"))
+    PUTS = frozenset(("scatter", "index_put", "index_copy", "index_fill", "put"))
+    ADDS = frozenset(("scatter_add", "scatter_reduce", "index_add"))
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.launches = self.copies = self.moved = 0
+
+    def __torch_dispatch__(
+        self, op: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        result = op(*args, **kwargs)
+        self.count(op, args, kwargs, result)
+        return result
+
+    def count(self, op: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
+        name = op._schema.name.removeprefix("aten::").rstrip("_")
+        given = dict(zip((a.name for a in op._schema.arguments), args, strict=False)) | kwargs
+        aliases = {a.name: a.alias_info for a in op._schema.arguments if a.alias_info is not None}
+        changed = [given[key] for key, alias in aliases.items() if alias.is_write and key in given]
+        targets = {a.name for a in op._schema.arguments if a.is_out}
+        results = tensors_of(result) or tensors_of(changed)
+        if (
+            name in self.NO_KERNEL
+            or torch.Tag.inplace_view in op.tags
+            or (aliases and not changed)  # a view
+            or not sum(t.numel() for t in results if t.is_meta)
+        ):
+            return
+        source = given.get("src", given.get("self"))
+        if name in ("copy", "_to_copy") and not source.is_meta:
+            self.copies += 1
+            self.moved += size_of(results[0])
+            if name == "copy" and not results[0].is_contiguous():
+                self.launches += 1
+                self.moved += 2 * size_of(results[0])
+            return
+        apart = name.startswith("_foreach") and not all(
+            t.is_contiguous() for t in tensors_of(list(given.values()))
+        )
+        self.launches += len(results) if apart else 1
+        if name.endswith("_like") or name.startswith("new_"):
+            given = {}  # asked for its shape alone
+        for place, (key, value) in enumerate(given.items()):
+            found = tensors_of(value)
+            self.copies += sum(not t.is_meta and t.dim() > 0 for t in found)
+            size = sum(size_of(t) * (1 if t.is_meta else 2) for t in found if t.is_meta or t.dim())
+            if key in aliases and name in self.PUTS | self.ADDS:
+                is_read = name in self.ADDS or given.get("accumulate", False)
+                self.moved += (2 if is_read else 1) * put(name, given) * value.itemsize
+            elif key in aliases:
+                is_read = key not in targets and name not in self.ONLY_WRITES
+                self.moved += (2 if is_read else 1) * size
+            elif place == 0 and name in self.TAKES:
+                self.moved += sum(t.numel() for t in results) * value.itemsize
+            else:
+                self.moved += size
+        if not changed:
+            self.moved += sum(size_of(t) for t in results)
+
+
+def tensors_of(value: Any) -> list[torch.Tensor]:
+    return [leaf for leaf in tree_leaves(value) if isinstance(leaf, torch.Tensor)]
+
+
+def size_of(tensor: torch.Tensor) -> int:
+    """Return the bytes a tensor has, however far it is expanded."""
+    lengths = (n for n, step in zip(tensor.shape, tensor.stride(), strict=True) if step or not n)
+    return math.prod(lengths) * tensor.itemsize
+
+
+def put(name: str, given: dict[str, Any]) -> int:
+    """Return how many elements an operation of ``Trace.PUTS`` or ``ADDS`` puts in place."""
+    own = given["self"]
+    if name == "index_put":
+        if any(index is not None and index.dtype == torch.bool for index in given["indices"]):
+            return own.numel()  # how many are True is in the values
+        return torch.ops.aten.index.Tensor(own, given["indices"]).numel()
+    if name in ("index_copy", "index_fill", "index_add"):
+        return own.numel() // own.shape[given["dim"]] * given["index"].numel()
+    return given["index"].numel()
+
+
+def trace(options: argparse.Namespace) -> list[Counted]:
+    """Count what transforms ask of a device for a batch, with class indices as labels."""
+    shape = (4, 3, 16, 16) if options.tiny else (64, 3, 224, 224)
+    limits = {"Mixup": 3, "CutMix": 2, "Cutout": 2}  # own, partner and result; a cut: one of both
+    rows = []
+    for dtype in (torch.float32, torch.float16, torch.uint8):
+        images = torch.empty(shape, dtype=dtype, device="meta")
+        labels = torch.empty(len(images), dtype=torch.int64, device="meta")
+        real = random_batch((2, 3, 16, 16), dtype), torch.arange(2)
+        case = f"{'x'.join(map(str, shape))} {str(dtype).removeprefix('torch.')}"
+        for work, library, how, transform in device_transforms(1000):
+            try:
+                transform(*real)
+            except RuntimeError:
+                if library == OURS:
+                    raise
+                continue  # a meta tensor would let pass what is refused here
+            counts = [counts_of(transform, images, labels, seed) for seed in range(options.draws)]
+            launches, copies, moved = zip(*counts, strict=True)
+            rows.append(
+                Counted(
+                    case,
+                    work,
+                    library,
+                    how,
+                    statistics.median(launches),
+                    max(launches),
+                    max(copies),
+                    statistics.mean(moved) / images.nbytes,
+                    limits[work],
+                )
+            )
+    return rows
+
+
+def device_transforms(num_classes: int) -> list[tuple[str, str, str, Callable[..., Any]]]:
+    """Return (work, library, how, function of images and labels) of what is counted."""
+    found: list[tuple[str, str, str, Callable[..., Any]]] = []
+    for work in ("Mixup", "CutMix", "Cutout"):
+        for mode in ("batch", "sample"):
+            pairings = [{"pairing": "roll"}, {"pairing": "shuffle"}] if work != "Cutout" else [{}]
+            for pairing in pairings:
+                how = ", ".join([f'mode="{mode}"', *pairing.values()])
+                function = ours(work, num_classes=num_classes, mode=mode, **pairing)
+                found.append((work, OURS, how, function))
+    erase = v2.RandomErasing(p=1.0, scale=(0.25, 0.25), ratio=(1.0, 1.0))
+    found.append(("Mixup", "torchvision", "MixUp", v2.MixUp(num_classes=num_classes)))
+    found.append(("CutMix", "torchvision", "CutMix", v2.CutMix(num_classes=num_classes)))
+    found.append(("Cutout", "torchvision", "RandomErasing", lambda x, y: (erase(x), y)))
+    for work, mode in itertools.product(("Mixup", "CutMix"), ("batch", "elem")):
+        how = f"Mixup {mode}, in place"
+        found.append((work, "timm", how, of_timm(work, mode, num_classes)))
+    return found
+
+
+def counts_of(
+    transform: Callable[..., Any], images: torch.Tensor, labels: torch.Tensor, seed: int
+) -> tuple[int, int, int]:
+    torch.manual_seed(seed)
+    np.random.seed(seed)  # timm draws there
+    with Trace() as counter:
+        transform(images, labels)
+    return counter.launches, counter.copies, counter.moved
+
+
 # --- Reports ------------------------------------------------------------------------------------
 
 
-def write(name: str, rows: list[Row], options: argparse.Namespace) -> None:
+def write(name: str, rows: list[Any], options: argparse.Namespace) -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     with open(options.out / f"{name}.csv", "w", newline="") as file:
         table = csv.writer(file)
-        table.writerow(Row._fields)
-        table.writerows([*row[:4], *(f"{value:.4g}" for value in row[4:])] for row in rows)
+        table.writerow(rows[0]._fields)
+        table.writerows(
+            [f"{value:.4g}" if isinstance(value, float) else value for value in row] for row in rows
+        )
     (options.out / f"{name}.md").write_text(as_table(rows) + "\n" + circumstances(options) + "\n")
     if name in ("collate", "loader", "batch"):
         plot(rows, options.out / f"{name}.svg", name)
@@ -575,19 +960,18 @@ def write(name: str, rows: list[Row], options: argparse.Namespace) -> None:
     print(f"written to {options.out / name}.*")
 
 
-def as_table(rows: list[Row]) -> str:
+def as_table(rows: list[Any]) -> str:
     lines = []
+    head = rows[0].HEAD
+    rule = ["---" if isinstance(value, str) else "--:" for value in rows[0][1:]]
     for case, group in itertools.groupby(rows, lambda row: row.case):
-        lines += ["", f"**{case}**", "", "| work | | | ms | / plain | / ours |"]
-        lines.append("| --- | --- | --- | --: | --: | --: |")
-        for row in group:
-            versus = f"{row.to_ours:.2f}" if row.library not in (OURS, PLAIN) else ""
-            bold = "**" if row.library == OURS else ""
-            lines.append(
-                f"| {row.work} | {bold}{row.library}{bold} | {row.how} | {row.ms:.3g} | "
-                f"{row.to_plain:.2f} | {versus} |"
-            )
+        lines += ["", f"**{case}**", "", as_line(head), as_line(rule)]
+        lines += [as_line(row.cells()) for row in group]
     return "\n".join(lines).lstrip() + "\n"
+
+
+def as_line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 def circumstances(options: argparse.Namespace) -> str:
@@ -625,7 +1009,7 @@ def plot(rows: list[Row], path: Path, name: str) -> None:
         best: dict[tuple[str, str], float] = {}
         for row in rows:
             if row.case == case and row.library != PLAIN:
-                library = f"{OURS}, reuse_memory" if "reuse" in row.how else row.library
+                library = f"{OURS}, reuse_memory" if "=True" in row.how else row.library
                 if "inplace" in row.how:
                     library = f"{OURS}, inplace"
                 key = (row.work, library)
@@ -655,6 +1039,8 @@ TASKS = {
     "batch": batch,
     "labels": labels,
     "import": imports,
+    "trace": trace,
+    "small": small,  # after all that times memory
     "gpu": gpu,
 }
 
@@ -670,13 +1056,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
     parser.add_argument("--batches", type=int, default=24, help="that a loader is timed over")
+    parser.add_argument("--draws", type=int, default=32, help="that trace counts over")
     parser.add_argument("--tiny", action="store_true", help="toy sizes, for tests")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args(arguments)
-    names = options.task or [name for name in TASKS if name != "gpu"]
-    unknown = [name for name in names if name not in TASKS]
+    unknown = [name for name in options.task if name not in TASKS]
     if unknown:
         parser.error(f"unknown task {unknown[0]}; there are {', '.join(TASKS)}")
+    names = [name for name in TASKS if name in (options.task or TASKS.keys() - {"gpu"})]
     options.rounds = options.rounds or (3 if options.quick else 15)
     options.shapes = [(name, SHAPES[name]) for name in options.shapes]
     if options.tiny:
