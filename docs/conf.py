@@ -4,6 +4,7 @@ Nothing is downloaded: the pictures are drawn, the examples run and the API page
 written while the site is built.
 """
 
+import importlib
 import pkgutil
 import sys
 from pathlib import Path
@@ -69,11 +70,23 @@ sphinx_gallery_conf = {
 }
 
 
+def list_modules(package) -> list[str]:
+    """Return the public modules of a package, and for one that shows nothing itself, its own."""
+    names = []
+    for module in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
+        inner = importlib.import_module(module.name)
+        if module.ispkg and not hasattr(inner, "__all__"):
+            names += list_modules(inner)
+        elif not module.name.rpartition(".")[2].startswith("_"):
+            names.append(module.name)
+    return names
+
+
 def write_api_pages() -> None:
     """Write one page for each public module, so that a new module cannot be forgotten."""
     folder = HERE / "api" / "generated"
     folder.mkdir(parents=True, exist_ok=True)
-    names = [m.name for m in pkgutil.iter_modules(tv_mixaug.__path__) if m.name[0] != "_"]
+    names = [name.removeprefix("tv_mixaug.") for name in list_modules(tv_mixaug)]
     for old in folder.glob("*.md"):
         if old.stem not in names:
             old.unlink()

@@ -115,7 +115,7 @@ def test_files_are_what_their_names_say(tmp_path):
 @pytest.mark.parametrize(
     ("call", "error", "text"),
     [
-        (lambda: flowers.draw_flower("daisy"), ValueError, "kind must be one of rose, tulip"),
+        (lambda: flowers.draw_flower("daisy"), ValueError, "kind must be one of 'rose', 'tulip'"),
         (lambda: flowers.draw_flower(3), TypeError, "kind must be a str"),
         (lambda: flowers.draw_flower("rose", 0), ValueError, "size must be >= 1, got 0."),
         (lambda: flowers.draw_flower("rose", (4, -1)), ValueError, "size must be >= 1, got -1."),
@@ -135,3 +135,23 @@ def test_bad_arguments_are_named(call, error, text):
     """A bad argument gives TypeError or ValueError with its own name."""
     with pytest.raises(error, match=text):
         call()
+
+
+def test_numpy_integers_are_integers():
+    """Counts, sizes and seeds may come out of an array."""
+    one = np.int8(8)  # which a seed soon overflows
+    images, _ = flowers.draw_flowers(one, (one, one), one)
+    assert images.shape == (8, 3, 8, 8)
+    assert torch.equal(images, flowers.draw_flowers(8, 8, 8)[0])
+    assert flowers.draw_flower("rose", one).mask.shape == (8, 8)
+
+
+def test_a_failed_write_leaves_no_half_of_a_flower(tmp_path, monkeypatch):
+    """Flowers are written beside and renamed, so that ImageFolder never finds half of one."""
+    (old,) = flowers.write_image_folder(tmp_path, 1, 8)[:1]
+    before = old.read_bytes()
+    monkeypatch.setattr("pathlib.Path.replace", lambda *_: (_ for _ in ()).throw(OSError(28, "")))
+    with pytest.raises(OSError, match="rose"):
+        flowers.write_image_folder(tmp_path, 1, 16)
+    assert old.read_bytes() == before
+    assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 2

@@ -15,6 +15,15 @@ PAGE = FOLDER / "index.md"
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "RAY_USAGE_STATS_ENABLED": "0"}
 
 
+def find_needed(script):
+    """Return the names of the packages without which a script skips; the first is said."""
+    text = script.read_text()
+    line = re.search(r"^(?:if find_spec|for package in )\((.+?)\)", text, re.M)
+    if line is None and "skipped: " not in text:
+        pytest.skip(f"{script.name} needs nothing but this package and PyTorch")
+    return re.findall(r'"(\w+)"', line[1])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "script",
@@ -40,15 +49,26 @@ def test_script_runs(script, tmp_path):
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
 def test_script_says_what_is_missing(script, monkeypatch, capsys):
     """Without its package a script names it and how to install it, and ends as a success."""
-    needed = re.search(r"^try:\n    (?:import|from) (\w+)", script.read_text(), re.M)
-    if needed is None:
-        pytest.skip(f"{script.name} needs nothing but this package and PyTorch")
-    monkeypatch.setitem(sys.modules, needed[1], None)  # makes its import fail
+    for package in find_needed(script):
+        monkeypatch.setitem(sys.modules, package, None)  # as if it were not there
     with pytest.raises(SystemExit) as end:
         runpy.run_path(str(script), run_name="__main__")
     assert not end.value.code
-    said = rf"skipped: {needed[1]} is not installed; pip install .*\n"
+    said = rf"skipped: {find_needed(script)[0]} is not installed; pip install .*\n"
     assert re.fullmatch(said, capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_script_skips_for_no_other_reason(script, monkeypatch, tmp_path, capsys):
+    """A package that is there and fails on import is an error, not a reason to skip."""
+    monkeypatch.syspath_prepend(tmp_path)
+    for package in find_needed(script):
+        for module in [name for name in sys.modules if package in name.split(".")]:
+            monkeypatch.delitem(sys.modules, module)  # torch.utils.tensorboard too
+        (tmp_path / f"{package}.py").write_text("raise ImportError('it is broken')")
+    with pytest.raises(ImportError, match="it is broken"):
+        runpy.run_path(str(script), run_name="__main__")
+    assert "skipped" not in capsys.readouterr().out
 
 
 def test_page_shows_every_script():

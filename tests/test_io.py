@@ -1,6 +1,10 @@
-"""Reading files: the right pixels for every kind of file, or an error that names the path."""
+"""Reading and writing files: the right pixels, or an error that names the path."""
 
+import os
+import socket
 import struct
+import subprocess
+import sys
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 
@@ -15,7 +19,7 @@ from torchvision.datasets.folder import pil_loader
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from tv_mixaug import flowers
-from tv_mixaug.io import read_image
+from tv_mixaug.io import MAX_PIXELS, SUFFIXES, read_image, write_image
 
 BGR = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
 RGB = torch.from_numpy(BGR[..., ::-1].copy()).permute(2, 0, 1)
@@ -194,3 +198,190 @@ def test_threads_read_the_same(tmp_path):
     path = write(tmp_path / "a.png", BGR)
     with ThreadPoolExecutor(4) as pool:
         assert all(torch.equal(image, RGB) for image in pool.map(read_image, [path] * 16))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs the special files of Unix")
+def test_special_files_are_refused_before_they_are_opened(tmp_path):
+    """A pipe, which would wait for ever, a socket and devices give ValueError with their kind."""
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "link.png").symlink_to("pipe.png")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "socket.png"))
+    kinds = {"pipe.png": "pipe", "link.png": "pipe", "socket.png": "socket"}
+    kinds |= {"/dev/zero": "device", "/dev/null": "device"}
+    for name, kind in kinds.items():
+        with pytest.raises(ValueError, match=f"{name}' must be a file, got a {kind}."):
+            read_image(tmp_path / name)
+    with pytest.raises(ValueError, match=r"pipe.png' must be a file, got a pipe."):
+        write_image(tmp_path / "pipe.png", BGR)
+
+
+def with_size(suffix, width, height, *options):
+    """Return a small file whose header claims to be large, as a bomb's does."""
+    data = bytearray(cv2.imencode(suffix, BGR, list(options))[1].tobytes())
+    if suffix == ".png":
+        data[16:24] = struct.pack(">II", width, height)
+    elif suffix == ".jpg":
+        at = data.find(b"\xff\xc2" if options else b"\xff\xc0")  # the frame, progressive or not
+        data[at + 5 : at + 9] = struct.pack(">HH", height, width)
+    elif suffix == ".bmp":
+        data[18:26] = struct.pack("<ii", width, -height)
+    elif suffix == ".tiff":
+        (at,) = struct.unpack_from("<I", data, 4)
+        for entry in range(at + 2, at + 2 + 12 * data[at], 12):
+            tag, kind = struct.unpack_from("<HH", data, entry)
+            if tag in (256, 257):
+                side = (width, height)[tag - 256]
+                struct.pack_into("<H" if kind == 3 else "<I", data, entry + 8, side)
+    elif options:  # lossy WebP
+        data[26:30] = struct.pack("<HH", width, height)
+    else:
+        data[21:25] = struct.pack("<I", width - 1 | (height - 1) << 14)
+    return bytes(data)
+
+
+EXTENDED = b"RIFF\x1a\0\0\0WEBPVP8X\x0a\0\0\0\0\0\0\0" + (15_999).to_bytes(3, "little") * 2
+BOMBS = {
+    "png": with_size(".png", 16_000, 16_000),
+    "jpeg": with_size(".jpg", 16_000, 16_000),
+    "progressive": with_size(".jpg", 16_000, 16_000, cv2.IMWRITE_JPEG_PROGRESSIVE, 1),
+    "bmp": with_size(".bmp", 16_000, 16_000),
+    "old bmp": b"BM" + bytes(8) + struct.pack("<IIHHHH", 26, 12, 16_000, 16_000, 1, 24) + bytes(9),
+    "gif": b"GIF89a" + struct.pack("<HH", 16_000, 16_000) + bytes(9),
+    "webp": with_size(".webp", 16_000, 16_000),
+    "lossy webp": with_size(".webp", 16_000, 16_000, cv2.IMWRITE_WEBP_QUALITY, 50),
+    "extended webp": EXTENDED,
+    "tiff": with_size(".tiff", 16_000, 16_000),
+    "big-endian tiff": b"MM\0*\0\0\0\x08\0\x02"
+    + struct.pack(">HHIHHHHII", 256, 3, 1, 16_000, 0, 257, 4, 1, 16_000),
+}
+
+
+@pytest.mark.parametrize("kind", BOMBS)
+def test_large_pictures_are_refused_before_they_are_decoded(tmp_path, monkeypatch, kind):
+    """A header that says more pixels than Pillow's limit gives ValueError, and nothing decodes."""
+    path = tmp_path / "bomb"
+    path.write_bytes(BOMBS[kind])
+    monkeypatch.setattr(cv2, "imdecode", None)
+    text = rf"bomb' must have at most {MAX_PIXELS} pixels, got 16000 × 16000; .* raise max_pixels"
+    with pytest.raises(ValueError, match=text):
+        read_image(path)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp", ".gif", ".webp", ".tiff", ".ppm"])
+def test_the_limit_of_pixels_can_be_set(tmp_path, suffix):
+    """54 pixels pass a limit of 54 and fail one of 53, in every format, whoever finds the size."""
+    path = write(tmp_path / f"a{suffix}", BGR)
+    for limit in (54, None):
+        assert read_image(path, max_pixels=limit).shape == (3, 6, 9)
+    with pytest.raises(ValueError, match="must have at most 53 pixels, got 9 × 6"):
+        read_image(path, max_pixels=53)
+
+
+def test_a_bad_limit_is_named(tmp_path):
+    """A limit that is no number of pixels is refused by name."""
+    with pytest.raises(ValueError, match=r"max_pixels must be > 0, got 0."):
+        read_image(tmp_path, max_pixels=0)
+    with pytest.raises(TypeError, match="max_pixels must be an int"):
+        read_image(tmp_path, max_pixels=1e6)
+
+
+def test_any_header_may_be_cut_or_garbled(tmp_path):
+    """No cut and no wrong byte of a header gives an error other than ValueError."""
+    path = tmp_path / "a"
+    rng = np.random.default_rng(0)
+    for data in BOMBS.values():
+        for length in range(1, min(len(data), 40), 3):
+            garbled = bytearray(data[:length] + bytes(8))
+            garbled[rng.integers(length)] = rng.integers(256)
+            for content in (data[:length], bytes(garbled)):
+                path.write_bytes(content)
+                with pytest.raises(ValueError, match="path"):
+                    read_image(path, max_pixels=1)
+
+
+@pytest.mark.parametrize("where", ["imdecode", "split"])
+def test_too_little_memory_is_a_clear_error(tmp_path, monkeypatch, where):
+    """Memory that runs out while decoding gives ValueError with the path."""
+
+    def fail(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(cv2, where, fail)
+    with pytest.raises(ValueError, match=r"a.png' cannot be decoded: there is not enough memory."):
+        read_image(write(tmp_path / "a.png", BGR))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a limit of memory")
+def test_a_real_lack_of_memory_is_a_clear_error(tmp_path):
+    """In a process that may not have the memory of a picture, OpenCV's error is translated."""
+    path = write(tmp_path / "a.png", np.zeros((9000, 9000), np.uint8))
+    code = (
+        "import resource, sys, cv2, torch; from tv_mixaug.io import read_image\n"
+        "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (used + 100_000_000,) * 2)\n"
+        f"try: read_image({str(path)!r})\n"
+        "except ValueError as error: print(error)"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603
+    assert "cannot be decoded: " in done.stdout, done
+
+
+@pytest.mark.parametrize("suffix", [*SUFFIXES, ".PNG"])
+def test_a_written_picture_reads_back(tmp_path, suffix):
+    """Every suffix is written as what it says; the lossless ones give back each pixel."""
+    path = tmp_path / f"Bild ü{suffix}"
+    write_image(path, RGB.permute(1, 2, 0).numpy())
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+    if suffix not in (".jpg", ".jpeg", ".webp"):
+        assert torch.equal(read_image(path), RGB)
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+    """A disk that is full costs neither the old picture nor leaves half a new one."""
+    path = write(tmp_path / "a.png", BGR)
+    before = path.read_bytes()
+
+    def write_half(self, data):
+        with self.open("wb") as file:
+            file.write(data[: len(data) // 2])
+        raise OSError(28, "No space left on device", str(self))
+
+    monkeypatch.setattr("pathlib.Path.write_bytes", write_half)
+    with pytest.raises(OSError, match=r"No space left on device: '.*a.png'"):
+        write_image(path, BGR[::-1])
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_link_stays_a_link(tmp_path):
+    """What a link points to is written, and the file has the rights of any new file."""
+    (tmp_path / "link.png").symlink_to("real.png")
+    write_image(tmp_path / "link.png", BGR)
+    assert (tmp_path / "link.png").is_symlink()
+    assert torch.equal(read_image(tmp_path / "real.png"), RGB.flip(0))
+    (tmp_path / "plain").touch()
+    assert (tmp_path / "real.png").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+@pytest.mark.parametrize(
+    ("name", "pixels", "error", "text"),
+    [
+        ("a.png", BGR.astype(np.float32), ValueError, r"pixels must be .H, W, 3. uint8, got .6, 9"),
+        ("a.png", BGR[..., 0], ValueError, "pixels must be"),
+        ("a.png", BGR[:0], ValueError, "pixels must be"),
+        ("a.txt", BGR, ValueError, r"path must end in one of .png, .jpg"),
+        ("a.webp", np.zeros((1, 16_384, 3), np.uint8), ValueError, "sides are at most 16383"),
+        ("a.jpg", np.zeros((65_501, 1, 3), np.uint8), ValueError, "sides are at most 65500"),
+        ("gone/a.png", BGR, FileNotFoundError, "gone/a.png"),
+        (".", BGR, ValueError, "path must end"),
+        (3, BGR, TypeError, "path must be a str"),
+    ],
+)
+def test_what_cannot_be_written_is_named(tmp_path, capfd, name, pixels, error, text):
+    """A wrong picture or name gives an error that says so, and OpenCV prints nothing."""
+    with pytest.raises(error, match=text):
+        write_image(tmp_path / name if isinstance(name, str) else name, pixels)
+    assert list(tmp_path.iterdir()) == []
+    assert capfd.readouterr().err == ""

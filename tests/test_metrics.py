@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import subprocess
 import sys
 from typing import Any
 
@@ -80,9 +81,20 @@ def test_unknown_labels_have_no_weight() -> None:
 BAD_CALLS = [
     ((None, torch.zeros(2)), TypeError, "logits must be a tensor"),
     ((torch.zeros(2), torch.zeros(2)), ValueError, r"logits must be of shape \(B, K\)"),
-    ((torch.zeros(2, 3), [0, 1]), TypeError, "targets must be a tensor or pair labels"),
-    ((torch.zeros(2, 3), torch.zeros(3)), ValueError, r"targets must be of shape \(2,\)"),
-    ((torch.zeros(2, 3), torch.zeros(2, 4)), ValueError, "targets must be of shape"),
+    ((torch.zeros(2, 3), [0, 1]), TypeError, "targets must be a tensor or PairedLabels"),
+    ((torch.zeros(2, 3), torch.zeros(3)), ValueError, "targets must have one entry for each of 2"),
+    ((torch.zeros(2, 3), torch.zeros(2)), ValueError, r"targets must be \(B,\) class indices or"),
+    ((torch.zeros(2, 3), torch.zeros(2, 4)), ValueError, r"targets must be .* \(B, 3\) weights"),
+    (
+        (torch.zeros(2, 3), (torch.tensor([0, 1]), torch.zeros(2, 4), torch.ones(2))),
+        ValueError,
+        r"targets must be .* \(B, 3\) weights",
+    ),
+    (
+        (torch.zeros(2, 3), (torch.tensor([0, 1]), torch.tensor([0, 1]), torch.ones(1))),
+        ValueError,
+        r"targets must have a lam of shape \(2,\)",
+    ),
     ((torch.zeros(2, 3), torch.zeros(2), 0), ValueError, r"k must be in \[1, 3\]"),
     ((torch.zeros(2, 3), torch.zeros(2), 4), ValueError, r"k must be in \[1, 3\]"),
     ((torch.zeros(2, 3), torch.zeros(2), 1.0), TypeError, "k must be an int"),
@@ -117,17 +129,40 @@ def test_metric_can_be_pickled_and_copied() -> None:
     metric = metrics.MixedAccuracy()
     metric.update(logits, PairedLabels(labels, labels.roll(1), torch.full((16,), 0.6)))
     pickled = pickle.loads(pickle.dumps(metric))  # noqa: S301 - it is our own
+    from tv_mixaug.metrics import MixedAccuracy
+
     for copied in (pickled, copy.deepcopy(metric)):
         assert copied.compute() == metric.compute()
     assert metrics.MixedAccuracy is metrics.MixedAccuracy
+    assert metrics.MixedAccuracy.__qualname__ == "MixedAccuracy"
+    assert MixedAccuracy is metrics.MixedAccuracy
+
+
+def test_metric_is_unpickled_by_a_process_that_imported_nothing() -> None:
+    """A pickle names an ordinary class of a module, which any process finds."""
+    code = "import pickle, sys; print(pickle.load(sys.stdin.buffer).k)"
+    pickled = pickle.dumps(metrics.MixedAccuracy(k=3))
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    assert subprocess.run(command, input=pickled, capture_output=True, check=True).stdout == b"3\n"  # noqa: S603
+
+
+def test_a_class_that_is_not_there_is_never_hit() -> None:
+    """An index beyond the logits counts as a miss, alone and in a pair."""
+    logits, far = torch.tensor([[0.0, 1.0]]), torch.tensor([7])
+    assert mixed_accuracy(logits, far) == 0
+    pair = PairedLabels(far, torch.tensor([1]), torch.tensor([0.25]))
+    assert mixed_accuracy(logits, pair) == 0.75
 
 
 def test_missing_torchmetrics_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without torchmetrics the metric says what to install."""
-    metrics._metric_class.cache_clear()
+    monkeypatch.delitem(sys.modules, "tv_mixaug.metrics.accumulated", raising=False)
     monkeypatch.setitem(sys.modules, "torchmetrics", None)
     with pytest.raises(ImportError, match="pip install torchmetrics"):
         _ = metrics.MixedAccuracy
+    with pytest.raises(ImportError, match="pip install torchmetrics"):
+        from tv_mixaug.metrics import MixedAccuracy  # noqa: F401
+    assert mixed_accuracy(*draw()) >= 0
 
 
 def test_unknown_names_are_unknown() -> None:

@@ -1,5 +1,8 @@
 """Contact sheets: the pictures, weights and colours are where they belong, for any batch."""
 
+import sys
+from types import SimpleNamespace
+
 import cv2
 import numpy as np
 import pytest
@@ -143,6 +146,29 @@ def test_paired_labels_are_merged(written, rows):
     assert written == ["0.75", "1", "0.25", "0", "1.00", "2"]
 
 
+def test_classes_of_a_sheet_have_colours_of_their_own():
+    """Classes 3, 13 and 23 differ, as do fifty at once; a class below ten always looks the same."""
+
+    def colours_of(*classes):
+        sheet = draw_batch(torch.rand(len(classes), 3, 96, 96), torch.tensor(classes), cell=96)
+        bar = sheet[MARGIN + 96 + 4]
+        return [tuple(bar[x].tolist()) for x in range(MARGIN, bar.shape[0] - MARGIN, 96 + GAP)]
+
+    assert len(set(colours_of(3, 13, 23, 33, 4, 14))) == 6
+    assert colours_of(3) == colours_of(4, 3, 13)[1:2] == [viz._CLASS_COLOURS[3]]
+    rows = torch.full((1, 200), 0.005)
+    soft = viz._choose_colours(viz._list_weights(rows, 1))
+    assert len(set(soft.values())) == 200
+
+
+def test_written_classes_have_the_clearest_colours():
+    """The ten colours go to the classes that are written, not to those of a smoothed rest."""
+    rows = torch.full((1, 100), 0.001)
+    rows[0, [50, 77]] = 0.4
+    colours = viz._choose_colours(viz._list_weights(rows, 1))
+    assert [colours[50], colours[77]] == [viz._CLASS_COLOURS[0], viz._CLASS_COLOURS[7]]
+
+
 def test_multi_hot_bar_shows_proportions(written):
     """Rows that sum to more than one fill the bar by proportion and keep their numbers."""
     sheet = draw_batch(torch.rand(1, 3, 96, 96), torch.tensor([[True, True, False]]))
@@ -236,3 +262,49 @@ def test_bad_arguments_are_named(args, options, error, text):
     """A bad argument gives TypeError or ValueError with its own name."""
     with pytest.raises(error, match=text):
         draw_batch(*args, **options)
+
+
+def test_show_writes_a_file_where_there_is_no_screen(tmp_path, monkeypatch, capsys):
+    """Without a screen the sheet becomes a file, which is named and not opened."""
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(viz.webbrowser, "open", None)
+    monkeypatch.setattr(viz.tempfile, "mkdtemp", lambda prefix: str(tmp_path))
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    labels = torch.tensor([0, 1])
+    file = viz.show(IMAGES, labels, ["a", "b"], title="t", columns=1)
+    assert capsys.readouterr().out == f"Contact sheet: {file}\n"
+    expected = draw_batch(IMAGES, labels, ["a", "b"], title="t", columns=1)
+    assert (cv2.imread(str(file))[..., ::-1] == expected).all()
+
+
+@pytest.mark.parametrize("screen", ["DISPLAY", "WAYLAND_DISPLAY", "darwin", "win32"])
+def test_show_opens_the_file_where_there_is_a_screen(tmp_path, monkeypatch, screen):
+    """With a screen the file is handed to the system's viewer; with a path it is only written."""
+    opened = []
+    monkeypatch.setattr(viz.webbrowser, "open", opened.append)
+    monkeypatch.setattr(viz.tempfile, "mkdtemp", lambda prefix: str(tmp_path))
+    monkeypatch.setattr(sys, "platform", screen.lower())
+    monkeypatch.setenv(screen, ":0")
+    assert viz.show(IMAGES, path=tmp_path / "a.png") == tmp_path / "a.png"
+    assert opened == []
+    file = viz.show(IMAGES)
+    assert opened == [file.as_uri()]
+
+
+def test_show_renders_inline_in_a_notebook(monkeypatch, tmp_path):
+    """In a notebook the PNG goes to IPython's display and no file is made; a path makes one."""
+    shown = []
+    shell = SimpleNamespace(kernel=object())
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
+    display = SimpleNamespace(display=shown.append, Image=lambda data: data)
+    monkeypatch.setitem(sys.modules, "IPython.display", display)
+    monkeypatch.setattr(viz.tempfile, "mkdtemp", None)
+    assert viz.show(IMAGES, torch.tensor([0, 1])) is None
+    (data,) = shown
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
+    assert (pixels == draw_batch(IMAGES, torch.tensor([0, 1]))).all()
+    assert viz.show(IMAGES, path=tmp_path / "a.png").exists()
+    assert len(shown) == 1
+    shell.kernel = None  # IPython in a terminal
+    assert viz.show(IMAGES, path=tmp_path / "b.png").exists()

@@ -1,30 +1,41 @@
 """Cutout, Mixup and CutMix for torchvision.transforms.v2 and any DataLoader."""
 
-from tv_mixaug import functional, viz
-from tv_mixaug.chain import Chain
-from tv_mixaug.labels import PairedLabels
-from tv_mixaug.loading.collate import make_collate_fn
-from tv_mixaug.losses import MixCriterion
-from tv_mixaug.transforms import CutMix, Cutout, Mixup
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tv_mixaug import flowers, functional, io, losses, metrics, plans, testing, viz  # noqa: F401
+    from tv_mixaug.chain import Chain
+    from tv_mixaug.labels import PairedLabels
+    from tv_mixaug.loading.collate import make_collate_fn
+    from tv_mixaug.losses import MixCriterion
+    from tv_mixaug.transforms import CutMix, Cutout, Mixup
 
 __version__ = "0.1.0"
-__all__ = [
-    "Chain",
-    "CutMix",
-    "Cutout",
-    "MixCriterion",
-    "Mixup",
-    "PairedLabels",
-    "functional",
-    "make_collate_fn",
-    "testing",
-    "viz",
-]
+__all__ = ["Chain", "CutMix", "Cutout", "MixCriterion", "Mixup", "PairedLabels", "make_collate_fn"]
+__all__ += ["functional", "testing", "viz"]
+_HOMES = {
+    "Chain": "chain",
+    "CutMix": "transforms",
+    "Cutout": "transforms",
+    "MixCriterion": "losses",
+    "Mixup": "transforms",
+    "PairedLabels": "labels",
+    "make_collate_fn": "loading.collate",
+}
+_MODULES = ("flowers", "functional", "io", "losses", "metrics", "plans", "testing", "viz")
+
+if not TYPE_CHECKING:  # else type checkers would believe in every name, misspelt ones too
+
+    def __getattr__(name: str) -> Any:
+        """Import a name at its first use: ``tv-mixaug --help`` must not wait for torch."""
+        if name in _MODULES:
+            return import_module(f"tv_mixaug.{name}")
+        if name not in _HOMES:
+            raise AttributeError(f"module 'tv_mixaug' has no attribute {name!r}")
+        value = getattr(import_module(f"tv_mixaug.{_HOMES[name]}"), name)
+        return globals().setdefault(name, value)
 
 
-def __getattr__(name: str) -> object:
-    if name == "testing":  # the only part that imports hypothesis
-        import importlib
-
-        return importlib.import_module("tv_mixaug.testing")
-    raise AttributeError(f"module 'tv_mixaug' has no attribute {name!r}")
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES, *_MODULES})

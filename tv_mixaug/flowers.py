@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torchvision import tv_tensors
+
+from tv_mixaug.arguments import check_choice, check_integer, kind_error
+from tv_mixaug.io import write_image
 
 CLASS_NAMES = ("rose", "tulip")
 
@@ -59,12 +62,9 @@ def draw_flower(kind: str, size: int | Sequence[int] = 256, seed: int = 0) -> Fl
         >>> flower.image.shape, flower.mask.shape, flower.box.shape
         (torch.Size([3, 24, 32]), torch.Size([24, 32]), torch.Size([1, 4]))
     """
-    if not isinstance(kind, str):
-        raise TypeError(f"kind must be a str, got {type(kind).__name__}.")
-    if kind not in CLASS_NAMES:
-        raise ValueError(f"kind must be one of {', '.join(CLASS_NAMES)}, got {kind!r}.")
+    check_choice("kind", kind, CLASS_NAMES)
     height, width = _check_size(size)
-    _check_count("seed", seed, 0)
+    seed = check_integer("seed", seed, 0)
     import cv2
 
     scale = 2 if height * width <= 256 * 256 else 1  # small pictures show every jagged edge
@@ -115,8 +115,8 @@ def draw_flowers(
         >>> images.shape, labels
         (torch.Size([3, 3, 16, 16]), tensor([0, 1, 0]))
     """
-    _check_count("count", count, 1)
-    _check_count("seed", seed, 0)
+    check_integer("count", count, 1)
+    seed = check_integer("seed", seed, 0)
     labels = torch.arange(count) % len(CLASS_NAMES)
     flowers = [
         draw_flower(CLASS_NAMES[label], size, seed + _SEED_STRIDE * i)
@@ -155,10 +155,8 @@ def write_image_folder(
     """
     if not isinstance(root, (str, os.PathLike)):
         raise TypeError(f"root must be a str or a Path, got {type(root).__name__}.")
-    _check_count("count_per_class", count_per_class, 1)
-    _check_count("seed", seed, 0)
-    import cv2
-
+    check_integer("count_per_class", count_per_class, 1)
+    seed = check_integer("seed", seed, 0)
     files = []
     for kind in CLASS_NAMES:
         folder = Path(root, kind)
@@ -166,26 +164,16 @@ def write_image_folder(
         for i in range(count_per_class):
             rgb = draw_flower(kind, size, seed + _SEED_STRIDE * i).image.permute(1, 2, 0).numpy()
             file = folder / f"{i:03d}{'.png' if i % 2 else '.jpg'}"
-            # Not cv2.imwrite: it fails on some names under Windows, and without an error.
-            file.write_bytes(cv2.imencode(file.suffix, rgb[..., ::-1])[1].tobytes())
+            write_image(file, rgb)
             files.append(file)
     return files
 
 
-def _check_count(name: str, value: Any, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be a whole number, got {value!r}.")
-    if value < least:
-        raise ValueError(f"{name} must be >= {least}, got {value}.")
-
-
 def _check_size(size: int | Sequence[int]) -> tuple[int, int]:
-    pair = (size, size) if isinstance(size, int) else size
-    if not isinstance(pair, Sequence) or len(pair) != 2:
-        raise TypeError(f"size must be an int or a (height, width) pair, got {size!r}.")
-    for side in pair:
-        _check_count("size", side, 1)
-    return pair[0], pair[1]
+    pair = size if isinstance(size, Sequence) else (size, size)
+    if len(pair) != 2 or isinstance(size, str):
+        raise kind_error("size", "an int or a (height, width) pair", size)
+    return check_integer("size", pair[0], 1), check_integer("size", pair[1], 1)
 
 
 def _colour(code: str) -> _Array:

@@ -233,9 +233,7 @@ def fill_tensor(fill: float | Sequence[float], images: Tensor, channel_axis: int
 # --- Checks: of kinds and shapes, never of values -----------------------------------------------
 
 
-def check_batch(
-    images: Any, partner: Any, *, blends: bool = False, name: str = "partner"
-) -> None:
+def check_batch(images: Any, partner: Any, *, blends: bool = False, name: str = "partner") -> None:
     """Raise unless images and partners belong together, and can be blended where they shall."""
     _check_tensor("images", images)
     _check_index(name, partner, images)

@@ -232,3 +232,60 @@ def _smooth(rows: Tensor, share: float) -> Tensor:
         spread = rows.sum(1, keepdim=True) * (share / rows.shape[1])
         rows.mul_(1 - share).add_(spread)
     return rows
+
+
+def weights_of(
+    labels: Any, count: int, num_classes: int | None = None, *, name: str = "labels"
+) -> tuple[Tensor, Tensor]:
+    """Return which classes a label of any format names, and with which weights.
+
+    A class may be named twice, by an own label and a partner's; its weights then add up. A negative
+    index is no label.
+
+    Args:
+        labels: (B,) class indices, (B, K) weights, or a triple of two of these and lam (B,), the
+            weight of the first, as :class:`PairedLabels` are.
+        count: B.
+        num_classes: K of (B, K) weights; by default any.
+        name: The argument's name, for the errors.
+
+    Returns:
+        (B, N) int64 class indices >= 0, and (B, N) weights, float32 or wider; N is 1 for indices, K
+        for weights, and the sum of both for a triple.
+
+    Raises:
+        TypeError: If the labels are no tensors.
+        ValueError: If their shape or dtype is wrong.
+
+    Example:
+        >>> weights_of(torch.tensor([2, -1]), 2)
+        (tensor([[2],
+                [0]]), tensor([[1.],
+                [0.]]))
+    """
+    if isinstance(labels, tuple) and len(labels) == 3:
+        own, own_weights = weights_of(labels[0], count, num_classes, name=name)
+        other, other_weights = weights_of(labels[1], count, num_classes, name=name)
+        lam = torch.as_tensor(labels[2], device=own.device)
+        if lam.shape != (count,):
+            raise ValueError(f"{name} must have a lam of shape ({count},), got {tuple(lam.shape)}.")
+        lam = lam.to(torch.promote_types(lam.dtype, torch.float32))[:, None]
+        weights = torch.cat([lam * own_weights, (1 - lam) * other_weights], 1)
+        return torch.cat([own, other], 1), weights
+    if not isinstance(labels, Tensor):
+        raise TypeError(f"{name} must be a tensor or PairedLabels, got {type(labels).__name__}.")
+    if labels.ndim == 0 or len(labels) != count:
+        raise ValueError(
+            f"{name} must have one entry for each of {count} samples, got {tuple(labels.shape)}."
+        )
+    if labels.ndim == 1 and not (labels.is_floating_point() or labels.is_complex()):
+        index = labels.to(torch.int64)[:, None]
+        return index.clamp(min=0), (index >= 0).to(torch.float32)
+    if labels.ndim != 2 or num_classes not in (None, labels.shape[1]) or labels.is_complex():
+        columns = "K" if num_classes is None else num_classes
+        raise ValueError(
+            f"{name} must be (B,) class indices or (B, {columns}) weights, got "
+            f"{tuple(labels.shape)} {labels.dtype}."
+        )
+    index = torch.arange(labels.shape[1], device=labels.device).expand_as(labels)
+    return index, labels.to(torch.promote_types(labels.dtype, torch.float32))

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import colorsys
+import importlib
+import itertools
+import os
+import sys
+import tempfile
+import webbrowser
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+
+from tv_mixaug.arguments import check_integer
+from tv_mixaug.io import write_image
+from tv_mixaug.labels import weights_of
 
 _Sheet = npt.NDArray[np.uint8]
 _Colour = tuple[int, int, int]
@@ -71,10 +83,11 @@ def draw_batch(
     """
     pictures = _to_pictures(images, mean, std)
     count = len(pictures)
-    weights = None if labels is None else _to_weights(labels, count)
+    weights = None if labels is None else _list_weights(labels, count)
     _check_names(class_names, weights, labels)
-    columns = min(count, 8) if columns is None else _check_positive("columns", columns)
-    cell = _check_positive("cell", cell)
+    colours = _choose_colours(weights or [])
+    columns = min(count, 8) if columns is None else check_integer("columns", columns, 1)
+    cell = check_integer("cell", cell, 1)
     if not (title is None or isinstance(title, str)):
         raise TypeError(f"title must be a str or None, got {type(title).__name__}.")
 
@@ -98,8 +111,63 @@ def draw_batch(
         left = x + (step - width) // 2
         sheet[y : y + height, left : left + width] = picture
         if weights is not None:
-            _draw_label(sheet[y + height + 4 :, x : x + step], weights[i], class_names)
+            area = sheet[y + height + 4 :, x : x + step]
+            _draw_label(area, weights[i], class_names, colours)
     return sheet
+
+
+def show(
+    images: Tensor,
+    labels: Any = None,
+    class_names: Sequence[str] | None = None,
+    *,
+    path: str | os.PathLike[str] | None = None,
+    **options: Any,
+) -> Path | None:
+    """Show a batch: below the cell in a notebook, in the system's viewer, or as a file.
+
+    Args:
+        images: As in :func:`draw_batch`.
+        labels: As in :func:`draw_batch`.
+        class_names: As in :func:`draw_batch`.
+        path: The file to be written, and nothing else is done. By default a notebook shows the
+            sheet and writes none; elsewhere it is a new file in a temporary folder, which is opened
+            if there is a screen.
+        **options: The other arguments of :func:`draw_batch`.
+
+    Returns:
+        The file that was written, or None.
+
+    Raises:
+        TypeError: If an argument is of the wrong kind.
+        ValueError: If a shape does not fit or a value is out of range.
+        OSError: If the file cannot be written.
+
+    Example:
+        >>> from tv_mixaug import CutMix, flowers
+        >>> mixed, weights = CutMix(num_classes=2)(*flowers.draw_flowers(4, size=32))
+        >>> file = getfixture("tmp_path") / "batch.png"
+        >>> show(mixed, weights, flowers.CLASS_NAMES, path=file).name
+        'batch.png'
+    """
+    sheet = draw_batch(images, labels, class_names, **options)
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython else None
+    if path is None and getattr(shell, "kernel", None):  # IPython in a terminal has none
+        import cv2
+
+        notebook = importlib.import_module("IPython.display")
+        data = cv2.imencode(".png", sheet[..., ::-1])[1].tobytes()
+        notebook.display(notebook.Image(data=data))
+        return None
+    file = Path(path or Path(tempfile.mkdtemp(prefix="tv_mixaug_"), "batch.png"))
+    write_image(file, sheet)
+    if path is None:
+        print(f"Contact sheet: {file}")
+        screens = ("DISPLAY", "WAYLAND_DISPLAY")
+        if sys.platform in ("win32", "darwin") or any(map(os.environ.get, screens)):
+            webbrowser.open(file.as_uri())
+    return file
 
 
 def _to_pictures(images: Tensor, mean: Any, std: Any) -> list[_Sheet]:
@@ -159,46 +227,18 @@ def _per_channel(name: str, value: Any, channels: int) -> Tensor:
     return numbers.reshape(1, -1, 1, 1)
 
 
-def _to_weights(labels: Any, count: int) -> list[_Weights]:
-    """Return for each sample its classes and their weights."""
-    if all(hasattr(labels, field) for field in ("labels", "partner_labels", "lam")):
-        own = _to_weights(labels.labels, count)
-        partner = _to_weights(labels.partner_labels, count)
-        lam = _check_labels("lam", labels.lam, count).double().tolist()
-        merged = []
-        for first, second, share in zip(own, partner, lam, strict=True):
-            total: dict[int, float] = {}
-            for weights, factor in ((first, share), (second, 1 - share)):
-                for index, weight in weights:
-                    total[index] = total.get(index, 0.0) + factor * weight
-            merged.append(_by_size(list(total.items())))
-        return merged
-    tensor = _check_labels("labels", labels, count)
-    if tensor.ndim == 2:
-        return [_by_size(list(enumerate(row))) for row in tensor.double().tolist()]
-    if tensor.ndim != 1 or tensor.is_floating_point():
-        raise ValueError(
-            "labels must be (B,) class indices or (B, K) weights, got "
-            f"{tuple(tensor.shape)} {tensor.dtype}."
-        )
-    return [[(index, 1.0)] if index >= 0 else [] for index in tensor.tolist()]
-
-
-def _check_labels(name: str, labels: Any, count: int) -> Tensor:
-    if not isinstance(labels, Tensor):
-        raise TypeError(f"{name} must be a tensor or PairedLabels, got {type(labels).__name__}.")
-    if labels.ndim == 0 or len(labels) != count:
-        raise ValueError(
-            f"{name} must have one entry for each of the {count} images, got {tuple(labels.shape)}."
-        )
-    values: Tensor = labels.detach().cpu()
-    if not bool(values.isfinite().all()):
-        raise ValueError(f"{name} must be finite, got NaN or infinity.")
-    return values
-
-
-def _by_size(weights: _Weights) -> _Weights:
-    return sorted(weights, key=lambda pair: -pair[1])
+def _list_weights(labels: Any, count: int) -> list[_Weights]:
+    """Return for each sample its classes and their weights, the largest first."""
+    classes, weights = weights_of(labels, count)
+    if not bool(weights.isfinite().all()):
+        raise ValueError("labels must be finite, got NaN or infinity.")
+    rows = []
+    for numbers, shares in zip(classes.tolist(), weights.detach().tolist(), strict=True):
+        total = dict.fromkeys(numbers, 0.0)
+        for number, share in zip(numbers, shares, strict=True):
+            total[number] += share
+        rows.append(sorted(total.items(), key=lambda pair: -pair[1]))
+    return rows
 
 
 def _written(weights: _Weights) -> _Weights:
@@ -222,14 +262,6 @@ def _check_names(names: Any, weights: list[_Weights] | None, labels: Any) -> Non
         )
 
 
-def _check_positive(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an int, got {value!r}.")
-    if value < 1:
-        raise ValueError(f"{name} must be >= 1, got {value}.")
-    return value
-
-
 def _fit(picture: _Sheet, cell: int) -> _Sheet:
     import cv2
 
@@ -243,7 +275,9 @@ def _fit(picture: _Sheet, cell: int) -> _Sheet:
     return small
 
 
-def _draw_label(area: _Sheet, weights: _Weights, names: Sequence[str] | None) -> None:
+def _draw_label(
+    area: _Sheet, weights: _Weights, names: Sequence[str] | None, colours: dict[int, _Colour]
+) -> None:
     """Draw the bar, then one line for each weight: a dot, the class and the number."""
     import cv2
 
@@ -254,13 +288,13 @@ def _draw_label(area: _Sheet, weights: _Weights, names: Sequence[str] | None) ->
     start = 0.0
     for index, weight in weights:
         end = start + max(weight, 0.0) / whole * width
-        area[:_BAR, round(start) : round(end)] = _colour(index)
+        area[:_BAR, round(start) : round(end)] = colours[index]
         start = end
     lines = _written(weights)
     for line, (index, weight) in enumerate(lines):
         y = _BAR + 3 + _LINE * line + 13
         centre = (5 * 16, (y - 4) * 16)
-        cv2.circle(area, centre, 56, _colour(index), -1, cv2.LINE_AA, 4)
+        cv2.circle(area, centre, 56, colours[index], -1, cv2.LINE_AA, 4)
         number = f"{weight:.2f}"
         room = _text_width(number, 0.42)
         _write(area, number, width - room, y, room, _FAINT)
@@ -270,8 +304,27 @@ def _draw_label(area: _Sheet, weights: _Weights, names: Sequence[str] | None) ->
         _write(area, "no label", 0, _BAR + 16, width, _FAINT)
 
 
-def _colour(index: int) -> _Colour:
-    return _CLASS_COLOURS[index % len(_CLASS_COLOURS)]
+def _choose_colours(rows: list[_Weights]) -> dict[int, _Colour]:
+    """Give every class of a sheet a colour of its own, those that are written the clearest.
+
+    A class below ten has the same on every sheet, unless there are others beside it.
+    """
+    written = {index for row in rows for index, _ in _written(row)}
+    others = {index for row in rows for index, _ in row} - written
+    taken: dict[int, int] = {}
+    free = (slot for slot in itertools.count() if slot not in taken)
+    for index in (*sorted(written), *sorted(others)):
+        slot = index % len(_CLASS_COLOURS)
+        taken[next(free) if slot in taken else slot] = index
+    return {index: _colour(slot) for slot, index in taken.items()}
+
+
+def _colour(slot: int) -> _Colour:
+    if slot < len(_CLASS_COLOURS):
+        return _CLASS_COLOURS[slot]
+    # Steps of the golden ratio come nowhere near each other soon.
+    red, green, blue = colorsys.hsv_to_rgb(slot * 0.618034 % 1, 0.6, 0.5 + 0.1 * (slot % 4))
+    return round(red * 255), round(green * 255), round(blue * 255)
 
 
 def _text_width(text: str, scale: float) -> int:

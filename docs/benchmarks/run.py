@@ -663,7 +663,7 @@ def imports(options: argparse.Namespace) -> list[Row]:
     theirs = "import torchvision.transforms.v2"
     contenders = [
         Contender("plain", PLAIN, theirs, run("pass", theirs)),
-        Contender("import", OURS, "tv_mixaug after it", run(theirs, "import tv_mixaug")),
+        Contender("import", OURS, "tv_mixaug after it", run(theirs, "from tv_mixaug import *")),
     ]
     with tempfile.TemporaryDirectory() as folder:
         environment["PYTHONPYCACHEPREFIX"] = folder

@@ -10,6 +10,7 @@ are needed.
 """
 
 import tempfile
+from importlib.util import find_spec
 
 import matplotlib.pyplot as plt
 import torch
@@ -40,12 +41,12 @@ loader = DataLoader(train, batch_size=32, shuffle=True, collate_fn=collate_fn)
 # ``draw_batch`` returns (H, W, 3) uint8, which is what ``add_image`` calls ``"HWC"``. Without
 # TensorBoard the loop runs all the same.
 
-try:
-    from torch.utils.tensorboard import SummaryWriter
-except ImportError:
+if find_spec("tensorboard") is None:
     print("tensorboard is not installed: no log is written.")
     log = None
 else:
+    from torch.utils.tensorboard import SummaryWriter
+
     folder = tempfile.mkdtemp()
     log = SummaryWriter(folder)
 

@@ -1,14 +1,14 @@
 """Accelerate: the prepared loader keeps its collate function, on one device or many."""
 
 import sys
+from importlib.util import find_spec
 
-try:
-    from accelerate import Accelerator
-except ImportError:
+if find_spec("accelerate") is None:
     print("skipped: accelerate is not installed; pip install accelerate")
     sys.exit(0)
 
 import torch
+from accelerate import Accelerator
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 

@@ -2,16 +2,16 @@
 
 import os
 import sys
+from importlib.util import find_spec
 
-os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # or its import asks the network for a newer version
-try:
-    import albumentations as A
-    from albumentations.pytorch import ToTensorV2
-except ImportError:
+if find_spec("albumentations") is None:
     print("skipped: albumentations is not installed; pip install albumentations")
     sys.exit(0)
 
+os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # or its import asks the network for a newer version
+import albumentations as A
 import torch
+from albumentations.pytorch import ToTensorV2
 from torch.utils.data import DataLoader, Dataset
 from torchvision import tv_tensors
 

@@ -1,17 +1,17 @@
 """Hugging Face Trainer: dict batches mixed by its data collator, and a loss for soft labels."""
 
 import sys
+from importlib.util import find_spec
 
-try:
-    import accelerate  # noqa: F401  # the Trainer needs it
-    import transformers
-except ImportError as error:
-    print(f"skipped: {error.name} is not installed; pip install 'transformers[torch]'")
-    sys.exit(0)
+for package in ("accelerate", "transformers"):  # the Trainer needs both
+    if find_spec(package) is None:
+        print(f"skipped: {package} is not installed; pip install 'transformers[torch]'")
+        sys.exit(0)
 
 import tempfile
 
 import torch
+import transformers
 from torch.nn.functional import cross_entropy
 
 from tv_mixaug import CutMix, Mixup, flowers, make_collate_fn

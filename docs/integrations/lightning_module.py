@@ -1,15 +1,15 @@
 """Lightning: batches mixed by a data module's loader, or on the device after the transfer."""
 
 import sys
+from importlib.util import find_spec
 
-try:
-    import lightning
-except ImportError:
+if find_spec("lightning") is None:
     print("skipped: lightning is not installed; pip install lightning")
     sys.exit(0)
 
 import logging
 
+import lightning
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset

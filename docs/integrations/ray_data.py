@@ -2,19 +2,19 @@
 
 import os
 import sys
+from importlib.util import find_spec
 
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # keeps ray.init from a warning
-try:
-    import ray
-    from ray.data.collate_fn import NumpyBatchCollateFn
-except ImportError:
+if find_spec("ray") is None:
     print("skipped: ray is not installed; pip install 'ray[data]'")
     sys.exit(0)
 
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # keeps ray.init from a warning
 import logging
 
+import ray
 import torch
+from ray.data.collate_fn import NumpyBatchCollateFn
 
 from tv_mixaug import CutMix, flowers
 

@@ -1,10 +1,9 @@
 """torchdata: training that stops in the middle of an epoch goes on with the same mixes."""
 
 import sys
+from importlib.util import find_spec
 
-try:
-    from torchdata.stateful_dataloader import StatefulDataLoader
-except ImportError:
+if find_spec("torchdata") is None:
     print("skipped: torchdata is not installed; pip install torchdata")
     sys.exit(0)
 
@@ -12,6 +11,7 @@ import warnings
 
 import torch
 from torch.utils.data import TensorDataset
+from torchdata.stateful_dataloader import StatefulDataLoader
 
 from tv_mixaug import CutMix, Mixup, flowers, make_collate_fn
 

@@ -1,17 +1,16 @@
 """TensorBoard: one mixed batch of every epoch as a picture, with its label weights."""
 
 import sys
+from importlib.util import find_spec
 
-try:
-    import tensorboard  # noqa: F401  # torch's writer needs it
-    from torch.utils.tensorboard import SummaryWriter
-except ImportError:
+if find_spec("tensorboard") is None:
     print("skipped: tensorboard is not installed; pip install tensorboard")
     sys.exit(0)
 
 import tempfile
 
 from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.tensorboard import SummaryWriter
 
 from tv_mixaug import CutMix, Mixup, flowers, make_collate_fn, viz
 

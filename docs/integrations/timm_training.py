@@ -1,13 +1,13 @@
 """timm: its model, loader and loss, with our collate function in place of its Mixup."""
 
 import sys
+from importlib.util import find_spec
 
-try:
-    import timm
-except ImportError:
+if find_spec("timm") is None:
     print("skipped: timm is not installed; pip install timm")
     sys.exit(0)
 
+import timm
 import torch
 from timm.data import create_loader
 from timm.loss import SoftTargetCrossEntropy

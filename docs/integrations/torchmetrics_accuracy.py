@@ -1,17 +1,17 @@
 """torchmetrics: an accuracy for mixed labels, accumulated over batches and processes."""
 
 import sys
+from importlib.util import find_spec
 
-try:
-    from torchmetrics import MeanMetric, MetricCollection
-    from torchmetrics.classification import MulticlassAccuracy
-except ImportError:
+if find_spec("torchmetrics") is None:
     print("skipped: torchmetrics is not installed; pip install torchmetrics")
     sys.exit(0)
 
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
+from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics.classification import MulticlassAccuracy
 
 from tv_mixaug import CutMix, flowers, make_collate_fn
 from tv_mixaug.metrics import MixedAccuracy

@@ -1,10 +1,9 @@
 """WebDataset: shards that are streamed, and batches mixed where the pipeline collates."""
 
 import sys
+from importlib.util import find_spec
 
-try:
-    import webdataset
-except ImportError:
+if find_spec("webdataset") is None:
     print("skipped: webdataset is not installed; pip install webdataset")
     sys.exit(0)
 
@@ -12,6 +11,7 @@ import tempfile
 from pathlib import Path
 
 import torch
+import webdataset
 
 from tv_mixaug import CutMix, Mixup, flowers, make_collate_fn
 
