@@ -12,6 +12,7 @@ import pytest
 import torch
 from loading import CLASSES, Pictures, epochs, make, same
 from torch.utils.data import DataLoader, Dataset
+from torchvision import tv_tensors
 
 from tv_mixaug import CutMix, Mixup, make_collate_fn
 from tv_mixaug.loading import ring as memory
@@ -434,6 +435,9 @@ class Around:
     def _pickled(self, images):
         return pickle.loads(pickle.dumps(images)), images  # noqa: S301  # our own
 
+    def _named(self, images):
+        return images, type(images).__name__
+
     def _other_data(self, images):
         images.data = images.data[1:3]
         return (images,)
@@ -457,6 +461,28 @@ def test_a_function_around_ours_gets_what_it_would_get_without(what):
         found.append(now)
     assert same(*found)
     assert found[0][0][0].requires_grad == found[1][0][0].requires_grad
+
+
+class Typed(Pictures):
+    """Pictures and masks with the types of tv_tensors."""
+
+    def __getitem__(self, index):
+        image, label, _ = super().__getitem__(index)
+        return tv_tensors.Image(image), tv_tensors.Mask(image), label
+
+
+def name_types(samples):
+    batch = make_collate_fn(torch.nn.Identity())(samples)
+    return batch, [type(part).__name__ for part in batch]
+
+
+def test_tv_tensors_are_lent_with_their_types():
+    """Images and masks lie in blocks, and are what they are on both sides."""
+    for batch, names in DataLoader(Typed(COUNT, SIZE), 4, collate_fn=name_types, num_workers=1):
+        assert names == ["Image", "Mask", "Tensor"] == [type(part).__name__ for part in batch]
+        assert torch.equal(batch[0].as_subclass(torch.Tensor), batch[1].as_subclass(torch.Tensor))
+        assert is_lent(batch[0])
+        assert is_lent(batch[1])
 
 
 def share(images):

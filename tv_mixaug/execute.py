@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tv_mixaug.loading.ring import LentTensor
 from tv_mixaug.plans import Plan, draw_noise
 
 # A smaller sample, in bytes, costs less than the call that would handle it alone.
@@ -60,12 +59,7 @@ class Rows:
 
     def finish(self, batch: Tensor) -> Tensor:
         """Return the finished batch in the type of the samples."""
-        if self.tv_type is None:
-            return batch
-        if isinstance(batch, LentTensor):
-            batch.tv_type = self.tv_type  # set when it is received
-            return batch
-        return batch.as_subclass(self.tv_type)
+        return batch if self.tv_type is None else batch.as_subclass(self.tv_type)
 
 
 def mixup_batch(source: Tensor | Rows, plan: Plan, *, inplace: bool = False) -> Tensor:

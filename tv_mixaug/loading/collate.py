@@ -328,8 +328,8 @@ def collate_samples(
             batch = torch.stack(plain)
             return tv_tensors.wrap(batch, like=first) if tv_type else batch
         if tv_type not in (None, tv_tensors.Image, tv_tensors.Video):
-            # A mask is known by its type, which a lent tensor has only when it is received.
-            return tv_tensors.wrap(Rows(plain, memory.allocate).stack(), like=first)
+            # A mask is known by its type, which rows do not have.
+            return tv_tensors.wrap(Rows(plain, allocate).stack(), like=first)
         held = Rows(plain, allocate, tv_type)
         is_image = first.ndim in (3, 4) and first.dtype in MIXED_DTYPES
         return held if rows and is_image else held.finish(held.stack())

@@ -12,10 +12,10 @@ A block is an anonymous file of Linux and takes nothing of ``/dev/shm``, which i
 
 from __future__ import annotations
 
-import copy
 import mmap
 import multiprocessing
 import os
+import pickle
 import sys
 import threading
 import weakref
@@ -25,7 +25,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.multiprocessing.reductions import reduce_tensor
 from torch.utils.data import get_worker_info
+from torchvision.tv_tensors import Image, Mask, Video
 
 # Enough for three tensors of each batch: a loader has two batches for each worker on their way,
 # one is being made, and one or two are in use.
@@ -107,7 +109,7 @@ class Ring:
         self._lent = 0
         self._lock = threading.Lock()
 
-    def lend(self, size: torch.Size, dtype: torch.dtype) -> LentTensor | None:
+    def lend(self, size: torch.Size, dtype: torch.dtype) -> Tensor | None:
         """Return an uninitialised tensor over a block, None if there is none."""
         with self._lock:
             self._lent += 1
@@ -115,31 +117,31 @@ class Ring:
             if block is None:
                 return None
             block.lent_at = self._lent
-            lent = block.lend(size, dtype).as_subclass(LentTensor)
-        lent.ring, lent.block = self, block
-        return lent
+            return block.lend(size, dtype)
 
-    def send(self, lent: LentTensor) -> tuple[Any, ...] | None:
+    def send(self, tensor: Tensor) -> tuple[Any, ...] | None:
         """Describe a lent tensor for the main process; the block's file goes only once.
 
-        None is returned for what goes elsewhere, since that process would not have the block next
-        time, for what has been sent before, and for what is not the block's bytes in their order.
+        None is returned for all other tensors: for what goes elsewhere, since that process would
+        not have the block next time, for what the main process still has, and for what is not the
+        block's bytes in their order.
         """
-        block = lent.block
+        if threading.current_thread() is not self._queue._thread or tensor.layout != torch.strided:
+            return None
+        block = getattr(tensor.untyped_storage(), "block", None)
         with self._lock:
             if (
-                threading.current_thread() is not self._queue._thread
-                or self._blocks[block.place] is not block
+                block not in self._blocks
                 or block.memory[-1] != FREE
-                or lent.data_ptr() != block.start
-                or not lent.is_contiguous()
-                or lent.requires_grad
+                or tensor.data_ptr() != block.start
+                or not tensor.is_contiguous()
+                or tensor.requires_grad
             ):
                 return None
             block.memory[-1] = SENT
             file, block.file = block.file, None
-        size = len(block.memory)
-        return self.name, block.place, file, size, tuple(lent.shape), lent.dtype, lent.tv_type
+        what = tuple(tensor.shape), tensor.dtype, type(tensor)
+        return self.name, block.place, file, len(block.memory), *what
 
     def _find_block(self, size: int) -> Block | None:
         for block in self._blocks:
@@ -153,14 +155,13 @@ class Ring:
 
     def _choose_place(self) -> int | None:
         """Return where a new block may stand; the old one lasts as long as what lies in it."""
-        by_age = sorted(self._blocks, key=lambda block: block.lent_at)
-        for block in by_age:
-            is_late = block.lent_at < self._lent - PATIENCE and block.memory[-1] != SENT
-            if is_late or block.memory[-1] == GIVEN_UP:
+        late, is_full = self._lent - PATIENCE, len(self._blocks) == RING_BLOCKS
+        for block in sorted(self._blocks, key=lambda block: block.lent_at):
+            state = block.memory[-1]
+            is_late = block.lent_at < late and state != SENT
+            if is_late or state == GIVEN_UP or (is_full and block.is_free()):
                 return block.place
-        if len(by_age) < RING_BLOCKS:
-            return len(by_age)
-        return next((block.place for block in by_age if block.is_free()), None)
+        return None if is_full else len(self._blocks)
 
     def _make_block(self, place: int, size: int) -> Block:
         file = os.memfd_create("tv_mixaug")
@@ -177,24 +178,6 @@ class Ring:
         return block
 
 
-class LentTensor(Tensor):
-    """Hold a batch in a block of a ring; the main process receives it as an ordinary tensor."""
-
-    ring: Ring
-    block: Block
-    tv_type: type[Tensor] | None = None
-
-    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
-        """Let pickle and copy see an ordinary tensor over the same memory."""
-        return _itself, (_ordinary(self.detach(), self),)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
-        """Return an ordinary tensor."""
-        return _ordinary(self.detach().clone(), self)
-
-    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
-
-
 def _open_ring() -> Ring | None:
     """Return the ring of this process, opened if it is a loader's worker that can share memory."""
     global _ring
@@ -204,21 +187,19 @@ def _open_ring() -> Ring | None:
             frame = frame.f_back
         if frame is not None and "data_queue" in frame.f_locals:
             _ring = Ring(frame.f_locals["data_queue"])
+            for kind in (Tensor, Image, Mask, Video):
+                reduction.ForkingPickler.register(kind, _reduce)
     return _ring
 
 
-def _ordinary(tensor: Tensor, lent: LentTensor) -> Tensor:
-    """Return a tensor in the type that the main process is to see."""
-    return tensor.as_subclass(lent.tv_type or Tensor).requires_grad_(lent.requires_grad)
-
-
-def _itself(tensor: Tensor) -> Tensor:
-    return tensor
-
-
-def _reduce(lent: LentTensor) -> tuple[Any, ...]:
-    sent = lent.ring.send(lent)
-    return (_itself, (copy.deepcopy(lent),)) if sent is None else (_receive, sent)
+def _reduce(tensor: Tensor) -> Any:
+    """Describe a tensor for another process: as a block, else as torch does it."""
+    sent = None if _ring is None else _ring.send(tensor)
+    if sent is not None:
+        return _receive, sent
+    if type(tensor) is Tensor:
+        return reduce_tensor(tensor)  # type: ignore[no-untyped-call]
+    return tensor.__reduce_ex__(pickle.DEFAULT_PROTOCOL)  # type: ignore[no-untyped-call]
 
 
 def _receive(
@@ -228,7 +209,7 @@ def _receive(
     file_size: int,
     shape: tuple[int, ...],
     dtype: torch.dtype,
-    tv_type: type[Tensor] | None,
+    kind: type[Tensor],
 ) -> Tensor:
     """Make the tensor in the main process, and see to it that its end frees the block."""
     blocks = _blocks_of(ring)
@@ -243,7 +224,7 @@ def _receive(
     batch = block.lend(torch.Size(shape), dtype)
     storage = batch.untyped_storage()
     weakref.finalize(storage, _release, block.memory, os.getpid(), _forks).atexit = False
-    return batch if tv_type is None else batch.as_subclass(tv_type)
+    return batch.as_subclass(kind)
 
 
 def _blocks_of(ring: RingName) -> dict[int, Block]:
@@ -267,13 +248,11 @@ def _count_fork() -> None:
     _forks += 1
 
 
-def _start_anew() -> None:
-    """Leave the blocks to the parent that forked this process."""
+def _leave_ring() -> None:
+    """Leave the ring to the worker that forked this process."""
     global _ring
     _ring = None
-    _received.clear()
 
 
-reduction.ForkingPickler.register(LentTensor, _reduce)
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_count_fork, after_in_parent=_count_fork, after_in_child=_start_anew)
+    os.register_at_fork(before=_count_fork, after_in_parent=_count_fork, after_in_child=_leave_ring)
