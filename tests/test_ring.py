@@ -4,6 +4,7 @@ import copy
 import gc
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -173,6 +174,14 @@ def test_errors_in_a_worker_do_not_use_up_blocks():
     assert len(addresses) <= memory.RING_BLOCKS
 
 
+def run(*command):
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    return subprocess.run(  # noqa: S603  # our own scripts
+        command, env={**os.environ, "PYTHONPATH": path},
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+
+
 KILL = """
 import os, signal, time
 from loading import epochs, make, same, Pictures
@@ -198,11 +207,7 @@ print(same(list(loader_of(collate_fn)), expected), same(kept, expected[: len(kep
 def test_a_killed_worker_harms_no_batch():
     """After kill -9 of a worker the loader says so, kept batches stay, and a new epoch runs."""
     # In a process of its own: torch's signal handler raises wherever the main process is.
-    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
-    found = subprocess.run(  # noqa: S603  # the script above
-        [sys.executable, "-c", KILL], env={**os.environ, "PYTHONPATH": path},
-        capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
+    found = run(sys.executable, "-c", KILL)
     assert found.stdout.split() == ["True", "True", "True"], found.stderr
 
 
@@ -636,3 +641,19 @@ def test_nothing_leaks(persistent, count):
     for early, late in zip(seen[1][:3], seen[3][:3], strict=True):
         assert late <= early + 4
     assert seen[3][3] < seen[1][3] + (8 << 20)  # the batches of two epochs: 146 or 12 MiB
+
+
+SOAK = Path(__file__).parents[1] / "docs" / "benchmarks" / "soak_reuse_memory.py"
+SMALL_SHM = ["unshare", "-m", "sh", "-c", 'mount -t tmpfs -o size=64m tmpfs /dev/shm && "$0" "$@"']
+
+
+@linux
+@pytest.mark.slow
+def test_a_short_soak_with_little_shared_memory():
+    """Batches kept in every way stay; with a /dev/shm of 64 MB (where we may) as without."""
+    soak = [sys.executable, str(SOAK), "--batches", "200", "--kept", "40", "--rounds", "1"]
+    may = bool(shutil.which("unshare")) and run(*SMALL_SHM, "true").returncode == 0
+    found = run(*SMALL_SHM, *soak) if may else run(*soak)
+    assert found.returncode == 0, found.stdout + found.stderr
+    assert ("/dev/shm of 64 MB" in found.stdout) == may  # noqa: S108
+    assert found.stdout.count("ok    ") >= 6
