@@ -423,7 +423,7 @@ def test_a_copy_learns_its_rank_where_it_is(monkeypatch):
         ({"seed": -1}, ValueError, "seed must be >= 0, got -1"),
         ({"rank": -1}, ValueError, "rank must be >= 0, got -1"),
         ({"record": 1}, TypeError, "record must be a bool, got int"),
-        ({"reuse_memory": None}, TypeError, "reuse_memory must be a bool, got NoneType"),
+        ({"reuse_memory": 1}, TypeError, "reuse_memory must be a bool or None, got int"),
         ({"reuse_memory": True, "collate_fn": list}, ValueError, "reuse_memory must be False"),
         ({"transforms": v2.MixUp(num_classes=3), "record": True}, ValueError, "record must be"),
         (

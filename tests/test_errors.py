@@ -728,7 +728,7 @@ FACTORY = [
     *[((ONE,), {"rank": r}, TypeError, "rank") for r in (1.0, "1", True)],
     ((ONE,), {"rank": -1}, ValueError, "rank"),
     *[((ONE,), {"record": r}, TypeError, "record") for r in (1, None, "yes")],
-    *[((ONE,), {"reuse_memory": r}, TypeError, "reuse_memory") for r in (1, None, "yes")],
+    *[((ONE,), {"reuse_memory": r}, TypeError, "reuse_memory") for r in (1, 0.0, "yes")],
     ((v2.Identity(),), {"record": True}, ValueError, "record"),
     ((ONE,), {"reuse_memory": True, "collate_fn": list}, ValueError, "reuse_memory"),
 ]

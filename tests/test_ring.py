@@ -3,6 +3,8 @@
 import copy
 import gc
 import os
+import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,9 +13,12 @@ import pytest
 import torch
 from loading import CLASSES, Pictures, epochs, make, same
 from torch.utils.data import DataLoader, Dataset
+from torchvision import tv_tensors
 
 from tv_mixaug import CutMix, Mixup, make_collate_fn
 from tv_mixaug.loading import ring as memory
+
+fork = torch.multiprocessing.get_context("fork")
 
 SIZE = 80  # four pictures take more than memory.WORTHWHILE
 COUNT = 48
@@ -34,7 +39,17 @@ def open_things():
     """Count open files, segments of shared memory and blocks held."""
     gc.collect()
     files = len(os.listdir("/proc/self/fd"))
-    return files, len(os.listdir("/dev/shm")), len(memory._received)  # noqa: S108
+    return files, len(os.listdir("/dev/shm")), blocks_received()  # noqa: S108
+
+
+def blocks_received():
+    """Count the blocks that this process holds for its workers."""
+    return sum(map(len, memory._received.values()))
+
+
+def is_lent(images):
+    """Tell whether a batch lies in a block; what is sent in fresh memory is shared."""
+    return not images.is_shared()
 
 
 def resident():
@@ -52,8 +67,9 @@ def test_blocks_are_used_again(expected):
         loader.collate_fn.set_epoch(epoch)
         for place, batch in enumerate(loader):
             assert same(batch, expected[epoch][place])
+            assert is_lent(batch[0])
             addresses.add(batch[0].data_ptr())
-    assert len(addresses) <= memory.RING_BLOCKS < 2 * len(loader)
+    assert len(addresses) <= 6 < memory.RING_BLOCKS < 2 * len(loader)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -158,6 +174,14 @@ def test_errors_in_a_worker_do_not_use_up_blocks():
     assert len(addresses) <= memory.RING_BLOCKS
 
 
+def run(*command):
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    return subprocess.run(  # noqa: S603  # our own scripts
+        command, env={**os.environ, "PYTHONPATH": path},
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+
+
 KILL = """
 import os, signal, time
 from loading import epochs, make, same, Pictures
@@ -183,11 +207,7 @@ print(same(list(loader_of(collate_fn)), expected), same(kept, expected[: len(kep
 def test_a_killed_worker_harms_no_batch():
     """After kill -9 of a worker the loader says so, kept batches stay, and a new epoch runs."""
     # In a process of its own: torch's signal handler raises wherever the main process is.
-    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
-    found = subprocess.run(  # noqa: S603  # the script above
-        [sys.executable, "-c", KILL], env={**os.environ, "PYTHONPATH": path},
-        capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
+    found = run(sys.executable, "-c", KILL)
     assert found.stdout.split() == ["True", "True", "True"], found.stderr
 
 
@@ -218,17 +238,136 @@ def test_two_loaders_with_one_collate_function(expected):
         assert all(torch.equal(view, expected[0][place][0][1:]) for view in views)
 
 
-def test_the_blocks_go_with_the_collate_function():
-    """When loader and collate function are gone, so are the blocks, but not a kept batch."""
+@pytest.mark.parametrize("persistent", [False, True])
+def test_the_blocks_go_with_the_loader(persistent):
+    """When the loader is gone, so are the blocks, but not a kept batch."""
     before = set(memory._received)
     collate_fn = make(reuse_memory=True)
-    kept = next(iter(loader_of(collate_fn)))[0]
+    loader = loader_of(collate_fn, persistent_workers=persistent)
+    iterator = iter(loader)
+    kept = next(iterator)[0]
     value = kept.clone()
     assert set(memory._received) > before
-    del collate_fn
+    del loader, iterator
     gc.collect()
     assert set(memory._received) <= before
     assert torch.equal(kept, value)
+
+
+def test_blocks_of_a_loop_that_has_ended_are_let_go():
+    """Without persistent workers the blocks end with the epoch, though the function goes on."""
+    before = blocks_received()
+    loader = loader_of(make(reuse_memory=True), persistent_workers=False)
+    for batch in loader:
+        assert blocks_received() > before
+        assert is_lent(batch[0])
+    assert blocks_received() == before
+
+
+# --- On, off, and what the system refuses --------------------------------------------------------
+
+
+def own_collate(samples):
+    """Collate as a user would."""
+    return torch.stack([sample[0] for sample in samples]), torch.tensor([s[1] for s in samples])
+
+
+@pytest.mark.parametrize(
+    ("options", "lent"),
+    [({}, True), ({"reuse_memory": False}, False), ({"collate_fn": own_collate}, False)],
+    ids=["default", "off", "own collate_fn"],
+)
+def test_memory_is_used_again_where_it_is_safe(options, lent):
+    """Out of the box blocks are lent for the default collating; else nothing is opened."""
+    before = set(memory._received)
+    collate_fn = make_collate_fn(Mixup(num_classes=CLASSES), **options)
+    for images, *_ in loader_of(collate_fn, num_workers=1):
+        assert is_lent(images) == lent
+        assert (set(memory._received) > before) == lent
+
+
+def refuse(*_):
+    raise OSError("Too many open files")
+
+
+@pytest.mark.parametrize("has_files", [True, False])
+def test_without_blocks_batches_come_in_fresh_memory(expected, monkeypatch, has_files):
+    """Where the system has or gives no memory for a block, a batch is sent as by default."""
+    if has_files:
+        monkeypatch.setattr(os, "memfd_create", refuse)
+    else:
+        monkeypatch.delattr(os, "memfd_create")
+    found = list(loader_of(make(reuse_memory=True)))
+    assert same(found, expected[0])
+    assert not any(is_lent(batch[0]) for batch in found)
+
+
+class Changing(Dataset):
+    """Pictures whose side changes, with the same number of pairs for each side."""
+
+    def __init__(self, pairs, *sides):
+        self.pairs, self.sides = pairs, sides
+
+    def __len__(self):
+        return 2 * self.pairs * len(self.sides)
+
+    def __getitem__(self, index):
+        side = self.sides[index // (2 * self.pairs)]
+        return torch.full((3, side, side), float(index)), index % CLASSES
+
+
+def test_small_blocks_that_are_kept_do_not_end_the_gain():
+    """After more small batches were kept than there are blocks, larger ones are lent again."""
+    data = Changing(memory.PATIENCE + 8, 80, 160)
+    collate_fn = make_collate_fn(Mixup(num_classes=CLASSES), p=0.0, reuse_memory=True)
+    kept = []
+    for place, (images, _) in enumerate(DataLoader(data, 2, collate_fn=collate_fn, num_workers=1)):
+        if place < memory.RING_BLOCKS + 4:
+            kept.append(images)
+    assert is_lent(images)
+    assert blocks_received() <= memory.RING_BLOCKS
+    for place, images in enumerate(kept):
+        assert images.amin() == 2 * place
+        assert images.amax() == 2 * place + 1
+
+
+@pytest.mark.parametrize("sides", [range(80, 320, 20), range(320, 80, -20)])
+def test_blocks_follow_the_size_of_the_batches(sides):
+    """Blocks that have become too small, or far too large, are replaced: few for each size."""
+    data = Changing(12, *sides)
+    collate_fn = make_collate_fn(Mixup(num_classes=CLASSES), p=0.0, reuse_memory=True)
+    lent = sizes = 0
+    for images, _ in DataLoader(data, 2, collate_fn=collate_fn, num_workers=1):
+        lent += is_lent(images)
+        sizes = [
+            len(block.memory) for found in memory._received.values() for block in found.values()
+        ]
+        assert len(sizes) <= memory.RING_BLOCKS
+    assert lent == len(data) // 2
+    assert len(images.untyped_storage().block.memory) <= 2 * images.nbytes + 2
+
+
+class Anew:
+    """Make the function anew in each epoch, in the worker, as a user's wrapper might."""
+
+    def __call__(self, samples):
+        """Return the images, and the bytes of shared memory that the worker has mapped."""
+        if samples[0][2] == 0:
+            self.collate_fn = make(reuse_memory=True)
+        images, *_ = self.collate_fn(samples)
+        status = Path("/proc/self/status").read_text()
+        return images, int(status.split("RssShmem:")[1].split()[0]) << 10
+
+
+@linux
+def test_blocks_of_functions_made_anew_do_not_add_up():
+    """A persistent worker that makes the function anew in each epoch goes on with few blocks."""
+    before, loader, seen = blocks_received(), loader_of(Anew(), num_workers=1), []
+    for _ in range(6):
+        seen += [(blocks_received() - before, mapped) for _, mapped in loader]
+    blocks, mapped = zip(*seen, strict=True)
+    assert max(blocks) <= 6
+    assert max(mapped) <= max(mapped[: len(loader)]) + (1 << 20)
 
 
 # --- A user's own function around ours ----------------------------------------------------------
@@ -238,7 +377,8 @@ class Around:
     """Call ours in the worker and do something with the batch, before it is sent."""
 
     def __init__(self, collate_fn, what):
-        self.collate_fn, self.what, self.before = collate_fn, what, None
+        self.collate_fn, self.what, self.before, self.arrays = collate_fn, what, None, []
+        self.queue = fork.SimpleQueue()
 
     def __call__(self, samples):
         """Return what the chosen method makes of the images."""
@@ -288,6 +428,21 @@ class Around:
     def _a_copy(self, images):
         return copy.deepcopy(images), copy.copy(images)
 
+    def _queued_elsewhere_before(self, images):
+        self.queue.put(images)  # at once, in this thread
+        return (images,)
+
+    def _moved_below_an_array(self, images):
+        self.arrays.append(images.numpy())
+        images.share_memory_()
+        return images, torch.tensor([float(array.sum()) for array in self.arrays])
+
+    def _pickled(self, images):
+        return pickle.loads(pickle.dumps(images)), images  # noqa: S301  # our own
+
+    def _named(self, images):
+        return images, type(images).__name__
+
     def _other_data(self, images):
         images.data = images.data[1:3]
         return (images,)
@@ -311,6 +466,81 @@ def test_a_function_around_ours_gets_what_it_would_get_without(what):
         found.append(now)
     assert same(*found)
     assert found[0][0][0].requires_grad == found[1][0][0].requires_grad
+
+
+class Typed(Pictures):
+    """Pictures and masks with the types of tv_tensors."""
+
+    def __getitem__(self, index):
+        image, label, _ = super().__getitem__(index)
+        return tv_tensors.Image(image), tv_tensors.Mask(image), label
+
+
+def name_types(samples):
+    batch = make_collate_fn(torch.nn.Identity())(samples)
+    return batch, [type(part).__name__ for part in batch]
+
+
+def test_tv_tensors_are_lent_with_their_types():
+    """Images and masks lie in blocks, and are what they are on both sides."""
+    for batch, names in DataLoader(Typed(COUNT, SIZE), 4, collate_fn=name_types, num_workers=1):
+        assert names == ["Image", "Mask", "Tensor"] == [type(part).__name__ for part in batch]
+        assert torch.equal(batch[0].as_subclass(torch.Tensor), batch[1].as_subclass(torch.Tensor))
+        assert is_lent(batch[0])
+        assert is_lent(batch[1])
+
+
+def share(images):
+    images.share_memory_()
+
+
+def queue_up(images):
+    queue = fork.SimpleQueue()
+    queue.put(images)
+    return queue.get()
+
+
+@pytest.mark.parametrize("move", [share, queue_up, lambda images: queue_up(images[1:])])
+@pytest.mark.parametrize("keep", [torch.Tensor.numpy, torch.utils.dlpack.to_dlpack])
+def test_what_lies_in_a_block_stays_when_the_pixels_move(expected, move, keep):
+    """An array of a batch that the user shares or queues is neither overwritten nor unmapped."""
+    loader, kept = loader_of(make(reuse_memory=True), num_workers=1), []
+    for images, *_ in loader:
+        kept.append(keep(images))
+        move(images)
+    del loader, images
+    gc.collect()
+    for one, other in zip(kept, expected[0], strict=True):
+        array = one if hasattr(one, "shape") else torch.utils.dlpack.from_dlpack(one).numpy()
+        assert array.tobytes() == other[0].numpy().tobytes()
+
+
+def total(images):
+    return float(images.numpy().sum(dtype="float64"))
+
+
+def keep_half(queue, answers, count):
+    """Drop every other batch, keep the rest to the end, and answer with the sums of all."""
+    found = []
+    for place in range(count):
+        images = queue.get()
+        found.append(images if place % 2 else total(images))
+        del images
+    answers.put([one if isinstance(one, float) else total(one) for one in found])
+
+
+@pytest.mark.parametrize("sender", ["worker", "main process"])
+def test_a_third_process_keeps_what_it_is_sent(expected, sender):
+    """Batches that the worker, or we, sent to another process stay there, and come to us too."""
+    around = Around(make(reuse_memory=True), "_queued_elsewhere_before")
+    answers, count = fork.SimpleQueue(), len(expected[0])
+    third = fork.Process(target=keep_half, args=(around.queue, answers, count), daemon=True)
+    third.start()
+    for batch in loader_of(around if sender == "worker" else around.collate_fn, num_workers=1):
+        if sender == "main process":
+            around.queue.put(batch[0])
+    assert answers.get() == [total(batch[0]) for batch in expected[0]]
+    third.join()
 
 
 # --- Forks of the consumer ----------------------------------------------------------------------
@@ -411,3 +641,19 @@ def test_nothing_leaks(persistent, count):
     for early, late in zip(seen[1][:3], seen[3][:3], strict=True):
         assert late <= early + 4
     assert seen[3][3] < seen[1][3] + (8 << 20)  # the batches of two epochs: 146 or 12 MiB
+
+
+SOAK = Path(__file__).parents[1] / "docs" / "benchmarks" / "soak_reuse_memory.py"
+SMALL_SHM = ["unshare", "-m", "sh", "-c", 'mount -t tmpfs -o size=64m tmpfs /dev/shm && "$0" "$@"']
+
+
+@linux
+@pytest.mark.slow
+def test_a_short_soak_with_little_shared_memory():
+    """Batches kept in every way stay; with a /dev/shm of 64 MB (where we may) as without."""
+    soak = [sys.executable, str(SOAK), "--batches", "200", "--kept", "40", "--rounds", "1"]
+    may = bool(shutil.which("unshare")) and run(*SMALL_SHM, "true").returncode == 0
+    found = run(*SMALL_SHM, *soak) if may else run(*soak)
+    assert found.returncode == 0, found.stdout + found.stderr
+    assert ("/dev/shm of 64 MB" in found.stdout) == may  # noqa: S108
+    assert found.stdout.count("ok    ") >= 6

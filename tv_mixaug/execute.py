@@ -34,7 +34,6 @@ class Samples:
         samples: B > 0 plain CPU tensors of one shape and dtype.
         allocate: Makes an uninitialised tensor of the given shape and dtype for the result.
         tv_type: The tv_tensor class of the samples; None if they are plain.
-        wrap: Gives the finished batch that type.
     """
 
     is_cpu = True
@@ -44,12 +43,10 @@ class Samples:
         samples: Sequence[Tensor],
         allocate: Callable[[torch.Size, torch.dtype], Tensor],
         tv_type: type[Tensor] | None = None,
-        wrap: Callable[[Tensor, type[Tensor]], Tensor] = Tensor.as_subclass,
     ) -> None:
         self.samples = list(samples)
         self.allocate = allocate
         self.tv_type = tv_type
-        self.wrap = wrap
         self.shape = torch.Size((len(samples), *samples[0].shape))
         self.ndim = len(self.shape)
         self.dtype = samples[0].dtype
@@ -65,7 +62,7 @@ class Samples:
 
     def finish(self, batch: Tensor) -> Tensor:
         """Return the finished batch in the type of the samples."""
-        return batch if self.tv_type is None else self.wrap(batch, self.tv_type)
+        return batch if self.tv_type is None else batch.as_subclass(self.tv_type)
 
 
 def carry_out(

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import uuid
-import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -34,7 +32,7 @@ def make_collate_fn(
     seed: int | None = None,
     rank: int | None = None,
     record: bool = False,
-    reuse_memory: bool = False,
+    reuse_memory: bool | None = None,
 ) -> CollateFn:
     """Make a ``collate_fn`` that collates samples and mixes the batch.
 
@@ -54,7 +52,8 @@ def make_collate_fn(
         record: Whether the :class:`~tv_mixaug.plans.Plan` travels with the batch: as last element
             of a list or tuple, or under the key ``"mix"`` of a dict.
         reuse_memory: Whether workers write batches into memory of batches that are no longer in
-            use. For the default collating.
+            use. For the default collating, where it is the default; on Linux, elsewhere memory
+            is fresh.
 
     Returns:
         The function, a :class:`CollateFn`, which can be pickled.
@@ -93,7 +92,7 @@ class CollateFn:
         seed: int | None,
         rank: int | None,
         record: bool,
-        reuse_memory: bool,
+        reuse_memory: bool | None,
     ) -> None:
         self._is_list = isinstance(transforms, Sequence)
         self.transforms: tuple[Any, ...] = tuple(transforms) if self._is_list else (transforms,)
@@ -111,9 +110,11 @@ class CollateFn:
                 raise TypeError(f"{name} must be an int or None, got {type(value).__name__}.")
             if value is not None and value < 0:
                 raise ValueError(f"{name} must be >= 0, got {value}.")
-        for name, switch in (("record", record), ("reuse_memory", reuse_memory)):
-            if not isinstance(switch, bool):
-                raise TypeError(f"{name} must be a bool, got {type(switch).__name__}.")
+        if not isinstance(record, bool):
+            raise TypeError(f"record must be a bool, got {type(record).__name__}.")
+        if not (reuse_memory is None or isinstance(reuse_memory, bool)):
+            kind = type(reuse_memory).__name__
+            raise TypeError(f"reuse_memory must be a bool or None, got {kind}.")
         if record and not all(isinstance(t, MixTransform) for t in self.transforms):
             raise ValueError(
                 "record must be False unless all are Cutout, Mixup or CutMix, got True."
@@ -123,12 +124,11 @@ class CollateFn:
         if reuse_memory and collate_fn is not None:
             raise ValueError("reuse_memory must be False with a collate_fn of your own.")
         self.collate_fn, self.seed, self.rank, self.record = collate_fn, seed, rank, record
-        self.reuse_memory = reuse_memory
+        self.reuse_memory = collate_fn is None if reuse_memory is None else reuse_memory
         # Workers hold this memory too, so they see what is set while they run.
         self._p = _shared(self._check_p(p), torch.float64)
         self._epoch = _shared(0, torch.int64)
         self._position = Position()
-        self._open_ring(uuid.uuid4().hex)
 
     def __call__(self, samples: Samples) -> Any:
         """Collate samples and mix them.
@@ -197,21 +197,13 @@ class CollateFn:
     def __getstate__(self) -> dict[str, Any]:
         """Return the state: shared with a worker that is spawned, a copy for anyone else."""
         if is_starting_worker():
-            # The rank is known only here, and this process keeps the worker's blocks by the name.
-            return {**self.__dict__, "rank": self._find_rank(), "_ring": None}
-        values = {"_p": self._p.tolist(), "_epoch": self.epoch}
-        return {**self.__dict__, **values, "_name": uuid.uuid4().hex, "_ring": None}
+            return {**self.__dict__, "rank": self._find_rank()}  # known only here
+        return {**self.__dict__, "_p": self._p.tolist(), "_epoch": self.epoch}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._p = _shared(self._p, torch.float64)
         self._epoch = _shared(self._epoch, torch.int64)
-        self._open_ring(self._name)
-
-    def _open_ring(self, name: str) -> None:
-        self._name = name
-        self._ring = memory.Ring(name)
-        weakref.finalize(self, memory.forget_blocks, name).atexit = False
 
     def _check_p(self, p: Any) -> list[float]:
         count = len(self.transforms)
@@ -268,7 +260,7 @@ class CollateFn:
             with fenced(generator):
                 batch = self.collate_fn(samples)
         else:
-            allocate = self._ring.allocate if self.reuse_memory else memory.allocate
+            allocate = memory.allocate_again if self.reuse_memory else memory.allocate
             batch = collate_samples(samples, allocate, keep_apart=ours)
         if ours:
             # What a collate function of the user's returns may be the data set's own memory.

@@ -1,34 +1,49 @@
-"""Memory for batches: shared with the main process where a worker makes them, used again if asked.
+"""Memory for batches: shared with the main process where a worker makes them, and used again.
 
 A batch that a worker sends lies in shared memory, and fresh pages of it cost more than mixing
-does. A :class:`Ring` keeps a few blocks in a worker and writes to one again as soon as nothing is
-left, in the worker and in the main process, of the last tensor over it. Both sides know from an
-array under the tensor, which every view of it keeps alive; it owns no shared memory itself, so
-that a view which is sent to another process on its own is sent as a copy.
+does. So a worker keeps a :class:`Ring` of blocks, and writes to one again as soon as nothing is
+left, in the worker and in the main process, of the last tensor over it. Both know that from the
+tensor's storage, which every view, array or capsule of the tensor keeps alive, however it was
+made. It does so even where the pixels were moved to other memory and only an array still lies in
+the block; therefore the storage also holds the block, which is unmapped with it and never before.
+
+A block is an anonymous file of Linux and takes nothing of ``/dev/shm``, which is often small.
 """
 
 from __future__ import annotations
 
+import mmap
+import multiprocessing
 import os
+import pickle
+import sys
+import threading
 import weakref
-from multiprocessing.reduction import ForkingPickler
+from multiprocessing import reduction
+from types import FrameType
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.multiprocessing.reductions import reduce_tensor
 from torch.utils.data import get_worker_info
+from torchvision.tv_tensors import Image, Mask, Video
 
-# A loader has two batches for each worker on their way, one being made and one or two in use.
-RING_BLOCKS = 8
-# The last bytes of a block say how the main process uses it.
-FLAG_BYTES = 64
-# A block that a forked child of the main process may still read is given up, not used again.
-FREE, IN_USE, GIVEN_UP = range(3)
+# Enough for three tensors of each batch: a loader has two batches for each worker on their way,
+# one is being made, and one or two are in use.
+RING_BLOCKS = 16
+# A block that is still in use when so many later tensors were lent is replaced.
+PATIENCE = 64
 # A smaller tensor is sent as fast in fresh memory.
 WORTHWHILE = 1 << 16
+# The last byte of a block says where the last tensor over it is. A block that a forked child of
+# the main process may still read is given up.
+FREE, SENT, RECEIVED, GIVEN_UP = range(4)
 
-# The blocks that this process has received, by ring (a worker's process and a name) and number.
-_received: dict[tuple[tuple[int, str], int], Tensor] = {}
+RingName = tuple[int, bytes]  # the worker's process, and what no other ring has
+
+_ring: Ring | None = None  # of this process, where it is a worker
+_received: dict[RingName, dict[int, Block]] = {}  # in the main process, by place
 _forks = 0
 
 
@@ -36,172 +51,196 @@ def allocate(size: torch.Size, dtype: torch.dtype) -> Tensor:
     """Return an uninitialised tensor, in shared memory in a worker, as ``default_collate`` does."""
     if get_worker_info() is None:
         return torch.empty(size, dtype=dtype, device="cpu")
-    return _shared_bytes(size.numel() * dtype.itemsize).view(dtype).view(size)
+    count = size.numel() * dtype.itemsize
+    storage = torch.UntypedStorage._new_shared(max(1, count))  # type: ignore[no-untyped-call]
+    memory = torch.empty(0, dtype=torch.uint8, device="cpu").set_(storage)
+    return memory[:count].view(dtype).view(size)
+
+
+def allocate_again(size: torch.Size, dtype: torch.dtype) -> Tensor:
+    """Return an uninitialised tensor over the memory of an earlier one, fresh if there is none."""
+    lent = None
+    if get_worker_info() is not None and size.numel() * dtype.itemsize >= WORTHWHILE:
+        ring = _open_ring()
+        lent = None if ring is None else ring.lend(size, dtype)
+    return allocate(size, dtype) if lent is None else lent
+
+
+class Block:
+    """Memory that two processes share, and what one of them knows about it.
+
+    Args:
+        file: The descriptor of the file that is the memory.
+        size: Its bytes.
+    """
+
+    def __init__(self, file: int, size: int) -> None:
+        self.memory = mmap.mmap(file, size)
+        self.tenant: weakref.ref[Any] | None = None  # the storage of the last tensor
+        # For the worker: where that begins, when it was lent, the place in the ring, and the file
+        # until the main process has it.
+        self.start = self.lent_at = self.place = 0
+        self.file: Any = None
+
+    def is_free(self) -> bool:
+        """Tell whether nothing is left of the last tensor in either process."""
+        return self.memory[-1] == FREE and (self.tenant is None or self.tenant() is None)
+
+    def lend(self, size: torch.Size, dtype: torch.dtype) -> Tensor:
+        """Return a tensor over the block."""
+        count = size.numel() * dtype.itemsize
+        tensor = torch.frombuffer(self.memory, dtype=torch.uint8, count=count)
+        storage: Any = tensor.untyped_storage()
+        storage.block, self.tenant, self.start = self, weakref.ref(storage), tensor.data_ptr()
+        return tensor.view(dtype).view(size)
 
 
 class Ring:
-    """Lend blocks of shared memory to batches and take them back when they are no longer used.
+    """Lend blocks to the batches of a worker, which has one ring whatever functions collate in it.
 
     Args:
-        name: A name that no other ring has; the main process keeps the blocks under it.
+        queue: The queue by which the worker sends its batches.
     """
 
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self._blocks: dict[int, Tensor] = {}
-        self._arrays: dict[int, weakref.ref[Any]] = {}  # under the tensors that were lent
-        self._sent: set[int] = set()
-        self._made = 0
+    def __init__(self, queue: Any) -> None:
+        self.name: RingName = (os.getpid(), os.urandom(8))
+        self._queue = queue
+        self._blocks: list[Block] = []
+        self._lent = 0
+        self._lock = threading.Lock()
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Let a copy begin without blocks."""
-        return Ring, (self.name,)
+    def lend(self, size: torch.Size, dtype: torch.dtype) -> Tensor | None:
+        """Return an uninitialised tensor over a block, None if there is none."""
+        with self._lock:
+            self._lent += 1
+            block = self._find_block(size.numel() * dtype.itemsize + 1)
+            if block is None:
+                return None
+            block.lent_at = self._lent
+            return block.lend(size, dtype)
 
-    def allocate(self, size: torch.Size, dtype: torch.dtype) -> Tensor:
-        """Return an uninitialised tensor over a block that is free, else over fresh memory."""
-        count = size.numel() * dtype.itemsize
-        if get_worker_info() is None or count < WORTHWHILE or os.name == "nt":
-            return allocate(size, dtype)
-        number = self._find_block(count + FLAG_BYTES)
-        if number is None:
-            return allocate(size, dtype)
-        pixels = self._blocks[number].numpy()[:count]
-        self._arrays[number] = weakref.ref(pixels)
-        lent = torch.from_numpy(pixels).view(dtype).view(size).as_subclass(LentTensor)
-        lent.ring, lent.number = self, number
-        return lent
+    def send(self, tensor: Tensor) -> tuple[Any, ...] | None:
+        """Describe a lent tensor for the main process; the block's file goes only once.
 
-    def send(self, lent: LentTensor) -> tuple[Any, ...] | None:
-        """Describe a lent tensor for the main process; the block itself goes only once.
-
-        None is returned for what is not just the block's pixels in their order.
+        None is returned for all other tensors: for what goes elsewhere, since that process would
+        not have the block next time, for what the main process still has, and for what is not the
+        block's bytes in their order.
         """
-        block = self._blocks.get(lent.number)
-        if (
-            block is None
-            or lent.data_ptr() != block.data_ptr()
-            or int(block[-1]) != FREE  # sent before
-            or not lent.is_contiguous()
-            or lent.requires_grad
-        ):
+        if threading.current_thread() is not self._queue._thread or tensor.layout != torch.strided:
             return None
-        first = lent.number not in self._sent
-        self._sent.add(lent.number)
-        block[-1] = IN_USE
-        key = ((os.getpid(), self.name), lent.number)
-        return key, block if first else None, tuple(lent.shape), lent.dtype, lent.tv_type
+        block = getattr(tensor.untyped_storage(), "block", None)
+        with self._lock:
+            if (
+                block not in self._blocks
+                or block.memory[-1] != FREE
+                or tensor.data_ptr() != block.start
+                or not tensor.is_contiguous()
+                or tensor.requires_grad
+            ):
+                return None
+            block.memory[-1] = SENT
+            file, block.file = block.file, None
+        what = tuple(tensor.shape), tensor.dtype, type(tensor)
+        return self.name, block.place, file, len(block.memory), *what
 
-    def _find_block(self, need: int) -> int | None:
-        for number in [n for n, block in self._blocks.items() if block[-1] == GIVEN_UP]:
-            del self._blocks[number]
-        for number, block in self._blocks.items():
-            array = self._arrays[number]()
-            if array is None and block[-1] == FREE and len(block) >= need:
-                return number
-        if len(self._blocks) == RING_BLOCKS:
+    def _find_block(self, size: int) -> Block | None:
+        for block in self._blocks:
+            if block.is_free() and size <= len(block.memory) <= 2 * size:
+                return block
+        place = self._choose_place()
+        try:
+            return None if place is None else self._make_block(place, size)
+        except OSError:  # too many open files, or too little memory
             return None
-        self._made += 1
-        self._blocks[self._made] = _shared_bytes(need)
-        return self._made
+
+    def _choose_place(self) -> int | None:
+        """Return where a new block may stand; the old one lasts as long as what lies in it."""
+        late, is_full = self._lent - PATIENCE, len(self._blocks) == RING_BLOCKS
+        for block in sorted(self._blocks, key=lambda block: block.lent_at):
+            state = block.memory[-1]
+            is_late = block.lent_at < late and state != SENT
+            if is_late or state == GIVEN_UP or (is_full and block.is_free()):
+                return block.place
+        return None if is_full else len(self._blocks)
+
+    def _make_block(self, place: int, size: int) -> Block:
+        file = os.memfd_create("tv_mixaug")
+        try:
+            os.ftruncate(file, size)
+            block = Block(file, size)
+            block.place, block.file = place, reduction.DupFd(file)
+        finally:
+            os.close(file)
+        for old in self._blocks[place : place + 1]:
+            if old.file is not None:
+                os.close(old.file.detach())
+        self._blocks[place : place + 1] = [block]
+        return block
 
 
-class LentTensor(Tensor):
-    """Hold a batch in a block of a ring; the main process receives it as an ordinary tensor."""
-
-    ring: Ring
-    number: int
-    tv_type: type[Tensor] | None = None
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
-        """Return an ordinary tensor."""
-        return _copy(self)
-
-    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
-
-
-def wrap(batch: Tensor, tv_type: type[Tensor]) -> Tensor:
-    """Give a batch its type: at once, or where it is received if it is lent."""
-    if not isinstance(batch, LentTensor):
-        return batch.as_subclass(tv_type)
-    batch.tv_type = tv_type
-    return batch
+def _open_ring() -> Ring | None:
+    """Return the ring of this process, opened if it is a loader's worker that can share memory."""
+    global _ring
+    if _ring is None and hasattr(os, "memfd_create"):
+        frame: FrameType | None = sys._getframe()
+        while frame is not None and frame.f_code.co_name != "_worker_loop":
+            frame = frame.f_back
+        if frame is not None and "data_queue" in frame.f_locals:
+            _ring = Ring(frame.f_locals["data_queue"])
+            for kind in (Tensor, Image, Mask, Video):
+                reduction.ForkingPickler.register(kind, _reduce)
+    return _ring
 
 
-def forget_blocks(name: str) -> None:
-    """Drop the received blocks of all rings of a name."""
-    for key in [key for key in list(_received) if key[0][1] == name]:
-        _received.pop(key, None)
-
-
-def _shared_bytes(count: int) -> Tensor:
-    storage = torch.UntypedStorage._new_shared(max(1, count))  # type: ignore[no-untyped-call]
-    return torch.empty(0, dtype=torch.uint8, device="cpu").set_(storage)[:count]
-
-
-def _reduce(lent: LentTensor) -> tuple[Any, ...]:
-    sent = lent.ring.send(lent)
+def _reduce(tensor: Tensor) -> Any:
+    """Describe a tensor for another process: as a block, else as torch does it."""
+    sent = None if _ring is None else _ring.send(tensor)
     if sent is not None:
         return _receive, sent
-    return _itself, (_copy(lent),)
-
-
-def _copy(lent: LentTensor) -> Tensor:
-    copy = lent.detach().clone().requires_grad_(lent.requires_grad)
-    return copy if lent.tv_type is None else copy.as_subclass(lent.tv_type)
-
-
-def _itself(tensor: Tensor) -> Tensor:
-    return tensor
+    if type(tensor) is Tensor:
+        return reduce_tensor(tensor)  # type: ignore[no-untyped-call]
+    return tensor.__reduce_ex__(pickle.DEFAULT_PROTOCOL)  # type: ignore[no-untyped-call]
 
 
 def _receive(
-    key: tuple[tuple[int, str], int],
-    block: Tensor | None,
+    ring: RingName,
+    place: int,
+    file: Any,
+    file_size: int,
     shape: tuple[int, ...],
     dtype: torch.dtype,
-    tv_type: type[Tensor] | None,
+    kind: type[Tensor],
 ) -> Tensor:
     """Make the tensor in the main process, and see to it that its end frees the block."""
-    if block is not None:
-        _forget_dead()
-        _received[key] = block
-    memory = _received[key].numpy()
-    size = torch.Size(shape)
-    pixels = memory[: size.numel() * dtype.itemsize]
-    # Every tensor over these pixels keeps the array alive, however it was made.
-    end = weakref.finalize(pixels, _release, memory[-1:], key, os.getpid(), _forks)
-    end.atexit = False
-    batch = torch.from_numpy(pixels).view(dtype).view(size)
-    return batch if tv_type is None else batch.as_subclass(tv_type)
+    blocks = _blocks_of(ring)
+    if file is not None:
+        number = file.detach()
+        try:
+            blocks[place] = Block(number, file_size)
+        finally:
+            os.close(number)
+    block = blocks[place]
+    block.memory[-1] = RECEIVED
+    batch = block.lend(torch.Size(shape), dtype)
+    storage = batch.untyped_storage()
+    weakref.finalize(storage, _release, block.memory, os.getpid(), _forks).atexit = False
+    return batch.as_subclass(kind)
 
 
-def _release(flag: Any, key: tuple[tuple[int, str], int], process: int, forks: int) -> None:
-    if os.getpid() != process:
-        return  # a forked child's copies say nothing about the batches of its parent
-    if forks == _forks:
-        flag[0] = FREE
-    else:
-        flag[0] = GIVEN_UP
-        _received.pop(key, None)
-    if not _is_alive(key[0][0]):
-        _forget_dead()
+def _blocks_of(ring: RingName) -> dict[int, Block]:
+    """Return the received blocks of a ring, which stay until the loader lets go of the worker."""
+    if ring not in _received:
+        _received[ring] = {}
+        for process in multiprocessing.active_children():
+            if process.pid == ring[0]:
+                weakref.finalize(process, _received.pop, ring, None).atexit = False
+    return _received[ring]
 
 
-def _forget_dead() -> None:
-    """Drop the blocks of workers that have ended."""
-    for key in list(_received):
-        if not _is_alive(key[0][0]):
-            _received.pop(key, None)
-
-
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
+def _release(memory: mmap.mmap, process: int, forks: int) -> None:
+    # A forked child's copies say nothing about the batches of its parent.
+    if os.getpid() == process:
+        memory[-1] = FREE if forks == _forks else GIVEN_UP
 
 
 def _count_fork() -> None:
@@ -209,6 +248,11 @@ def _count_fork() -> None:
     _forks += 1
 
 
-ForkingPickler.register(LentTensor, _reduce)
+def _leave_ring() -> None:
+    """Leave the ring to the worker that forked this process."""
+    global _ring
+    _ring = None
+
+
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_count_fork, after_in_parent=_count_fork)
+    os.register_at_fork(before=_count_fork, after_in_parent=_count_fork, after_in_child=_leave_ring)

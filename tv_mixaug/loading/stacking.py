@@ -72,9 +72,9 @@ def collate_samples(
             batch = torch.stack(plain)
             return tv_tensors.wrap(batch, like=first) if tv_type else batch
         if tv_type not in (None, tv_tensors.Image, tv_tensors.Video):
-            # A mask is known by its type, which a lent tensor has only when it is received.
-            return tv_tensors.wrap(Samples(plain, ring.allocate).stack(), like=first)
-        held = Samples(plain, allocate, tv_type, ring.wrap)
+            # A mask is known by its type, which samples do not have.
+            return tv_tensors.wrap(Samples(plain, allocate).stack(), like=first)
+        held = Samples(plain, allocate, tv_type)
         is_image = first.ndim in (3, 4) and first.dtype in MIXED_DTYPES
         return held if keep_apart and is_image else held.finish(held.stack())
 
