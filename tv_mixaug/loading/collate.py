@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torchvision import tv_tensors
 
 from tv_mixaug.arguments import check_probability
+from tv_mixaug.chain import Chain
 from tv_mixaug.execute import Rows
 from tv_mixaug.functional import MIXED_DTYPES
 from tv_mixaug.labels import check_one_format
@@ -28,6 +29,7 @@ from tv_mixaug.plans import Plan
 from tv_mixaug.transforms import MixTransform
 
 Samples = Sequence[Any]
+OURS = (MixTransform, Chain)  # what takes p= and makes one label format
 # What default_collate turns into tensors or keeps, one kind for all samples of a place.
 PLAIN_KINDS = (str, bytes, np.ndarray, (int, float, complex, np.generic))
 OUTSIDE_TARGETS = tuple(
@@ -116,7 +118,7 @@ class CollateFn:
         for transform in self.transforms:
             if not callable(transform):
                 raise TypeError(f"transforms must be callable, got {type(transform).__name__}.")
-        ours = [t for t in self.transforms if isinstance(t, MixTransform)]
+        ours = [t for t in self.transforms if isinstance(t, OURS)]
         check_one_format([(type(t).__name__, t.label_format) for t in ours])
         if not (collate_fn is None or callable(collate_fn)):
             raise TypeError(f"collate_fn must be callable, got {type(collate_fn).__name__}.")
@@ -232,7 +234,7 @@ class CollateFn:
         if not self._is_list:
             if p is None:
                 only = self.transforms[0]
-                p = only.p if isinstance(only, MixTransform) else 1.0
+                p = only.p if isinstance(only, OURS) else 1.0
             return [check_probability("p", p)]
         if p is None:
             return [1 / count] * count
@@ -266,7 +268,7 @@ class CollateFn:
         values = self._p.tolist()
         first = self.transforms[0]
         if not self._is_list:
-            if isinstance(first, MixTransform):
+            if isinstance(first, OURS):
                 return first, values[0]
             return (first, 1.0) if float(torch.rand((), device="cpu")) < values[0] else (None, 0.0)
         point = float(torch.rand((), dtype=torch.float64, device="cpu"))
@@ -274,10 +276,10 @@ class CollateFn:
             if point < share:
                 return transform, getattr(transform, "p", 1.0)
             point -= share
-        return next((t for t in self.transforms if isinstance(t, MixTransform)), None), 0.0
+        return next((t for t in self.transforms if isinstance(t, OURS)), None), 0.0
 
     def _mix(self, samples: Samples, transform: Any, p: float) -> Any:
-        ours = isinstance(transform, MixTransform)
+        ours = isinstance(transform, OURS)
         if self.collate_fn is not None:
             batch = self.collate_fn(samples)
         else:
