@@ -20,7 +20,8 @@ def coded_pictures(count, size, dtype=torch.float32):
 def visible_shares(images):
     """Return (B, count) float64: the share of the pixels of each image that each sample has."""
     own, filled = images.as_subclass(torch.Tensor).double().chunk(2, 1)
-    return (own - filled).mean((2, 3))
+    # A fill that the dtype cannot hold is infinite in both halves.
+    return torch.where(own == filled, 0.0, own - filled).mean((2, 3))
 
 
 def expected_labels(images, erased):

@@ -5,7 +5,7 @@ import os
 
 import pytest
 import torch
-from hypothesis import HealthCheck, event, given, reject, settings
+from hypothesis import HealthCheck, Phase, event, given, reject, settings
 from hypothesis import strategies as st
 from pixel_tracker import coded_pictures, expected_labels
 from torch import nn
@@ -218,6 +218,11 @@ def check_chain(case, erased, seed):
 @settings(
     max_examples=2000 if DEEP else 40,
     suppress_health_check=list(HealthCheck),
+    phases=[
+        Phase.explicit,
+        Phase.reuse,
+        Phase.generate,
+    ],  # shrinking takes minutes and gains little
 )
 @given(cases(), st.sampled_from(["renormalise", "nobody"]), st.integers(0, 2**31))
 def test_labels_agree_with_the_tracker(case, erased, seed):
