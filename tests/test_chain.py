@@ -1,11 +1,21 @@
 """Chains count their labels from the pixels that are visible at the end."""
 
+import collections
+import pickle
+import subprocess
+import sys
+
 import pytest
 import torch
+from pixel_tracker import coded_pictures, expected_labels
+from torch import nn
+from torchvision import transforms as v1
 from torchvision import tv_tensors
 from torchvision.transforms import InterpolationMode, v2
 
-from tv_mixaug import Chain, CutMix, Cutout, Mixup, make_collate_fn
+from tv_mixaug import Chain, CutMix, Cutout, Mixup, functional, make_collate_fn
+from tv_mixaug.plans import CUTMIX, CUTOUT, MIXUP, NONE, Plan
+from tv_mixaug.transforms import MixTransform
 
 K = 5
 ERASED_VALUE = -1.0
@@ -118,6 +128,18 @@ def test_inputs_are_not_changed_and_labels_have_one_format():
         ([CutMix(num_classes=2)], {"provenance": 1}, TypeError, "provenance"),
         ([CutMix(num_classes=2)], {"p": 2}, ValueError, "p must"),
         ([3], {}, TypeError, "transforms"),
+        ([CutMix], {}, TypeError, "transforms"),
+        ([v2.Compose([Chain([CutMix(num_classes=2)])])], {}, TypeError, "Chain"),
+        ([CutMix(num_classes=2), v2.Compose([v2.CutMix(num_classes=2)])], {}, ValueError, "CutMix"),
+        ([CutMix(num_classes=2), v2.RandAugment()], {}, ValueError, "RandAugment"),
+        ([CutMix(num_classes=2), v2.RandomApply([v2.AugMix()])], {}, ValueError, "AugMix"),
+        ([CutMix(2.0), CutMix(layout="BHWC")], {}, ValueError, "layout"),
+        (
+            [v2.Compose([CutMix(num_classes=2), Mixup(num_classes=3)])],
+            {},
+            ValueError,
+            "num_classes",
+        ),
         (CutMix(num_classes=2), {}, TypeError, "transforms"),
     ],
 )
@@ -125,3 +147,413 @@ def test_bad_chains_are_refused(steps, options, error, text):
     """A chain that could not keep its promise is refused when it is made."""
     with pytest.raises(error, match=text):
         Chain(steps, **options)
+
+
+# Everything that v2 moves pixels by, so that what comes after depends on where they are.
+GEOMETRY = {
+    "horizontal flip": v2.RandomHorizontalFlip(1.0),
+    "vertical flip": v2.RandomVerticalFlip(1.0),
+    "resize": v2.Resize((20, 31), InterpolationMode.NEAREST),
+    "resize, exact": v2.Resize((20, 31), InterpolationMode.NEAREST_EXACT),
+    "affine": v2.RandomAffine(20, (0.2, 0.2), (0.8, 1.2), 10, fill=1),
+    "rotate": v2.RandomRotation(60, expand=True, fill=1),
+    "pad": v2.Pad((3, 1, 0, 2), fill=1),
+    "crop": v2.RandomCrop((20, 30)),
+    "center crop": v2.CenterCrop((25, 50)),
+    "resized crop": v2.RandomResizedCrop(20, interpolation=InterpolationMode.NEAREST),
+    "perspective": v2.RandomPerspective(0.6, 1.0, InterpolationMode.NEAREST, fill=1),
+    "elastic": v2.ElasticTransform(90.0, 2.0, InterpolationMode.NEAREST, fill=1),
+    "zoom out": v2.RandomZoomOut(1, (1.5, 1.5), p=1.0),
+}
+
+
+def check_pixels(chain, dtype=torch.float32, size=(33, 48), times=3):
+    """Assert that the labels are what an independent reading of the pixels says."""
+    for seed in range(times):
+        torch.manual_seed(seed)
+        images, labels = chain(coded_pictures(K, size, dtype), torch.arange(K))
+        wanted = expected_labels(images, chain.erased)
+        torch.testing.assert_close(labels.double(), wanted, atol=2e-6, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("name", GEOMETRY)
+def test_pixels_are_followed_through_all_geometry(name, dtype):
+    """Between two cuts every pixel is followed, in the precision that the dtype gives it."""
+    cuts = [CutMix(num_classes=K, mode="sample") for _ in range(2)]
+    check_pixels(Chain([cuts[0], GEOMETRY[name], cuts[1]], erased="nobody"), dtype)
+
+
+@pytest.mark.parametrize(
+    "fill",
+    [
+        *(None, 1, 3, 255, 1000, -7.5),
+        *([0.5] * 2 * K, tuple(range(K)) * 2),
+        *({tv_tensors.Mask: 1, "others": 2}, {tv_tensors.Image: 3}, {tv_tensors.Mask: 1}),
+    ],
+    ids=str,
+)
+def test_filled_pixels_are_nobodys_whatever_the_fill(fill):
+    """A fill is never taken for the number of a sample, be it given for masks or for all."""
+    steps = [
+        lambda: v2.Pad(2, fill=fill),
+        lambda: v2.RandomCrop(40, pad_if_needed=True, fill=fill),
+        lambda: v2.RandomZoomOut(fill, p=1.0),
+        lambda: v2.RandomRotation(45, fill=fill),
+    ]
+    for step in steps:
+        check_pixels(Chain([CutMix(num_classes=K), step()], erased="nobody"), times=1)
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        torch.uint8,
+        {tv_tensors.Image: torch.float64, tv_tensors.Mask: torch.int64},
+        {tv_tensors.Image: torch.float32, "others": torch.bool},
+        {"others": torch.uint8},
+    ],
+    ids=str,
+)
+def test_dtypes_for_masks_and_others_leave_the_weights_alone(dtype):
+    """Weights are not truncated by a dtype that is meant for the user's masks."""
+    mix = (CutMix if "uint8" in str(dtype) else Mixup)(num_classes=K)
+    change, cut = v2.ToDtype(dtype), CutMix(num_classes=K, mode="sample")
+    check_pixels(Chain([mix, change, v2.RandomVerticalFlip(1.0), v2.Compose([change]), cut]))
+
+
+HELD = [Cutout(0.4, num_classes=K, fill=1), Mixup(num_classes=K), v2.RandomRotation(90, fill=1)]
+NESTED = {
+    "compose": v2.Compose(HELD),
+    "v1 compose": v1.Compose(HELD),
+    "sequential": nn.Sequential(*HELD),
+    "apply": v2.RandomApply(HELD, p=0.5),
+    "apply, modules": v2.RandomApply(nn.ModuleList(HELD), p=0.5),
+    "choice": v2.RandomChoice(HELD, p=[3, 1, 1]),
+    "order": v2.RandomOrder(HELD),
+    "deep": v2.RandomApply([v2.RandomChoice([nn.Sequential(v2.RandomOrder(HELD)), HELD[0]])]),
+}
+
+
+@pytest.mark.parametrize("name", NESTED)
+def test_nested_transforms_are_followed_and_drawn_as_torchvision_draws(name):
+    """In any container ours are followed, and the pixels are those of ``v2.Compose``."""
+    steps = [CutMix(num_classes=K), NESTED[name], CutMix(num_classes=K)]
+    chain = Chain(steps)
+    check_pixels(chain, times=6)
+    for seed in range(6):
+        batch = tv_tensors.Image(coded_pictures(K, (9, 9))), torch.arange(K)
+        torch.manual_seed(seed)
+        torch.rand(1)  # whether the chain is applied
+        expected, _ = v2.Compose(steps)(batch)
+        for one in (chain, Chain(steps, provenance=False)):
+            torch.manual_seed(seed)
+            images, labels = one(batch)
+            assert torch.equal(images, expected)
+            assert labels.shape == (K, K)
+
+
+class Block(nn.Module):
+    """Hold a transform in a way of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.held = v2.Compose([CutMix(num_classes=K)])
+
+
+class Twice(v2.Compose):
+    """Run what a container holds in a way of its own."""
+
+    def forward(self, *inputs):
+        """Run it twice."""
+        return super().forward(super().forward(*inputs))
+
+
+@pytest.mark.parametrize("held", [Block(), Twice([CutMix(num_classes=K)])])
+def test_a_container_that_is_not_torchvisions_is_refused(held):
+    """Ours in a container that runs them by a rule unknown is an error, not a wrong label."""
+    with pytest.raises(ValueError, match=f"must not hold CutMix in a {type(held).__name__}"):
+        Chain([CutMix(num_classes=K), held])
+
+
+@pytest.mark.parametrize("layout", ["BHWC", "BWHC"])
+def test_a_layout_is_moved_by_its_own_axes(layout):
+    """Geometry and normalisation of v2 act on height, width and channels, wherever they are."""
+    order = ["BCHW".index(axis) for axis in layout]
+    back = [layout.index(axis) for axis in "BCHW"]
+    cut = CutMix(num_classes=K, layout=layout)
+    steps = [cut, v2.RandomVerticalFlip(1.0), v2.Pad((4, 1), fill=1), v2.Normalize([0], [1]), cut]
+    torch.manual_seed(0)
+    torch.rand(1)
+    coded = coded_pictures(K, (9, 20))
+    expected, _ = v2.Compose(steps)(tv_tensors.Image(coded), torch.arange(K))
+    torch.manual_seed(0)
+    images, labels = Chain(steps)(coded.permute(order), torch.arange(K))
+    assert type(images) is torch.Tensor
+    assert torch.equal(images.permute(back), expected)
+    wanted = expected_labels(expected, "renormalise")
+    torch.testing.assert_close(labels.double(), wanted, atol=1e-6, rtol=0)
+
+
+def test_volumes_and_grey_pictures_keep_their_layout():
+    """A layout with depth or without channels is given back as it came."""
+    for layout, shape in (("BHW", (K, 8, 9)), ("BHWDC", (K, 8, 9, 4, 2)), ("BDHW", (K, 4, 8, 9))):
+        cut = CutMix(num_classes=K, layout=layout)
+        images = torch.rand(shape)
+        out, labels = Chain([cut, v2.RandomHorizontalFlip(1.0), v2.Pad(1)])(images, torch.arange(K))
+        padded = [n + 2 if axis in "HW" else n for n, axis in zip(shape, layout, strict=True)]
+        assert list(out.shape) == padded
+        torch.testing.assert_close(labels.sum(1), torch.ones(K))
+
+
+def test_lists_of_images_and_mappings_of_any_class_are_followed():
+    """What torchvision does not look into is transformed with its labels all the same."""
+    steps = [CutMix(num_classes=K), v2.Pad(3, fill=1), v2.RandomVerticalFlip(1.0)]
+    for batch in (
+        {"image": list(coded_pictures(K, (9, 9))), "label": torch.arange(K)},
+        collections.UserDict(image=coded_pictures(K, (9, 9)), label=torch.arange(K)),
+        collections.UserDict(
+            label=torch.arange(K), image=tuple(map(tv_tensors.Image, coded_pictures(K, (9, 9))))
+        ),
+    ):
+        out = Chain([*steps, *steps])(batch)
+        assert type(out) is type(batch)
+        assert type(out["image"]) is type(batch["image"])
+        assert type(out["image"][0]) is type(batch["image"][0])
+        images = torch.stack([*out["image"]])
+        assert images.shape[-2:] == (21, 21)
+        wanted = expected_labels(images, "renormalise")
+        torch.testing.assert_close(out["label"].double(), wanted, atol=1e-6, rtol=0)
+
+
+def test_videos_and_masks_of_the_user_are_transformed_as_without_a_chain():
+    """Frames are moved together, and a user's mask by its own fill."""
+    video = tv_tensors.Video(coded_pictures(K, (9, 9))[:, None].repeat(1, 3, 1, 1, 1))
+    mask = tv_tensors.Mask(torch.arange(1, K + 1).view(-1, 1, 1).repeat(1, 9, 9))
+    pad = v2.Pad(2, fill={tv_tensors.Mask: 9, "others": 1})
+    steps = [CutMix(num_classes=K), pad, v2.ToDtype({tv_tensors.Mask: torch.uint8, "others": None})]
+    out, masks, labels = Chain(steps, erased="nobody")(video, mask, torch.arange(K))
+    shares = [(masks == k + 1).double().mean((1, 2)) for k in range(K)]
+    assert (masks.dtype, int(masks[0, 0, 0])) == (torch.uint8, 9)
+    torch.testing.assert_close(labels.double(), torch.stack(shares, 1), atol=1e-6, rtol=0)
+    wanted = expected_labels(out[:, 1], "nobody")
+    torch.testing.assert_close(labels.double(), wanted, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("shape", [(K,), (K, 3)])
+def test_regression_targets_are_mixed_by_the_visible_shares(shape):
+    """Targets with one axis and with two become the weighted mean of what is visible."""
+    targets = torch.rand(shape, dtype=torch.float64)
+    cut = CutMix(num_classes="regression")
+    images, out = Chain([cut, v2.Pad(2, fill=1), cut])(coded_pictures(K, (9, 9)), targets)
+    wanted = expected_labels(images, "renormalise") @ targets
+    assert (out.dtype, out.shape) == (torch.float32, shape)
+    torch.testing.assert_close(out.double(), wanted, atol=1e-6, rtol=0)
+
+
+def test_several_targets_are_mixed_each_in_its_own_form():
+    """Classes, tags and numbers of one image are set by the same shares."""
+    cut = CutMix(num_classes={"breed": K, "tags": "multi", "age": "regression"})
+    batch = {
+        "image": coded_pictures(K, (9, 9)),
+        "age": torch.rand(K),
+        "breed": torch.arange(K),
+        "tags": torch.randint(2, (K, 3)),
+    }
+    out = Chain([cut, v2.RandomRotation(30, fill=1), cut])(batch)
+    wanted = expected_labels(out["image"], "renormalise").float()
+    torch.testing.assert_close(out["breed"], wanted, atol=1e-6, rtol=0)
+    torch.testing.assert_close(out["tags"], wanted @ batch["tags"].float(), atol=1e-6, rtol=0)
+    torch.testing.assert_close(out["age"], wanted @ batch["age"], atol=1e-6, rtol=0)
+
+
+def test_callables_get_the_batch_that_was_passed():
+    """A function of the batch sees it in its own structure, and what it returns is used."""
+    images, cut = coded_pictures(K, (9, 9)), CutMix(num_classes=K)
+    torch.manual_seed(0)
+    plain, labels = Chain([cut])(images, torch.arange(K))
+    for provenance in (True, False):
+        torch.manual_seed(0)
+        chain = Chain([cut, lambda b: (b[0] * 2, b[1])], provenance=provenance)
+        doubled, same = chain(images, torch.arange(K))
+        assert torch.equal(doubled, plain * 2)
+        assert torch.equal(same, labels)
+    torch.manual_seed(0)
+    out = Chain([cut, lambda b: {**b, "image": b["image"] + 1, "seen": True}])(
+        {"image": images, "label": torch.arange(K)}
+    )
+    assert torch.equal(out["image"], plain + 1)
+    assert torch.equal(out["label"], labels)
+    assert out["seen"]
+
+
+class Shift(v2.Transform):
+    """Move the images, and leave everything else where it is."""
+
+    def transform(self, inpt, params):
+        """Change a leaf."""
+        return inpt[..., 1:] if isinstance(inpt, tv_tensors.Image) else inpt
+
+
+class Scale(v2.Transform):
+    """Change the values of whatever comes."""
+
+    def transform(self, inpt, params):
+        """Change a leaf."""
+        return inpt * 2
+
+
+def halve(batch):
+    return batch[0][..., ::2, ::2], batch[1]
+
+
+@pytest.mark.parametrize(
+    ("step", "text"),
+    [
+        (halve, "halve made 5 images of size \\(5, 5\\)"),
+        (lambda b: (b[0][:2], b[1][:2]), "made 2 images"),
+        (lambda b: b[0], "labels must stay at \\[1\\]"),
+        (lambda b: b[1], "left a batch that cannot be read"),
+        (Shift(), "Shift made 5 images of size \\(9, 8\\)"),
+        (Scale(), "Scale did more than move the probe"),
+        (v2.Lambda(lambda x: x / 2), "Lambda did more than move the probe"),
+        (v2.Lambda(lambda x: x[..., None] if x.ndim > 1 else x), "Lambda"),
+        (v2.FiveCrop(5), "FiveCrop changed the structure"),
+    ],
+)
+def test_what_cannot_be_followed_is_named(step, text):
+    """One error says which transform it was, before a label is wrong."""
+    with pytest.raises((TypeError, ValueError), match=text):
+        Chain([CutMix(num_classes=K), step])(coded_pictures(K, (9, 9)), torch.arange(K))
+
+
+def test_transforms_that_move_nothing_leave_the_shares_alone():
+    """Values, types and dtypes of images may change, by name or for all types."""
+    steps = [
+        v2.ToDtype(torch.uint8, scale=True),
+        v2.RandomInvert(1.0),
+        v2.ToDtype(torch.float32, scale=True),
+        v2.Normalize([0.5] * 3, [0.5] * 3),
+        v2.Lambda(lambda x: x * 2, tv_tensors.Image),
+        v2.GaussianBlur(3),
+        v2.ToPureTensor(),
+        v2.Identity() if hasattr(v2, "Identity") else v2.Lambda(lambda x: x),
+    ]
+    cut, images = CutMix(num_classes=K, mode="sample"), torch.rand(K, 3, 9, 9)
+    torch.manual_seed(0)
+    _, expected = Chain([cut, cut])(images, torch.arange(K))
+    torch.manual_seed(0)
+    out, labels = Chain([cut, cut, *steps])(tv_tensors.Image(images), torch.arange(K))
+    assert torch.equal(labels, expected)
+    assert type(out) is torch.Tensor
+    assert not torch.equal(out, images)
+
+
+def test_what_random_erasing_of_torchvision_erases_counts_for_its_owner():
+    """Erased pixels keep their owner, as they do for torchvision."""
+    erase = v2.RandomErasing(1.0, value=1)
+    images, labels = Chain([CutMix(num_classes=K, p=0.0), erase], erased="nobody")(
+        coded_images(), torch.arange(K)
+    )
+    assert not torch.equal(images, coded_images())
+    assert torch.equal(labels, torch.eye(K))
+
+
+def test_p_is_for_ours_alone():
+    """Batches have one shape, whether ours were applied or not, and labels that are true."""
+    steps = [CutMix(num_classes=K), v2.Pad(2, fill=1), lambda b: (b[0] + 1, b[1])]
+    chain, mixed = Chain(steps, p=0.5, erased="nobody"), set()
+    for _ in range(12):
+        images, labels = chain(coded_pictures(K, (9, 9)), torch.arange(K))
+        assert images.shape == (K, 2 * K, 13, 13)
+        assert float(images.min()) == 1
+        wanted = expected_labels(images, "nobody")
+        torch.testing.assert_close(labels.double(), wanted, atol=1e-6, rtol=0)
+        mixed.add(bool((labels > 0).sum() > K))
+    assert mixed == {True, False}
+    for p in (2, float("nan"), "1"):
+        with pytest.raises((TypeError, ValueError), match="p must"):
+            chain.mix((coded_images(), torch.arange(K)), p=p)
+
+
+@pytest.mark.parametrize("provenance", [True, False])
+def test_what_is_not_drawn_keeps_the_format_of_labels_and_masks(provenance):
+    """A batch for which a container drew none of ours has labels and masks like any other."""
+    mixup = Mixup(num_classes=K, masks="soft", num_mask_classes=3)
+    mask = tv_tensors.Mask(torch.zeros(K, 8, 8, dtype=torch.int64))
+    for p in (0.0, 1.0):
+        chain = Chain([v2.RandomApply([mixup], p=p), v2.Pad(1)], provenance=provenance)
+        _, planes, labels = chain(torch.rand(K, 1, 8, 8), mask, torch.arange(K))
+        assert (labels.dtype, labels.shape) == (torch.float32, (K, K))
+        assert planes.shape[:2] == (K, 3)
+        assert bool((labels > 0).sum() == K) is (p == 0.0)
+
+
+class Given(CutMix):
+    """Carry out a plan that is given, by the public replay."""
+
+    plan: Plan
+
+    def mix(self, batch, *, p=None, inplace=None):
+        """Replay, and encode the labels."""
+        return (functional.replay(batch[0], self.plan, 7.0), torch.eye(K)), self.plan
+
+
+@pytest.mark.parametrize("erased", ["nobody", "renormalise"])
+def test_a_plan_may_hold_another_operation_for_every_sample(erased):
+    """Pastes, blends and fills of one batch are told apart by sample, each from the originals."""
+    given = Given(num_classes=K)
+    given.plan = Plan(
+        op=torch.tensor([CUTMIX, MIXUP, CUTOUT, NONE, CUTMIX], dtype=torch.uint8),
+        partner=torch.tensor([1, 0, 2, 3, 2]),
+        lam=torch.tensor([0.5, 0.25, 1.0, 1.0, 0.75]),
+        boxes=torch.tensor([[0, 0, 8, 4], [0] * 4, [2, 2, 6, 6], [0] * 4, [4, 4, 8, 8]]),
+        noise=torch.zeros(K, dtype=torch.int64),
+    )
+    flip, cut = v2.RandomHorizontalFlip(1.0), CutMix(num_classes=K, mode="sample")
+    for steps in ([given], [cut, given], [given, flip, cut], [given, given]):
+        check_pixels(Chain(steps, erased=erased), size=(8, 8))
+
+
+def test_a_chain_holds_transforms_and_is_none():
+    """It composes, copies and collates as a transform does, but has no plan to record."""
+    chain = Chain([CutMix(num_classes=K), v2.Pad(1)], p=0.25)
+    assert not isinstance(chain, MixTransform)
+    assert isinstance(chain, nn.Module)
+    assert "CutMix" in repr(chain)
+    assert chain.label_format == CutMix(num_classes=K).label_format
+    with pytest.raises(ValueError, match="record"):
+        make_collate_fn(chain, record=True)
+    with pytest.raises(ValueError, match="label format"):
+        make_collate_fn([chain, Mixup(num_classes=K + 1)])
+    assert make_collate_fn(chain).p == 0.25
+    batch = make_collate_fn([chain, Mixup(num_classes=K)], p=[0.0, 0.0])(
+        [(coded_images()[i], i) for i in range(K)]
+    )
+    assert torch.equal(batch[1], torch.eye(K))
+    out, plan = pickle.loads(pickle.dumps(chain)).mix((coded_images(), torch.arange(K)), p=1)  # noqa: S301
+    assert not plan.op.any()
+    assert out[0].shape[-2:] == (35, 50)
+
+
+def test_an_empty_batch_passes():
+    """No images give no labels, of the common format."""
+    images, labels = Chain([CutMix(num_classes=K), v2.RandomHorizontalFlip(1.0), v2.Pad(1)])(
+        torch.zeros(0, 3, 8, 8), torch.zeros(0, dtype=torch.int64)
+    )
+    assert images.shape == (0, 3, 10, 10)
+    assert labels.shape == (0, K)
+
+
+@pytest.mark.slow
+def test_kernels_are_registered_in_each_process_that_uses_a_chain():
+    """Importing the package registers nothing; a chain that was sent to a worker follows pixels."""
+    chain = Chain([CutMix(num_classes=2, p=0.0), v2.Pad(2, fill=1)], erased="nobody")
+    program = (
+        "import pickle, sys, torch, tv_mixaug\n"
+        "assert 'tv_mixaug.foreign' not in sys.modules\n"
+        f"chain = pickle.loads({pickle.dumps(chain)!r})\n"
+        "print(chain(torch.zeros(2, 1, 4, 4), torch.arange(2))[1].tolist())"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)  # noqa: S603
+    assert done.stdout.strip() == "[[0.25, 0.0], [0.0, 0.25]]", done.stderr

@@ -242,7 +242,7 @@ class MixTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no ty
 
     def _read(self, batch: Any, inplace: bool) -> Batch:
         read = self.reader.read(batch, self.check)
-        for leaf, value in zip(read.layout.leaves, read.values, strict=True):
+        for leaf, value in read.pairs():
             match leaf.role:  # what a signature cannot tell
                 case Role.LABEL:
                     form = self.reader.reading.form

@@ -3,48 +3,64 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
-from torchvision import tv_tensors
+from torch import Generator, Tensor
 from torchvision.transforms import v2
 
-from tv_mixaug import functional, plans
-from tv_mixaug import leaves as batches
-from tv_mixaug.arguments import check_choice
+from tv_mixaug import containers, draws, functional, plans
+from tv_mixaug.arguments import check_bool, check_choice, check_probability
 from tv_mixaug.base import MixTransform
-from tv_mixaug.labels import check_one_format, encode_labels
-from tv_mixaug.leaves import Batch
+from tv_mixaug.labels import LabelFormat, check_one_format, encode_labels
+from tv_mixaug.leaves import Batch, Reading, Role, put_together, read_batch
 from tv_mixaug.plans import Plan
+from tv_mixaug.transforms import CutTransform
 
 ERASED = ("renormalise", "nobody", "owner")
+MIXES = (v2.MixUp, v2.CutMix)
+HIDES = (v2.AutoAugment, v2.RandAugment, v2.TrivialAugmentWide, v2.AugMix)
 
 
-class Chain(MixTransform):
+class Pixels(NamedTuple):
+    """Say of every pixel whose it is; a blend has a layer for each of the two blended.
+
+    Attributes:
+        sources: (B, L, H, W) int64, the number of the sample, from 1 to B; 0 for nobody.
+        weights: (B, L, H, W) float32, the weight of the layer at the pixel.
+    """
+
+    sources: Tensor
+    weights: Tensor
+
+
+class Chain(v2.Transform):  # type: ignore[misc]  # torchvision has no types
     """Apply transforms in a row and label each image by the pixels that are left of each sample.
 
     Mixing labels step by step is wrong as soon as a later step covers or crops what an earlier one
-    pasted. Here a mask that says which sample a pixel comes from goes through all steps, geometric
-    ones of ``torchvision.transforms.v2`` included, and the labels are counted from it.
+    pasted. Here the number of the sample that a pixel comes from goes through all steps, geometric
+    ones of ``torchvision.transforms.v2`` included, and the labels are counted at the end.
 
     Args:
         transforms: Mixup, CutMix and Cutout with ``targets="soft"`` and one label format, and any
-            other transforms of v2; at least one of ours. Pixels that v2's geometric transforms fill
-            are nobody's. What v2's RandomErasing erases still counts for its owner. Resizing
-            takes the nearest source for each pixel: where images are interpolated, a pixel at the
-            seam of a paste is a blend of two sources and counts for one.
+            other transforms of v2; at least one of ours, which may stand in ``Compose``,
+            ``RandomApply``, ``RandomChoice``, ``RandomOrder`` or ``nn.Sequential``. Pixels that
+            geometric transforms fill are nobody's, whatever the fill. What v2's RandomErasing
+            erases still counts for its owner. Where images are interpolated, a pixel at the seam of
+            a paste is a blend of two sources and counts for the nearest. Other callables get the
+            batch as it is, and must not move pixels.
         provenance: False applies the transforms one after the other, and each mixes the labels by
             its own rule, as ``v2.Compose`` would.
         erased: What becomes of the pixels that are nobody's: ``"renormalise"``: the weights of the
             visible ones sum to 1; ``"nobody"``: their share is missing from the sum; ``"owner"``:
             pixels erased by Cutout count as if they were visible.
-        p: Probability that the chain is applied to a batch, in [0, 1].
+        p: Probability that ours in the chain are applied to a batch, in [0, 1]. The others, which
+            resize or normalise, always are.
 
     Raises:
         TypeError: If an argument is of the wrong kind.
-        ValueError: If there is no transform of ours, if they differ in label format, make pairs or
-            cut cuboids, or if torchvision's MixUp or CutMix is among them.
+        ValueError: If there is no transform of ours, if they differ in label format or layout, make
+            pairs or cut cuboids, or if a transform cannot be followed.
 
     Example:
         >>> from tv_mixaug import CutMix
@@ -57,9 +73,6 @@ class Chain(MixTransform):
         True
     """
 
-    takes_rows = False
-    has_plan = False
-
     def __init__(
         self,
         transforms: Sequence[Callable[..., Any]],
@@ -68,123 +81,164 @@ class Chain(MixTransform):
         erased: str = "renormalise",
         p: float = 1.0,
     ) -> None:
+        super().__init__()
         if not isinstance(transforms, Sequence) or isinstance(transforms, str):
             raise TypeError(f"transforms must be a list, got {type(transforms).__name__}.")
-        for transform in transforms:
-            if not callable(transform) or isinstance(transform, Chain):
-                raise TypeError(
-                    "transforms must be callables other than a Chain, got "
-                    f"{type(transform).__name__}."
-                )
-            if provenance and isinstance(transform, (v2.MixUp, v2.CutMix)):
-                raise ValueError(
-                    f"transforms must not have torchvision's {type(transform).__name__}, whose "
-                    "draws cannot be followed; use tv_mixaug's."
-                )
-        ours = [t for t in transforms if isinstance(t, MixTransform)]
-        if not ours:
-            raise ValueError("transforms must have at least one of tv_mixaug, got none.")
-        check_one_format([(type(t).__name__, t.label_format) for t in ours])
-        if provenance and ours[0].targets != "soft":
-            raise ValueError("targets must be 'soft' in a chain with provenance, got 'pair'.")
-        if provenance and any(t.cut != "spatial" for t in ours):
-            raise ValueError("cut must be 'spatial' in a chain with provenance, got 'cuboid'.")
-        if not isinstance(provenance, bool):
-            raise TypeError(f"provenance must be a bool, got {type(provenance).__name__}.")
-        first = ours[0]
-        super().__init__(
-            p=p,
-            mode="batch",
-            num_classes=first.num_classes,
-            label_smoothing=first.label_smoothing,
-            targets=first.targets,
-            labels_getter=first.labels_getter,
-            ignore_index=first.ignore_index,
-            passthrough=first.passthrough,
-            layout=first.layout,
-            inplace=False,
-        )
         self.transforms = tuple(transforms)
-        self.provenance = provenance
+        self.provenance = check_bool("provenance", provenance)
         self.erased = check_choice("erased", erased, ERASED)
+        self.p = check_probability("p", p)
+        steps = list(containers.walk(self.transforms, drawn=False))
+        for step in steps:
+            _check_step(step, provenance)
+        self._ours = tuple(step for step in steps if isinstance(step, MixTransform))
+        if not self._ours:
+            raise ValueError("transforms must have at least one of tv_mixaug, got none.")
+        check_one_format([(type(t).__name__, t.label_format) for t in self._ours])
+        if len({t.layout for t in self._ours}) > 1:
+            raise ValueError(f"layout must be one, got {[t.layout for t in self._ours]}.")
+        if provenance and self._ours[0].targets != "soft":
+            raise ValueError("targets must be 'soft' in a chain with provenance, got 'pair'.")
+        if provenance and any(
+            isinstance(t, CutTransform) and t.cut != "spatial" for t in self._ours
+        ):
+            raise ValueError("cut must be 'spatial' in a chain with provenance, got 'cuboid'.")
+
+    @property
+    def label_format(self) -> LabelFormat:
+        """What the chain makes of labels, the same in every batch."""
+        return self._ours[0].label_format
+
+    def forward(self, *inputs: Any) -> Any:
+        """Apply the chain to a batch, which is given as to any transform of ours.
+
+        Args:
+            *inputs: The batch in any nesting.
+
+        Returns:
+            The batch in the same nesting, with labels that say what is visible.
+
+        Raises:
+            TypeError: If something in the batch is of the wrong kind.
+            ValueError: If the batch is refused, or a transform cannot be followed.
+        """
+        return self.mix(inputs if len(inputs) != 1 else inputs[0])[0]
 
     def mix(
-        self, batch: Any, *, p: float | None = None, inplace: bool | None = None
+        self,
+        batch: Any,
+        *,
+        p: float | None = None,
+        inplace: bool | None = None,
+        generator: Generator | None = None,
     ) -> tuple[Any, Plan]:
-        """Apply the chain to a batch; see :meth:`forward`. The plan returned is the identity."""
-        read = self._read(batch, False)
-        identity = plans.identity_plan(read.length)
-        if not plans.draw_applied(1, self.p if p is None else p, False).all():
-            first = next(t for t in self.transforms if isinstance(t, MixTransform))
-            return first.mix(batch, p=0.0)[0], identity
-        if not self.provenance:
-            for transform in self.transforms:
-                batch = transform(batch)
-            return batch, identity
-        return self._follow(batch, read), identity
+        """Apply the chain to a batch; see :meth:`forward`.
 
-    def _follow(self, batch: Any, read: Batch) -> Any:
-        """Apply the transforms, follow the pixels, and set the labels at the end."""
-        # Number 0 is nobody: that is what geometric transforms fill masks with.
-        numbers = torch.arange(1, read.length + 1, device="cpu").view(-1, 1, 1, 1)
-        sources = numbers.repeat(1, 1, *read.size)
-        weights = torch.ones(sources.shape, device="cpu")
-        for transform in self.transforms:
-            if isinstance(transform, MixTransform):
-                batch, plan = transform.mix(batch)
-                sources, weights = self._follow_plan(sources, weights, plan)
-            else:
-                batch, sources, weights = self._apply_other(transform, batch, sources, weights)
-        shares = count_shares(sources, weights)
+        Args:
+            batch: The batch.
+            p: Probability to be used instead of the chain's own.
+            inplace: As for ours, which a chain asks themselves.
+            generator: Where random numbers come from; torch's own by default. What is not ours
+                draws from torch's own, seeded from it.
+
+        Returns:
+            The batch, and the identity plan, since no plan says what a chain did.
+        """
+        from tv_mixaug import foreign  # registers kernels with torchvision, so only where used
+
+        p = self.p if p is None else check_probability("p", p)
+        read, pixels = read_batch(batch, self._reading()), None
+        if self.provenance:
+            image = next(v for leaf, v in read.pairs() if leaf.role is Role.IMAGE)
+            device = image[0].device if isinstance(image, (list, tuple)) else image.device
+            numbers = torch.arange(1, read.length + 1, device=device).view(-1, 1, 1, 1)
+            sources = numbers.repeat(1, 1, *read.size)
+            pixels = Pixels(sources, torch.ones_like(sources, dtype=torch.float32))
+        applied = draws.draw_applied(1, p, False, generator)
+        unused = list(self._ours)
+        for step in containers.walk(self.transforms, drawn=True, generator=generator):
+            if not isinstance(step, MixTransform):
+                with draws.fenced(generator):
+                    batch, moved = foreign.apply(
+                        step, batch, self._reading(), follow=self.provenance
+                    )
+                if pixels is not None and moved is not None:
+                    pixels = Pixels(*(foreign.carry(values, moved) for values in pixels))
+                continue
+            unused = [one for one in unused if one is not step]
+            batch, plan = step.mix(batch, p=None if applied else 0.0, generator=generator)
+            pixels = pixels and self._follow_plan(pixels, plan)
+        for step in unused:  # what was not drawn still gives labels and masks their format
+            batch = step.mix(batch, p=0.0)[0]
+        if pixels is not None:
+            batch = self._set_labels(batch, read, pixels)
+        return batch, plans.identity_plan(read.length)
+
+    def _reading(self) -> Reading:
+        one_size = any(isinstance(t, CutTransform) for t in self._ours)
+        return self._ours[0].reading()._replace(need_labels=True, one_size=one_size)
+
+    def _follow_plan(self, pixels: Pixels, plan: Plan) -> Pixels:
+        """Do to the sources what a plan did to the pixels: M * own + (1 - M) * other."""
+        sources, weights = pixels
+        device, partner = sources.device, plan.partner.to(sources.device)
+        op, lam = (field.to(device).view(-1, 1, 1, 1) for field in (plan.op, plan.lam))
+        other = Pixels(torch.where(op == plans.FILL, 0, sources[partner]), weights[partner])
+        mine = functional.cutout(torch.ones_like(weights[:, :1]), plan.boxes, 0.0)
+        mine = torch.where(op == plans.BLEND, lam, mine)
+        left = (op == plans.NONE) | ((op == plans.FILL) & (self.erased == "owner"))
+        mine = torch.where(left, 1.0, mine)
+        if bool((plan.op == plans.BLEND).any()):
+            faded = weights * mine, other.weights * (1 - mine)
+            return Pixels(torch.cat([sources, other.sources], 1), torch.cat(faded, 1))
+        kept = mine == 1
+        return Pixels(*(torch.where(kept, a, b) for a, b in zip(pixels, other, strict=True)))
+
+    def _set_labels(self, batch: Any, read: Batch, pixels: Pixels) -> Any:
+        """Put labels by what is visible into the places of those that were given."""
+        shares = count_shares(*pixels)
         if self.erased != "nobody":
             shares = shares / shares.sum(1, keepdim=True).clamp(min=1e-12)
-        final = batches.read_batch(batch, self._reading())
-        places = [place for place, leaf in enumerate(read.leaves) if leaf.role == batches.LABEL]
-        values = [leaf.value for leaf in final.leaves]
-        for place in places:
-            leaf = read.leaves[place]
-            rows = encode_labels(leaf.value, leaf.kind, self.label_format)
-            shares_there = shares.to(rows.device)
-            values[place] = (shares_there @ rows.double().flatten(1)).float().view(rows.shape)
-        return batches.put_together(values, final.structure)
+        final = read_batch(batch, self._reading()._replace(labels_getter=None))
+        places = {leaf.path: place for place, leaf in enumerate(final.layout.leaves)}
+        values = list(final.values)
+        for leaf, labels in read.pairs():
+            if leaf.role is not Role.LABEL:
+                continue
+            if leaf.path not in places:
+                raise ValueError(f"labels must stay at {leaf.where}, got a batch without them.")
+            rows = encode_labels(labels, leaf.kind, self.label_format)
+            flat = rows.double()[:, None].flatten(1)
+            mixed = (shares.to(flat.device) @ flat).float().view(rows.shape)
+            values[places[leaf.path]] = mixed
+        return put_together(values, final.structure)
 
-    def _follow_plan(self, sources: Tensor, weights: Tensor, plan: Plan) -> tuple[Tensor, Tensor]:
-        """Do to the pixels' sources what a plan did to the pixels; Mixup adds a layer for each."""
-        op = int(plan.op.max()) if len(plan.op) else plans.NONE
-        if op == plans.MIXUP:
-            lam = plan.lam.view(-1, 1, 1, 1)
-            other = weights[plan.partner] * (1 - lam)
-            return (
-                torch.cat([sources, sources[plan.partner]], 1),
-                torch.cat([weights * lam, other], 1),
+
+def _check_step(step: Any, provenance: bool) -> None:
+    """Refuse what is no transform, or cannot be followed."""
+    if not callable(step) or isinstance(step, (Chain, type)):
+        raise TypeError(
+            f"transforms must be callables other than a Chain, got {type(step).__name__}."
+        )
+    if not provenance or isinstance(step, MixTransform):
+        return
+    name = type(step).__name__
+    for one in containers.look_inside(step):
+        if isinstance(one, MIXES):
+            raise ValueError(
+                f"transforms must not have torchvision's {type(one).__name__}, whose draws cannot "
+                "be followed; use tv_mixaug's."
             )
-        if op == plans.CUTMIX:
-            cut = (plan.partner, plan.boxes)
-            return functional.cutmix(sources, *cut), functional.cutmix(weights, *cut)
-        if op == plans.CUTOUT and self.erased != "owner":
-            sources = functional.cutout(sources, plan.boxes, 0)
-        return sources, weights
-
-    def _apply_other(
-        self, transform: Callable[..., Any], batch: Any, sources: Tensor, weights: Tensor
-    ) -> tuple[Any, Tensor, Tensor]:
-        """Apply a transform of v2 to the batch and to the masks at once, so with the same draws."""
-        read = batches.read_batch(batch, self._reading())
-        plain = [
-            place
-            for place, leaf in enumerate(read.leaves)
-            if leaf.role == batches.IMAGE and type(leaf.value) is Tensor
-        ]
-        values = [leaf.value for leaf in read.leaves]
-        for place in plain:  # beside a mask v2 leaves plain tensors alone
-            kind = tv_tensors.Image if values[place].ndim == 4 else tv_tensors.Video
-            values[place] = kind(values[place])
-        masks = [tv_tensors.Mask(sources), tv_tensors.Mask(weights)]
-        values, (sources, weights) = transform((values, masks))
-        for place in plain:
-            values[place] = values[place].as_subclass(Tensor)
-        plain_masks = sources.as_subclass(Tensor), weights.as_subclass(Tensor)
-        return batches.put_together(values, read.structure), *plain_masks
+        if isinstance(one, HIDES):
+            raise ValueError(
+                f"transforms must not have {type(one).__name__}, which moves the images alone and "
+                "cannot be followed; give it to the data set."
+            )
+        if isinstance(one, (MixTransform, Chain)):
+            raise ValueError(
+                f"transforms must not hold {type(one).__name__} in a {name}, which cannot be "
+                f"followed; use {containers.NAMES}."
+            )
 
 
 def count_shares(sources: Tensor, weights: Tensor) -> Tensor:
@@ -202,6 +256,8 @@ def count_shares(sources: Tensor, weights: Tensor) -> Tensor:
         >>> count_shares(torch.tensor([[[[1, 0]]]]), torch.ones(1, 1, 1, 2)).tolist()
         [[0.5]]
     """
+    if sources.device.type == "mps":  # which has no float64
+        sources, weights = sources.cpu(), weights.cpu()
     count, pixels = len(sources), sources.shape[-2:].numel()
     rows = torch.arange(count, device=sources.device).view(-1, 1, 1, 1) * (count + 1)
     shares = torch.zeros(count * (count + 1), dtype=torch.float64, device=sources.device)

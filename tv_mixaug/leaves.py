@@ -114,8 +114,11 @@ class Batch(NamedTuple):
     @property
     def labels(self) -> Tensor | None:
         """The first labels; None if there are none."""
-        pairs = zip(self.layout.leaves, self.values, strict=True)
-        return next((value for leaf, value in pairs if leaf.role is Role.LABEL), None)
+        return next((value for leaf, value in self.pairs() if leaf.role is Role.LABEL), None)
+
+    def pairs(self) -> Iterator[tuple[Leaf, Any]]:
+        """Return what each leaf is, and its value."""
+        return zip(self.layout.leaves, self.values, strict=True)
 
 
 class Reading(NamedTuple):
@@ -218,6 +221,11 @@ class Reader:
         ]
         steps = sorted(treated, key=lambda place: leaves[place].role is Role.IMAGE)
         return Layout(tuple(leaves), tuple(steps), length, size)
+
+
+def read_batch(batch: Any, reading: Reading) -> Batch:
+    """Read one batch without a transform; see :meth:`Reader.read`."""
+    return Reader(reading).read(batch, lambda leaf, value: None)
 
 
 def put_together(values: Sequence[Any], structure: Any) -> Any:
