@@ -32,10 +32,10 @@ def check_number(name: str, value: Any) -> float:
     return float(value)
 
 
-def check_integer(name: str, value: Any) -> int:
+def check_integer(name: str, value: Any, expected: str = "an int") -> int:
     """Return an integer of any kind as an int."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise kind_error(name, "an int", value)
+        raise kind_error(name, expected, value)
     return int(value)
 
 
