@@ -1,5 +1,7 @@
 """Data sets and helpers for the tests of loaders, which spawned workers can import from here."""
 
+import os
+import warnings
 from typing import Any, NamedTuple
 
 import torch
@@ -7,6 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
 from tv_mixaug import CutMix, Mixup, make_collate_fn
+from tv_mixaug.loading.numbering import Numbering
 
 CLASSES = 5
 
@@ -67,6 +70,24 @@ class StatefulIterator:
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Go to the place."""
         self.place = state["place"]
+
+
+class Numbers(Dataset):
+    """Ten samples of a picture and a label."""
+
+    def __len__(self) -> int:
+        return 10
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return torch.full((3, 4, 4), float(index)), index % CLASSES
+
+
+def ask_in_process(numbering: Numbering | None = None) -> tuple[Any, list[str], int]:
+    """Return what the numbering tells in this process, what it warned of, and the process."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = (numbering or Numbering()).find()
+    return found, [str(warning.message) for warning in caught], os.getpid()
 
 
 class Sample(NamedTuple):

@@ -14,7 +14,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import InterpolationMode, v2
 
 from tv_mixaug import Chain, CutMix, Cutout, Mixup, functional, make_collate_fn
-from tv_mixaug.plans import CUTMIX, CUTOUT, MIXUP, NONE, Plan
+from tv_mixaug.plans import BLEND, FILL, NONE, PASTE, Plan
 from tv_mixaug.transforms import MixTransform
 
 K = 5
@@ -504,10 +504,12 @@ def test_a_plan_may_hold_another_operation_for_every_sample(erased):
     """Pastes, blends and fills of one batch are told apart by sample, each from the originals."""
     given = Given(num_classes=K)
     given.plan = Plan(
-        op=torch.tensor([CUTMIX, MIXUP, CUTOUT, NONE, CUTMIX], dtype=torch.uint8),
+        op=torch.tensor([PASTE, BLEND, FILL, NONE, PASTE], dtype=torch.uint8),
         partner=torch.tensor([1, 0, 2, 3, 2]),
         lam=torch.tensor([0.5, 0.25, 1.0, 1.0, 0.75]),
-        boxes=torch.tensor([[0, 0, 8, 4], [0] * 4, [2, 2, 6, 6], [0] * 4, [4, 4, 8, 8]]),
+        boxes=torch.tensor([[[0, 0, 8, 4], [0] * 4, [2, 2, 6, 6], [0] * 4, [4, 4, 8, 8]]]).view(
+            -1, 1, 4
+        ),
         noise=torch.zeros(K, dtype=torch.int64),
     )
     flip, cut = v2.RandomHorizontalFlip(1.0), CutMix(num_classes=K, mode="sample")

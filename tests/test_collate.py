@@ -375,7 +375,7 @@ def repickle(value):
     return pickle.loads(pickle.dumps(value))  # noqa: S301  # what this test has just written
 
 
-@pytest.mark.parametrize("copied", [copy.deepcopy, repickle])
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, repickle])
 def test_a_copy_is_independent_and_alike(copied):
     """A copy mixes alike, with p and epoch of its own, which its workers will share."""
     collate_fn = make(p=[0.75, 0.25])
@@ -390,7 +390,7 @@ def test_a_copy_is_independent_and_alike(copied):
     assert collate_fn.p == [0.75, 0.25]
     assert collate_fn.epoch == 4
     assert other._p.is_shared()
-    assert other._epoch.is_shared()
+    assert other._numbering._shared.is_shared()
 
 
 def test_a_copy_learns_its_rank_where_it_is(monkeypatch):
@@ -458,13 +458,39 @@ def test_wrong_samples_are_explained(samples, kind, text):
         make_collate_fn(Mixup(num_classes=3))(samples)
 
 
-@pytest.mark.parametrize("epoch", [-1, 1.0, True, None])
+@pytest.mark.parametrize("epoch", [-1, 1.0, True, None, 2**70, np.True_])
 def test_a_wrong_epoch_is_refused(epoch):
     """set_epoch takes ints from 0 and leaves the epoch alone otherwise."""
     collate_fn = make()
     with pytest.raises((TypeError, ValueError), match="epoch must be"):
         collate_fn.set_epoch(epoch)
     assert collate_fn.epoch == 0
+
+
+def test_integers_of_numpy_are_taken():
+    """NumPy's integers are stored as Python's and give the same mixes."""
+    samples = pairs(8)
+    collate_fn = make(seed=np.int64(5), rank=np.uint8(2))
+    assert type(collate_fn.seed) is type(collate_fn.rank) is int
+    collate_fn.set_epoch(np.int32(3), first_batch=np.int16(4))
+    plain = make(seed=5, rank=2)
+    plain.set_epoch(3, first_batch=4)
+    assert same(collate_fn(samples), plain(samples))
+    plain.set_epoch(3)
+    assert not same(collate_fn(samples), plain(samples))
+
+
+@pytest.mark.parametrize(
+    ("collate_fn", "text"),
+    [
+        (make_collate_fn(Mixup(p=0.5)), "CollateFn(Mixup, p=0.5)"),
+        (make(p=[0.25, 0.5]), "CollateFn([CutMix, Mixup], p=[0.25, 0.5], seed=3)"),
+        (make_collate_fn(functional.replay, seed=0), "CollateFn(replay, p=1.0, seed=0)"),
+    ],
+)
+def test_it_shows_what_it_does(collate_fn, text):
+    """repr() names the transforms, their probabilities, and the seed if there is one."""
+    assert repr(collate_fn) == text
 
 
 @pytest.mark.parametrize("p", [None, 0.5, [0.5], [2.0, 0.0], [0.6, 0.6]])

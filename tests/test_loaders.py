@@ -261,7 +261,9 @@ def test_set_p_reaches_running_workers():
     loader = DataLoader(
         Pictures(), 2, collate_fn=collate_fn, num_workers=2, persistent_workers=True
     )
-    for p, mixed in (([0.0, 0.0], False), ([0.0, 1.0], True), ([0.0, 0.0], False)):
+    stages = ([0.0, 0.0], False), ([0.0, 1.0], True), ([0.0, 0.0], False)
+    for epoch, (p, mixed) in enumerate(stages):
+        collate_fn.set_epoch(epoch)
         collate_fn.set_p(p)
         assert collate_fn.p == p
         assert all(bool(plan.op.any()) == mixed for plan in plans(loader))

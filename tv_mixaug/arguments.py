@@ -32,10 +32,12 @@ def check_number(name: str, value: Any) -> float:
     return float(value)
 
 
-def check_integer(name: str, value: Any, least: int | None = None) -> int:
+def check_integer(
+    name: str, value: Any, least: int | None = None, *, expected: str = "an int"
+) -> int:
     """Return an integer of any kind as an int, which is not below ``least`` if that is given."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise kind_error(name, "an int", value)
+        raise kind_error(name, expected, value)
     if least is not None and value < least:
         raise ValueError(f"{name} must be >= {least}, got {value}.")
     return int(value)

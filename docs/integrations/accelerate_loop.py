@@ -35,10 +35,11 @@ def main():
     for epoch in range(3):
         loader.set_epoch(epoch)  # reaches the sampler
         collate_fn.set_epoch(epoch)  # reaches the mixing
-        total = torch.zeros((), device=accelerator.device)
+        total, lams = torch.zeros((), device=accelerator.device), []
         for x, y in loader:
             if not isinstance(y, PairedLabels) or y.lam.device.type != accelerator.device.type:
                 raise SystemExit("the prepared loader must move the three tensors and their type.")
+            lams.append(y.lam)
             loss = criterion(model(x), y)
             optimizer.zero_grad()
             accelerator.backward(loss)
@@ -48,6 +49,13 @@ def main():
         accelerator.print(f"epoch {epoch}: loss {mean:.3f}")
     if not mean < 1:
         raise SystemExit("the loss must be finite and near that of a guess, or below.")
+
+    # Resumed in the middle of an epoch, the loader begins behind what was trained on before.
+    done = 4
+    collate_fn.set_epoch(epoch, first_batch=done)
+    rest = [y.lam for _, y in accelerator.skip_first_batches(loader, done)]
+    if not rest or not torch.equal(torch.cat(rest), torch.cat(lams[done:])):
+        raise SystemExit("a resumed epoch must go on with the mixes that would have followed.")
     accelerator.end_training()
 
 

@@ -48,8 +48,10 @@ class SetEpoch(transformers.TrainerCallback):
     def __init__(self, collate_fn):
         self.collate_fn = collate_fn
 
-    def on_epoch_begin(self, args, state, control, **kwargs):
-        self.collate_fn.set_epoch(int(state.epoch or 0))
+    def on_epoch_begin(self, args, state, control, train_dataloader, **kwargs):
+        # Of an epoch that is resumed, the Trainer leaves out the batches it was trained on before.
+        epoch, share = divmod(state.epoch or 0, 1)
+        self.collate_fn.set_epoch(int(epoch), first_batch=round(share * len(train_dataloader)))
 
 
 def soft_loss(outputs, labels, num_items_in_batch=None):
@@ -65,7 +67,7 @@ def soft_loss(outputs, labels, num_items_in_batch=None):
 seen = {"training": [], "evaluation": []}
 
 
-def main():
+def make_trainer(folder):
     transformers.set_seed(0)
     config = transformers.ViTConfig(
         image_size=32, patch_size=8, hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
@@ -74,28 +76,38 @@ def main():
     collate_fn = make_collate_fn(
         [Mixup(0.4, num_classes=2), CutMix(num_classes=2)], p=[0.4, 0.4], seed=0
     )
+    arguments = transformers.TrainingArguments(
+        folder, num_train_epochs=2, per_device_train_batch_size=16, eval_strategy="epoch",
+        gradient_accumulation_steps=2, save_strategy="steps", save_steps=3, report_to="none",
+        disable_tqdm=True,
+    )  # fmt: skip
+    return MixTrainer(
+        transformers.ViTForImageClassification(config),
+        arguments,
+        train_dataset=Flowers(64),
+        eval_dataset=Flowers(16),
+        data_collator=collate_fn,
+        compute_loss_func=soft_loss,
+        callbacks=[SetEpoch(collate_fn)],
+    )
+
+
+def main():
     with tempfile.TemporaryDirectory() as folder:
-        arguments = transformers.TrainingArguments(
-            folder, num_train_epochs=2, per_device_train_batch_size=16, eval_strategy="epoch",
-            gradient_accumulation_steps=2, save_strategy="no", report_to="none", disable_tqdm=True,
-        )  # fmt: skip
-        trainer = MixTrainer(
-            transformers.ViTForImageClassification(config),
-            arguments,
-            train_dataset=Flowers(64),
-            eval_dataset=Flowers(16),
-            data_collator=collate_fn,
-            compute_loss_func=soft_loss,
-            callbacks=[SetEpoch(collate_fn)],
-        )
+        trainer = make_trainer(folder)
         trainer.train()
+        # Each epoch has two steps of two batches, so this one is in the middle of the second.
+        make_trainer(folder).train(resume_from_checkpoint=f"{folder}/checkpoint-3")
     logged = [entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry]
     print(f"evaluation loss after each epoch: {[round(loss, 3) for loss in logged]}")
-    mixed = torch.cat(seen["training"])
+    whole, resumed = seen["training"][:8], seen["training"][8:]
+    mixed = torch.cat(whole)
     if mixed.shape != (128, 2) or not 0 < int((mixed.max(1).values < 1).sum()) < 128:
         raise SystemExit("training batches must hold mixed (B, 2) labels.")
-    if collate_fn.epoch != 1:
+    if trainer.data_collator.epoch != 1:
         raise SystemExit("the collate function must know the epoch.")
+    if len(resumed) != 2 or not torch.equal(torch.cat(resumed), torch.cat(whole[-2:])):
+        raise SystemExit("a resumed epoch must go on with the mixes that would have followed.")
     if any(labels.ndim != 1 for labels in seen["evaluation"]):
         raise SystemExit("evaluation batches must stay as they are.")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -10,13 +11,14 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from tv_mixaug.arguments import check_probability
+from tv_mixaug.arguments import check_integer, check_probability
 from tv_mixaug.base import MixTransform
 from tv_mixaug.chain import Chain
 from tv_mixaug.draws import draw_uniform, fenced
 from tv_mixaug.labels import check_one_format
 from tv_mixaug.loading import ring as memory
-from tv_mixaug.loading.numbering import Position, is_starting_worker
+from tv_mixaug.loading.frames import is_starting_worker
+from tv_mixaug.loading.numbering import Numbering
 from tv_mixaug.loading.stacking import collate_samples
 from tv_mixaug.plans import Plan
 
@@ -81,7 +83,12 @@ class CollateFn:
     loader's own loop where calls are repeated in another order. An epoch is what
     :meth:`set_epoch` says: without it every epoch has the same mixes, as with
     ``DistributedSampler``. Make the function in each training process: processes that were forked
-    after it was made share its ``p`` and epoch.
+    after it was made share its ``p`` and epoch, and in other processes than the one that made it
+    and its loaders' workers, such as those of a pool, mixes are never the same. Threads may share
+    it; which of them gets which mix is a matter of time, unless each has a loader.
+
+    A copy, by ``copy.deepcopy`` (of a loader too), ``sklearn.clone`` or ``pickle``, begins with the
+    ``p`` and epoch of the original and shares neither with it.
     """
 
     def __init__(
@@ -106,10 +113,8 @@ class CollateFn:
         if not (collate_fn is None or callable(collate_fn)):
             raise TypeError(f"collate_fn must be callable, got {type(collate_fn).__name__}.")
         for name, value in (("seed", seed), ("rank", rank)):
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
-                raise TypeError(f"{name} must be an int or None, got {type(value).__name__}.")
-            if value is not None and value < 0:
-                raise ValueError(f"{name} must be >= 0, got {value}.")
+            if value is not None:
+                check_integer(name, value, 0, expected="an int or None")
         if not isinstance(record, bool):
             raise TypeError(f"record must be a bool, got {type(record).__name__}.")
         if not (reuse_memory is None or isinstance(reuse_memory, bool)):
@@ -123,12 +128,12 @@ class CollateFn:
             collate_fn = None
         if reuse_memory and collate_fn is not None:
             raise ValueError("reuse_memory must be False with a collate_fn of your own.")
-        self.collate_fn, self.seed, self.rank, self.record = collate_fn, seed, rank, record
+        self.seed, self.rank = (None if n is None else int(n) for n in (seed, rank))
+        self.collate_fn, self.record = collate_fn, record
         self.reuse_memory = collate_fn is None if reuse_memory is None else reuse_memory
         # Workers hold this memory too, so they see what is set while they run.
         self._p = _shared(self._check_p(p), torch.float64)
-        self._epoch = _shared(0, torch.int64)
-        self._position = Position()
+        self._numbering = Numbering()
 
     def __call__(self, samples: Samples) -> Any:
         """Collate samples and mix them.
@@ -151,6 +156,12 @@ class CollateFn:
         generator = self._generator()
         transform, p = self._choose(generator)
         return self._mix(samples, transform, p, generator)
+
+    def __repr__(self) -> str:
+        names = [getattr(t, "__name__", type(t).__name__) for t in self.transforms]
+        shown = f"[{', '.join(names)}]" if self._is_list else names[0]
+        seed = "" if self.seed is None else f", seed={self.seed}"
+        return f"{type(self).__name__}({shown}, p={self.p}{seed})"
 
     @property
     def p(self) -> float | list[float]:
@@ -175,35 +186,33 @@ class CollateFn:
     @property
     def epoch(self) -> int:
         """The epoch that was set last."""
-        return int(self._epoch)
+        return self._numbering.epoch
 
-    def set_epoch(self, epoch: int) -> None:
+    def set_epoch(self, epoch: int, *, first_batch: int = 0) -> None:
         """Set the epoch, part of the seed; call it before each epoch's loop, as for a sampler.
 
         Args:
             epoch: >= 0.
+            first_batch: The number of the loader's first batch, >= 0: above 0 where an epoch is
+                resumed by a loader that begins behind the batches that were trained on before, as
+                that of Accelerate's ``skip_first_batches`` does. A ``StatefulDataLoader`` knows.
 
         Raises:
-            TypeError: If ``epoch`` is not an int.
-            ValueError: If it is negative.
+            TypeError: If a number is not an int.
+            ValueError: If it is negative, or not below 2**63.
         """
-        if isinstance(epoch, bool) or not isinstance(epoch, int):
-            raise TypeError(f"epoch must be an int, got {type(epoch).__name__}.")
-        if epoch < 0:
-            raise ValueError(f"epoch must be >= 0, got {epoch}.")
-        self._epoch.fill_(epoch)
-        self._position.restart()
+        self._numbering.restart(epoch, first_batch)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state: shared with a worker that is spawned, a copy for anyone else."""
         if is_starting_worker():
             return {**self.__dict__, "rank": self._find_rank()}  # known only here
-        return {**self.__dict__, "_p": self._p.tolist(), "_epoch": self.epoch}
+        values = {"_p": self._p.tolist(), "_numbering": copy.copy(self._numbering)}
+        return {**self.__dict__, **values}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._p = _shared(self._p, torch.float64)
-        self._epoch = _shared(self._epoch, torch.int64)
 
     def _check_p(self, p: Any) -> list[float]:
         count = len(self.transforms)
@@ -237,8 +246,7 @@ class CollateFn:
         """Return where the random numbers of this batch come from; None is torch's own."""
         if self.seed is None:
             return None
-        index, call = self._position.find()
-        key = (self.seed, self._find_rank(), self.epoch, index, call)
+        key = (self.seed, self._find_rank(), *self._numbering.find())
         return torch.Generator("cpu").manual_seed(_hash(key))
 
     def _choose(self, generator: Generator | None) -> tuple[Any, float]:

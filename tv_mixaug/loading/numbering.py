@@ -1,128 +1,177 @@
-"""Find out which batch of the epoch a collate function is working on.
+"""Number the batches of an epoch for a collate function, which is told the samples alone.
 
-A collate function is told the samples, not the number of their batch, and no counter of its own
-can know it: batches are dealt to workers, workers persist or not, an epoch may be left early or
-resumed in the middle. The loader knows, so its frames are asked: in a worker the loop that serves
-it, in the main process its iterator. Only names that torch and torchdata have kept over all
-supported releases are used; where they are missing, calls are counted instead.
+No counter of its own can know the number: batches are dealt to workers, workers persist or not, an
+epoch may be left early or resumed in the middle. The loader knows, so its frames are asked, and
+calls are counted only where no loader is found.
 """
 
 from __future__ import annotations
 
+import functools
 import os
+import secrets
 import sys
+import threading
+import warnings
+from dataclasses import dataclass
 from types import FrameType
 from typing import Any
+from weakref import WeakKeyDictionary
 
-from torch.utils.data import get_worker_info
+import torch
+from torch.utils.data import IterableDataset, get_worker_info
+
+from tv_mixaug.arguments import check_integer
+from tv_mixaug.loading.frames import (
+    count_before_rerun,
+    count_drawn,
+    describe_start,
+    find_serving_frame,
+    find_starting_frame,
+    mark_loader,
+)
+
+OUTSIDE = -1  # the number of calls outside a loader; threads of workers have numbers below it
+SILENT = -1  # in place of a loader's mark: no loader is warned of
 
 
-class Position:
-    """Number the calls of a collate function by the loader's batches."""
+@dataclass(eq=False)
+class _Source:
+    """Where calls come from: a loader's epoch, or outside of one."""
 
-    def __init__(self) -> None:
-        self._offset: int | None = None  # batches yielded before a resumed loader began
-        self._fetcher: Any = None  # a loader makes a new one for each epoch
-        self._last: tuple[int, int] | None = None
-        self._calls = 0
+    before: int = 0  # to be added to the loader's own number
+    index: int = -1
+    served: int = 0
+    last: tuple[int, int] | None = None
+    calls: int = 0
+
+    def count(self, number: int, epoch: int) -> int:
+        """Return how many calls have been counted for the number before."""
+        self.calls = self.calls + 1 if (number, epoch) == self.last else 0
+        self.last = number, epoch
+        return self.calls
+
+
+class Numbering:
+    """Number the calls of a collate function by the loader's batches, in all processes.
+
+    Workers share the epoch, its first batch, and the mark of the one loader that has begun an
+    epoch: 0 before, ``SILENT`` where there are several, or where :meth:`restart` is called between
+    epochs, so that to begin one again is no oversight.
+    """
+
+    def __init__(self, epoch: int = 0, first_batch: int = 0) -> None:
+        values = torch.tensor([epoch, first_batch, 0], dtype=torch.int64, device="cpu")
+        self._shared = values.share_memory_()  # type: ignore[no-untyped-call]
+        self._epoch_here = epoch  # not shared: a worker has the one in which it was started
+        self._was_restarted = False
+        self._home = os.getpid()
+        self._start: tuple[int, int | None] | None = None
+        self._forget()
+
+    def _forget(self) -> None:
         self._process = os.getpid()
+        self._lock = threading.Lock()
+        self._sources: WeakKeyDictionary[Any, _Source] = WeakKeyDictionary()
+        self._outside = _Source()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Tell a spawned worker what only the process that starts it can see."""
-        return {"_offset": _resumed_at(sys._getframe())}
+        """Share with a spawned worker, and tell it what only this process can see; else copy."""
+        frame = find_starting_frame(sys._getframe())
+        if frame is None:
+            return {"values": self._shared[:2].tolist(), "_home": self._home}
+        kept = {name: self.__dict__[name] for name in ("_shared", "_epoch_here", "_home")}
+        return {**kept, "_start": describe_start(frame, os.getpid())}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__()  # type: ignore[misc]
-        self._offset = state["_offset"] or None
+        state = dict(state)
+        self.__init__(*state.pop("values", ()))  # type: ignore[misc]
+        self.__dict__.update(state)
 
-    def find(self) -> tuple[int, int]:
-        """Return the batch's number in the epoch, and how many calls it has had before.
+    @property
+    def epoch(self) -> int:
+        """The epoch that was set last."""
+        return int(self._shared[0])
+
+    def restart(self, epoch: int, first_batch: int = 0) -> None:
+        """Begin an epoch, of which another loader has given ``first_batch`` batches."""
+        for name, value in (("epoch", epoch), ("first_batch", first_batch)):
+            if not 0 <= check_integer(name, value) < 2**63:
+                raise ValueError(f"{name} must be >= 0 and below 2**63, got {value}.")
+        self._shared[0], self._shared[1] = int(epoch), int(first_batch)
+        if self._was_restarted or self._shared[2]:
+            self._shared[2] = SILENT  # for good: a worker may note a start that was long ago
+        self._was_restarted, self._epoch_here = True, int(epoch)
+        self._outside = _Source()
+
+    def find(self) -> tuple[int, int, int]:
+        """Return the epoch, the batch's number in it, and how many calls it has had before.
 
         Only pipelines that collate by themselves call more than once for one batch of the loader.
         """
         if self._process != os.getpid():
-            self.__init__()  # type: ignore[misc]  # forked: the parent's epochs are not ours
-        index = self._index(sys._getframe())
-        if index is None:
-            info = get_worker_info()
-            index = -1 if info is None else -2 - info.id
-        key = (index, id(self._fetcher))
-        self._calls = self._calls + 1 if key == self._last else 0
-        self._last = key
-        return index, self._calls
+            self._forget()  # forked: the parent's loaders are not ours
+        with self._lock:  # no two threads may be told the same
+            epoch, first_batch, _ = self._shared.tolist()
+            frame, info = find_serving_frame(sys._getframe()), get_worker_info()
+            if frame is None:
+                if info is None and self._process != self._home:
+                    _warn_of_processes()
+                    return epoch, OUTSIDE, secrets.randbits(62)
+                number = OUTSIDE if info is None else OUTSIDE - 1 - info.id
+                return epoch, number, self._outside.count(number, epoch) + first_batch
+            if frame.f_code.co_name == "_worker_loop":
+                source, number = self._in_worker(frame, epoch)
+            else:
+                source, number = self._in_main(frame)
+            return epoch, number + first_batch, source.count(number, epoch)
 
-    def restart(self) -> None:
-        """Count calls outside a loader from 0 again."""
-        self._last = None
+    def _in_worker(self, frame: FrameType, epoch: int) -> tuple[_Source, int]:
+        fetcher, index = frame.f_locals["fetcher"], int(frame.f_locals["idx"])
+        source = self._sources.get(fetcher)  # a loader makes a new one for each epoch
+        if source is None:
+            start = self._start or describe_start(find_starting_frame(frame), os.getppid())
+            # A worker may have had no batch of the epoch that was resumed.
+            before = start[1] if epoch == self._epoch_here else None
+            source = self._sources[fetcher] = _Source(before or 0)
+            self._start = start[0], None
+            if before is None and index == 0:
+                self._note_start(start[0])
+        info = get_worker_info()
+        if info is None or info.num_workers == 1 or not isinstance(info.dataset, IterableDataset):
+            return source, index + source.before
+        # Streams of workers end in their own time, and the loader's number depends on when it has
+        # heard of that. What each worker has given does not.
+        if index != source.index:
+            source.index, source.served = index, source.served + 1
+        served = source.served - 1 - (info.id - source.before) // info.num_workers
+        return source, served * info.num_workers + info.id
 
-    def _index(self, frame: FrameType | None) -> int | None:
-        while frame is not None:
-            name = frame.f_code.co_name
-            if name == "_worker_loop" and "idx" in frame.f_locals:
-                fetcher = frame.f_locals.get("fetcher")
-                if self._fetcher is None:
-                    self._offset = self._offset or _resumed_at(frame)
-                elif self._fetcher is not fetcher:
-                    self._offset = 0  # persistent workers have begun a new epoch
-                self._fetcher = fetcher
-                return int(frame.f_locals["idx"]) + (self._offset or 0)
-            if name == "_next_data" and hasattr(frame.f_locals.get("self"), "_num_yielded"):
-                iterator = frame.f_locals["self"]
-                fetcher = getattr(iterator, "_dataset_fetcher", None)
-                if self._fetcher is not fetcher:
-                    self._offset = -iterator._num_yielded if _is_rerun(frame, iterator) else 0
-                self._fetcher = fetcher
-                return int(iterator._num_yielded) + (self._offset or 0)
-            frame = frame.f_back
-        return None
+    def _in_main(self, frame: FrameType) -> tuple[_Source, int]:
+        iterator = frame.f_locals["self"]
+        source = self._sources.get(iterator)
+        if source is None:
+            source = self._sources[iterator] = _Source(-count_before_rerun(frame, iterator))
+            if count_drawn(iterator) == 1:
+                self._note_start(mark_loader(iterator, os.getpid()))
+        return source, count_drawn(iterator) - 1 + source.before
 
-
-def is_starting_worker() -> bool:
-    """Tell whether what is being pickled goes to a worker that a loader spawns."""
-    frame: FrameType | None = sys._getframe()
-    while frame is not None:
-        is_init = frame.f_code.co_name == "__init__"
-        if is_init and hasattr(frame.f_locals.get("self"), "_index_queues"):
-            return True
-        frame = frame.f_back
-    return False
-
-
-def _resumed_at(frame: FrameType | None) -> int:
-    """Return how many batches a StatefulDataLoader that is starting its workers has yielded before.
-
-    A forked worker still has the frames of the process that started it.
-    """
-    while frame is not None:
-        if frame.f_code.co_name == "__init__":
-            state = frame.f_locals.get("next_iter_state")
-            if isinstance(state, dict) and "_snapshot" in state:
-                workers = state["_snapshot"].get("_worker_snapshots", {}).values()
-                if any(_starts_over(worker) for worker in workers):
-                    return 0
-                return int(state["_snapshot"].get("_snapshot_step", 0))
-        frame = frame.f_back
-    return 0
+    def _note_start(self, loader: int) -> None:
+        before = int(self._shared[2])
+        self._shared[2] = SILENT if before else loader
+        if loader and loader == before:
+            warnings.warn(
+                f"the loader begins epoch {self.epoch} again and repeats its mixes; call"
+                " `collate_fn.set_epoch(epoch)` before each epoch's loop.",
+                stacklevel=2,
+            )
 
 
-def _is_rerun(frame: FrameType | None, iterator: Any) -> bool:
-    """Tell whether a StatefulDataLoader without workers runs through the data again to resume.
-
-    What it has yielded before is then in its count twice.
-    """
-    while frame is not None:
-        is_load = frame.f_code.co_name == "load_state_dict"
-        if is_load and frame.f_locals.get("self") is iterator:
-            return True
-        frame = frame.f_back
-    return False
-
-
-def _starts_over(worker: dict[str, Any]) -> bool:
-    """Tell whether an iterable data set without a state is run through again from its start."""
-    fetcher = worker.get("fetcher_state")
-    return (
-        fetcher is not None
-        and worker.get("dataset_state") is None
-        and fetcher.get("dataset_iter_state") is None
+@functools.cache
+def _warn_of_processes() -> None:
+    warnings.warn(
+        "the collate function runs in a process that is neither the one that made it nor a"
+        " loader's worker, so its mixes cannot be reproduced; make it in that process, with"
+        " `make_collate_fn(..., seed=seed, rank=number_of_the_process)`.",
+        stacklevel=2,
     )
