@@ -244,7 +244,6 @@ def test_nested_transforms_are_followed_and_drawn_as_torchvision_draws(name):
     for seed in range(6):
         batch = tv_tensors.Image(coded_pictures(K, (9, 9))), torch.arange(K)
         torch.manual_seed(seed)
-        torch.rand(1)  # whether the chain is applied
         expected, _ = v2.Compose(steps)(batch)
         for one in (chain, Chain(steps, provenance=False)):
             torch.manual_seed(seed)
@@ -284,7 +283,6 @@ def test_a_layout_is_moved_by_its_own_axes(layout):
     cut = CutMix(num_classes=K, layout=layout)
     steps = [cut, v2.RandomVerticalFlip(1.0), v2.Pad((4, 1), fill=1), v2.Normalize([0], [1]), cut]
     torch.manual_seed(0)
-    torch.rand(1)
     coded = coded_pictures(K, (9, 20))
     expected, _ = v2.Compose(steps)(tv_tensors.Image(coded), torch.arange(K))
     torch.manual_seed(0)
@@ -377,7 +375,8 @@ def test_callables_get_the_batch_that_was_passed():
         chain = Chain([cut, lambda b: (b[0] * 2, b[1])], provenance=provenance)
         doubled, same = chain(images, torch.arange(K))
         assert torch.equal(doubled, plain * 2)
-        assert torch.equal(same, labels)
+        # By its own rule CutMix gives the partner 1 - lam, in float32.
+        torch.testing.assert_close(same, labels, atol=0 if provenance else 1e-7, rtol=0)
     torch.manual_seed(0)
     out = Chain([cut, lambda b: {**b, "image": b["image"] + 1, "seen": True}])(
         {"image": images, "label": torch.arange(K)}
@@ -494,7 +493,7 @@ class Given(CutMix):
 
     plan: Plan
 
-    def mix(self, batch, *, p=None, inplace=None):
+    def mix(self, batch, *, p=None, inplace=None, generator=None):
         """Replay, and encode the labels."""
         return (functional.replay(batch[0], self.plan, 7.0), torch.eye(K)), self.plan
 

@@ -194,7 +194,6 @@ def check_chain(case, erased, seed):
     steps, dtype, size, form, _ = case
     images, (pack, unpack) = coded_pictures(COUNT, size, dtype), FORMS[form]
     torch.manual_seed(seed)
-    torch.rand(1)  # whether the chain is applied
     try:
         expected, _ = v2.Compose(steps)((tv_tensors.Image(images), torch.arange(COUNT)))
         error = None

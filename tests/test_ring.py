@@ -138,6 +138,7 @@ def test_breaks_and_errors_in_the_loop(expected, persistent):
             kept.append((place, batch))
             if place == stop:
                 break
+        collate_fn.set_epoch(0)
         with pytest.raises(RuntimeError, match="mine"):  # noqa: PT012  # the loop must raise
             for place, batch in enumerate(loader):
                 kept.append((place, batch[0][1:]))
@@ -453,9 +454,11 @@ def test_a_function_around_ours_gets_what_it_would_get_without(what):
     """Whatever a wrapper sends of the batch arrives as without reuse_memory, and stays."""
     found = []
     for reuse in (False, True):
-        loader = loader_of(Around(make(reuse_memory=reuse), what), num_workers=1)
+        collate_fn = make(reuse_memory=reuse)
+        loader = loader_of(Around(collate_fn, what), num_workers=1)
         now, kept = [], []
         for round_ in range(2):
+            collate_fn.set_epoch(0)
             for place, batch in enumerate(loader):
                 now.append([copy.deepcopy(part) for part in batch])
                 if place % 3 == round_:

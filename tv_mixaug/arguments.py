@@ -82,7 +82,9 @@ def check_visible(value: Any) -> float:
 
 def check_pairing(pairing: Any) -> Pairing:
     """Return a rule for pairing: a name or a function."""
-    return pairing if callable(pairing) else check_choice("pairing", pairing, ("roll", "shuffle"))
+    if not callable(pairing):
+        check_choice("pairing", pairing, ("roll", "shuffle"))
+    return pairing  # type: ignore[no-any-return]
 
 
 def check_passthrough(passthrough: Any) -> tuple[str | int, ...]:

@@ -254,7 +254,8 @@ class MixTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no ty
                     check_classes(value, count, self.ignore_index, leaf.where)
                 case Role.OBJECTS:
                     bare, _ = split_objects(value, self.reader.reading.passthrough)
-                    detection.check_objects(bare, read.size[-2:], leaf.where)
+                    height, width = read.size[-2:]
+                    detection.check_objects(bare, (height, width), leaf.where)
         return read
 
     def _carry_out(
@@ -294,8 +295,8 @@ class MixTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no ty
                 return value if mixed is plain else tv_tensors.wrap(mixed, like=value)
             case Role.OBJECTS:
                 bare, passed = split_objects(value, self.reader.reading.passthrough)
-                mixed = detection.mix_objects(bare, recipe.plan(), size[-2:], rules.min_visible)
-                joined = [{**own, **rest} for own, rest in zip(mixed, passed, strict=True)]
+                objects = detection.mix_objects(bare, recipe.plan(), size[-2:], rules.min_visible)
+                joined = [{**own, **rest} for own, rest in zip(objects, passed, strict=True)]
                 return joined if isinstance(value, list) else tuple(joined)
             case Role.OWN:
                 return LEAF_RULES[type(value)](value, recipe.plan())

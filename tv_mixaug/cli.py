@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from tv_mixaug.transforms import MixTransform
+    from tv_mixaug.base import MixTransform
 
 
 def main(argv: Sequence[str] | None = None) -> int:

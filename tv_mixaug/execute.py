@@ -100,9 +100,9 @@ def carry_out(
         if op == BLEND:
             _blend(out, originals, recipe)
         elif op == PASTE:
-            _paste(out, originals, recipe, kernels.cut_axes(source, recipe.boxes, axes))
+            _paste(out, originals, recipe, kernels.cut_axes(source.ndim, recipe.boxes, axes))
         elif fill is not None:
-            places = kernels.cut_axes(source, recipe.boxes, axes)
+            places = kernels.cut_axes(source.ndim, recipe.boxes, axes)
             _fill(out, originals, recipe, fill, places, channel_axis)
     return out
 
@@ -262,8 +262,8 @@ def _paste(
     out: Tensor, originals: Tensor | list[Tensor], recipe: Recipe, axes: Sequence[int]
 ) -> None:
     """Paste: one box for all as a block, else box by box on the host, by a mask on a device."""
-    is_tensor = isinstance(originals, Tensor)
-    if is_tensor and recipe.only and recipe.shift is not None and len(recipe.boxes) == 1:
+    one_box = recipe.only and recipe.shift is not None and len(recipe.boxes) == 1
+    if one_box and isinstance(originals, Tensor):
         for box in recipe.regions()[0]:
             region = (slice(None), *_index(box, axes, out.ndim))
             theirs = originals[region].clone() if originals is out else originals[region]
@@ -282,7 +282,7 @@ def _paste(
             patches = [patch.copy() for patch in patches]
         for (row, region), patch in zip(cuts, patches, strict=True):
             targets[row][region] = patch
-    else:
+    elif isinstance(originals, Tensor):
         inside = kernels.inside_boxes(out, recipe.on(out.device).boxes, axes)
         for rows, own, other, target in _pieces(originals, out, recipe):
             torch.where(inside[rows], other, own, out=target)
@@ -314,12 +314,12 @@ def _fill(
             for box in filter(any, boxes[row]):
                 region = _index(box, axes, out.ndim)
                 targets[row][region] = values[row][region]
-    else:
+    elif isinstance(originals, Tensor):
         inside = kernels.inside_boxes(out, recipe.on(out.device).boxes, axes)
         torch.where(inside, value, originals, out=out)
 
 
-def _value(fill: float | Sequence[float] | Tensor, images: Tensor, channel_axis: int) -> Tensor:
+def _value(fill: Any, images: Tensor, channel_axis: int) -> Tensor:
     """Return a fill as a tensor of the images' kind, to be broadcast."""
     value = fill if isinstance(fill, Tensor) else kernels.fill_tensor(fill, images, channel_axis)
     return value.to(images.device, images.dtype, non_blocking=True)
@@ -340,8 +340,7 @@ def _at_once(
     images: Tensor, recipe: Recipe, fill: Fill, axes: Sequence[int] | None, channel_axis: int
 ) -> Tensor:
     """Put a batch through the kernels as a whole, differentiable and without a look at values."""
-    plan, ops = recipe.on(images.device), recipe.ops
-    out, inside = images, None
+    plan, ops, out = recipe.on(images.device), recipe.ops, images
     other = images[plan.partner] if recipe.mixes else images
 
     def done(op: int) -> Tensor:
@@ -350,19 +349,16 @@ def _at_once(
     if BLEND in ops and images.dtype in kernels.MIXED_DTYPES:
         mixed = kernels.blend(images, other, kernels.column(plan.lam, images))
         out = torch.where(done(BLEND), mixed, out)
-    if PASTE in ops or FILL in ops:
-        inside = kernels.inside_boxes(images, plan.boxes, axes)
+    if ops == (BLEND,):
+        return out
+    inside = kernels.inside_boxes(images, plan.boxes, axes)
     if PASTE in ops:
         out = torch.where(inside & done(PASTE), other, out)
     if FILL in ops and isinstance(fill, str):
         out = out.clone()
-        _fill_noise(out, recipe, kernels.cut_axes(images, plan.boxes, axes))
+        _fill_noise(out, recipe, kernels.cut_axes(images.ndim, plan.boxes, axes))
     elif FILL in ops and fill is not None:
-        value = (
-            fill if isinstance(fill, Tensor) else kernels.fill_tensor(fill, images, channel_axis)
-        )
-        value = value.to(images.device, images.dtype, non_blocking=True)
-        out = torch.where(inside & done(FILL), value, out)
+        out = torch.where(inside & done(FILL), _value(fill, images, channel_axis), out)
     return out
 
 

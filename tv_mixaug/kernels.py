@@ -194,11 +194,10 @@ def column(lam: Tensor, images: Tensor) -> Tensor:
     return weight.view(-1, *[1] * (images.ndim - 1))
 
 
-def cut_axes(images: Tensor, boxes: Tensor, axes: Sequence[int] | None) -> tuple[int, ...]:
+def cut_axes(ndim: int, boxes: Any, axes: Sequence[int] | None) -> tuple[int, ...]:
     """Return the axes that boxes cut, slowest first: as given, or the last ones."""
     dims = boxes.shape[-1] // 2
-    given = range(-dims, 0) if axes is None else axes
-    return tuple(axis % images.ndim for axis in given)
+    return tuple(axis % ndim for axis in (range(-dims, 0) if axes is None else axes))
 
 
 def inside_boxes(images: Tensor, boxes: Tensor, axes: Sequence[int] | None = None) -> Tensor:
@@ -213,7 +212,7 @@ def inside_boxes(images: Tensor, boxes: Tensor, axes: Sequence[int] | None = Non
     boxes = boxes[:, None] if boxes.ndim == 2 else boxes
     dims = boxes.shape[-1] // 2
     inside = torch.ones((), dtype=torch.bool, device=images.device)
-    for place, axis in enumerate(cut_axes(images, boxes, axes)):
+    for place, axis in enumerate(cut_axes(images.ndim, boxes, axes)):
         corner = dims - 1 - place  # the axes run from slow to fast, the corners start with x
         at = torch.arange(images.shape[axis], device=images.device)
         on_axis = (at >= boxes[..., corner, None]) & (at < boxes[..., dims + corner, None])

@@ -214,7 +214,7 @@ class Cutout(CutTransform):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.size = check_hole_size(self.size, 3 if self.cut == "cuboid" else 2)
+        self.size = self._sides = check_hole_size(self.size, 3 if self.cut == "cuboid" else 2)
         check_count("holes", self.holes)
         self.fill = check_fill(self.fill)
         if self.mask_fill is not None:
@@ -235,7 +235,7 @@ class Cutout(CutTransform):
         """Draw the holes."""
         each, count, size = self.mode == "sample", batch.length, batch.size
         applied = draws.draw_applied(count, p, each, generator)
-        sides = [_side(side, full) for side, full in zip(self.size, size, strict=True)]
+        sides = [_side(side, full) for side, full in zip(self._sides, size, strict=True)]
         wanted = np.broadcast_to(sides, (count if each else 1, self.holes, len(size)))
         boxes = draws.draw_boxes(wanted, size, generator)
         noise = draws.draw_seeds(count, generator) if self.fill == "noise" else None
