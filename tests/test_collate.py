@@ -248,7 +248,7 @@ def test_the_plan_has_one_form_for_all_transforms():
         assert [part.dtype for part in plan] == [
             torch.uint8, torch.int64, torch.float32, torch.int64, torch.int64
         ]  # fmt: skip
-        assert [tuple(part.shape) for part in plan] == [(4,), (4,), (4,), (4, 4), (4,)]
+        assert [tuple(part.shape) for part in plan] == [(4,), (4,), (4,), (4, 1, 4), (4,)]
 
 
 def test_a_key_called_mix_is_refused():

@@ -38,4 +38,4 @@ if not TYPE_CHECKING:  # else type checkers would believe in every name, misspel
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOMES, *_MODULES})
+    return sorted({*__all__, *_MODULES, "__version__"})

@@ -62,6 +62,7 @@ def run_demo(folder: Path, size: int = 256, steps: int = 200) -> tuple[npt.NDArr
     sheets, all_equal = [], True
     for number, (name, find) in enumerate(ARMS.items()):
         collate_fn.set_p([float(i == number) for i in (1, 2, 3)])  # the running workers follow
+        collate_fn.set_epoch(number)
         with _interrupts_held():
             batches = iter(loader)
         images, labels = next(batches)

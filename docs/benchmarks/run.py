@@ -59,9 +59,10 @@ from torchvision.transforms import v2
 from tqdm import tqdm
 
 from tv_mixaug import CutMix, Cutout, Mixup, functional, make_collate_fn
-from tv_mixaug.execute import Rows
+from tv_mixaug.execute import Samples, carry_out
 from tv_mixaug.labels import PairedLabels
 from tv_mixaug.losses import MixCriterion
+from tv_mixaug.plans import Recipe
 
 OURS, PLAIN = "tv_mixaug", "plain"
 CLASSES = 10
@@ -465,18 +466,19 @@ def bounds(options: argparse.Namespace) -> list[Row]:
                 bind(torch.stack, samples, out=pixels),
             ),
         ]
-        unstacked = Rows(samples, lambda size, dtype, out=pixels: out)
+        unstacked = Samples(samples, lambda size, dtype, out=pixels: out)
         for work, transform in (("Mixup", Mixup()), ("CutMix", CutMix())):
             drawn = [transform.mix((unstacked, torch.eye(len(samples))))[1] for _ in range(32)]
-            mix = bind_in_turn(transform.mix_images, unstacked, itertools.cycle(drawn))
+            recipes = itertools.cycle(map(Recipe.of, drawn))
+            mix = bind_in_turn(carry_out, unstacked, recipes)
             contenders.append(Contender(work, OURS, "pixels, into the same memory again", mix))
         case = f"{shape_name} {dtype_name}, 1 thread"
         rows += measure(case, contenders, options.rounds)
     return rows
 
 
-def bind_in_turn(function: Any, pixels: Any, plans: Iterator[Any]) -> Callable[[], None]:
-    return lambda: function(pixels, next(plans), True, axes=(2, 3), channel_axis=1)
+def bind_in_turn(function: Any, pixels: Any, recipes: Iterator[Any]) -> Callable[[], None]:
+    return lambda: function(pixels, next(recipes))
 
 
 def touch_pages(count: int) -> None:

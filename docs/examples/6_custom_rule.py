@@ -9,36 +9,35 @@ Here: a strip of random width at the right side is the partner's.
 """
 
 import matplotlib.pyplot as plt
+import numpy as np
 import torch
 
-from tv_mixaug import CutMix, flowers, make_collate_fn, plans, viz
+from tv_mixaug import CutMix, draws, flowers, make_collate_fn, viz
+from tv_mixaug.plans import PASTE, make_recipe
 from tv_mixaug.testing import assert_labels_match_pixels
 
 # %%
 # The rule
 # --------
-# ``draw`` returns a ``Plan``: who is mixed with whom, the label weight of the own image, and the
-# boxes as x1, y1, x2, y2. The weight is counted from the box that is really cut.
+# ``draw`` says who is mixed with whom, the label weight of the own image, and the boxes as x1, y1,
+# x2, y2. The weight is counted from the box that is really cut. All random numbers come from the
+# generator that is passed down, so seeds, workers and threads are no concern of a rule.
 
 
 class StripMix(CutMix):
     """Paste the right-hand part of the partner, over the full height."""
 
-    def draw(self, batch, p):
+    def draw(self, batch, p, generator):
         """Draw the column from which on the picture is the partner's."""
-        count, (height, width) = batch.length, batch.size
-        applied = plans.draw_applied(count, p, self.mode == "sample")
-        partner = plans.draw_partner(count, self.pairing, batch.labels)
-        lam = plans.draw_lam(self.alpha, count if self.mode == "sample" else 1).expand(count)
-        column = (lam * width).round().long().where(applied, width)
-        full = torch.full_like(column, width)
-        boxes = torch.stack([column, torch.zeros_like(column), full, full * 0 + height], 1)
-        return plans.identity_plan(count)._replace(
-            op=applied.to(torch.uint8) * plans.CUTMIX,
-            partner=torch.where(applied, partner, torch.arange(count)),
-            lam=(column / width).float(),
-            boxes=boxes,
-        )
+        count, (height, width), each = batch.length, batch.size, self.mode == "sample"
+        applied = draws.draw_applied(count, p, each, generator)
+        partner = draws.draw_partner(count, self.pairing, batch.labels, generator)
+        lam = draws.draw_lam(self.alpha, count if each else 1, generator)
+        column = np.rint(lam * width).astype(int)
+        boxes = np.full((len(column), 1, 4), [0, 0, width, height])  # one box for each sample
+        boxes[:, 0, 0] = column
+        weight = column / width if each else column[0] / width
+        return make_recipe(PASTE, count, applied, partner=partner, lam=weight, boxes=boxes)
 
 
 # %%

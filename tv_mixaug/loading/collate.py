@@ -265,7 +265,8 @@ class CollateFn:
     def _mix(self, samples: Samples, transform: Any, p: float, generator: Generator | None) -> Any:
         ours, allocate = isinstance(transform, MixTransform), None
         if self.collate_fn is not None:
-            with fenced(generator):
+            # A copy of the generator: whoever collates, the mixes are the same.
+            with fenced(generator and generator.clone_state()):
                 batch = self.collate_fn(samples)
         else:
             allocate = memory.allocate_again if self.reuse_memory else memory.allocate
