@@ -40,6 +40,8 @@ def draw_applied(
 
 def draw_lam(alpha: float, count: int, generator: Generator | None = None) -> Any:
     """Draw ``count`` values from Beta(alpha, alpha), float64, without NaN for any alpha > 0."""
+    if alpha == 1:
+        return draw_uniform((count,), generator)
     if 0.1 <= alpha <= 1e9:
         shape = torch.full((count, 2), alpha, dtype=torch.float64, device="cpu")
         return torch._sample_dirichlet(shape, generator).numpy()[:, 0]
@@ -64,10 +66,13 @@ def draw_boxes(sides: Any, size: Sequence[int], generator: Generator | None = No
         (..., 2 d) int64, the lower corner and then the upper one, x first, half-open, clipped. The
         centre is uniform over the image, whatever the parity of the side.
     """
-    start = np.floor(draw_uniform(sides.shape, generator) * size - (sides / 2 - 0.5))
-    stop = np.minimum(start + sides, size)
-    corners = np.concatenate((start[..., ::-1], stop[..., ::-1]), -1)
-    return np.maximum(corners, 0).astype(np.int64)
+    sizes, dims = np.asarray(size), len(size)
+    start = np.floor(draw_uniform(sides.shape, generator) * sizes - (sides / 2 - 0.5))
+    boxes = np.empty((*sides.shape[:-1], 2 * dims), np.int64)
+    stop = (start + sides)[..., ::-1]
+    np.maximum(start[..., ::-1], 0, out=boxes[..., :dims], casting="unsafe")
+    np.minimum(stop, sizes[::-1], out=boxes[..., dims:], casting="unsafe")
+    return boxes
 
 
 def draw_partner(

@@ -21,8 +21,6 @@ from tv_mixaug.plans import BLEND, FILL, PASTE, Plan, Recipe
 
 # A smaller sample, in bytes, costs less than the call that would handle it alone.
 SMALL_SAMPLE = 1 << 16
-# A smaller batch, in bytes, stays in the cache, so that the fewest calls are the quickest way.
-SMALL_BATCH = 1 << 21
 
 Fill = float | Sequence[float] | str | Tensor | None
 
@@ -192,17 +190,12 @@ def _prepare(
 def _pieces(
     originals: Tensor, out: Tensor, recipe: Recipe
 ) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
-    """Yield rows with their own pixels, their partners' and their results'.
-
-    A roll of a large batch is two slices of it, a small one is copied in fewer calls.
-    """
+    """Yield rows with their own, partners' and result's pixels; a roll is two slices."""
     shift, count = recipe.shift, len(originals)
     if shift is None:
         yield slice(None), originals, originals[recipe.on(originals.device).partner], out
     elif shift == 0:
         yield slice(None), originals, originals, out
-    elif originals.is_cpu and originals.nbytes < SMALL_BATCH:
-        yield slice(None), originals, originals.roll(shift, 0), out
     else:
         before, after = slice(0, shift), slice(shift, count)
         yield before, originals[before], originals[count - shift :], out[before]
