@@ -138,7 +138,7 @@ def test_the_mean_pasted_share_is_that_of_the_paper(size):
         start = np.floor((np.arange(20 * full) + 0.5) / 20 - side / 2 + 0.5)
         length = np.minimum(start + side, full) - np.maximum(start, 0)
         expected = expected * length.mean(1) / full
-    assert expected.mean() == pytest.approx(1 / 2 - 1 / 5 + 1 / 48, abs=0.2 / min(size) ** 2 + 1e-4)
+    assert expected.mean() == pytest.approx(1 / 2 - 1 / 5 + 1 / 48, abs=0.25 / min(size) ** 2)
     assert_mean(1 - plan.lam, float(expected.mean()))
 
 

@@ -6,6 +6,7 @@ and never make a GPU wait: shapes are checked, values are not.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -210,15 +211,15 @@ def inside_boxes(images: Tensor, boxes: Tensor, axes: Sequence[int] | None = Non
     check_boxes(images, boxes, axes)
     boxes = boxes.to(images.device, non_blocking=True)
     boxes = boxes[:, None] if boxes.ndim == 2 else boxes
-    dims = boxes.shape[-1] // 2
-    inside = torch.ones((), dtype=torch.bool, device=images.device)
+    dims, sides = boxes.shape[-1] // 2, []
     for place, axis in enumerate(cut_axes(images.ndim, boxes, axes)):
         corner = dims - 1 - place  # the axes run from slow to fast, the corners start with x
         at = torch.arange(images.shape[axis], device=images.device)
         on_axis = (at >= boxes[..., corner, None]) & (at < boxes[..., dims + corner, None])
         shape = [1] * (images.ndim - 1)
         shape[axis - 1] = images.shape[axis]
-        inside = inside & on_axis.view(*boxes.shape[:2], *shape)
+        sides.append(on_axis.view(*boxes.shape[:2], *shape))
+    inside = functools.reduce(torch.logical_and, sides)
     return inside[:, 0] if boxes.shape[1] == 1 else inside.any(1)
 
 
