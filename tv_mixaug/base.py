@@ -191,9 +191,7 @@ class MixTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no ty
             TypeError: If something in the batch is of the wrong kind.
             ValueError: If shapes or labels are wrong, or a tensor would be left behind unmixed.
         """
-        batch = inputs if len(inputs) != 1 else inputs[0]
-        read = self._read(batch, self.inplace)
-        return self._carry_out(read, self._draw(read, self.p, None), self.inplace)
+        return self.run(inputs if len(inputs) != 1 else inputs[0], self.p, self.inplace)[0]
 
     def mix(
         self,
@@ -204,7 +202,7 @@ class MixTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no ty
         generator: Generator | None = None,
         allocate: Allocate | None = None,
     ) -> tuple[Any, Plan]:
-        """Transform a batch and return the plan with it.
+        """Transform a batch and return the plan with it, as tensors.
 
         Args:
             batch: The batch, as in :meth:`forward`.
@@ -222,9 +220,21 @@ class MixTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no ty
         """
         p = self.p if p is None else check_probability("p", p)
         inplace = self.inplace if inplace is None else check_bool("inplace", inplace)
+        mixed, recipe = self.run(batch, p, inplace, generator, allocate)
+        return mixed, recipe.plan()
+
+    def run(
+        self,
+        batch: Any,
+        p: float,
+        inplace: bool,
+        generator: Generator | None = None,
+        allocate: Allocate | None = None,
+    ) -> tuple[Any, Recipe]:
+        """Transform a batch and return what was drawn for it; see :meth:`mix`."""
         read = self._read(batch, inplace)
         recipe = self._draw(read, p, generator)
-        return self._carry_out(read, recipe, inplace, allocate), recipe.plan()
+        return self._carry_out(read, recipe, inplace, allocate), recipe
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         """Draw the parameters for a flat batch: the plan."""

@@ -273,11 +273,8 @@ class CollateFn:
             batch = collate_samples(samples, allocate, keep_apart=ours)
         if ours:
             # What a collate function of the user's returns may be the data set's own memory.
-            inplace = self.collate_fn is None
-            batch, plan = transform.mix(
-                batch, p=p, inplace=inplace, generator=generator, allocate=allocate
-            )
-            return _with_plan(batch, plan) if self.record else batch
+            batch, recipe = transform.run(batch, p, self.collate_fn is None, generator, allocate)
+            return _with_plan(batch, recipe.plan()) if self.record else batch
         if isinstance(transform, Chain):
             return transform.mix(batch, p=p, generator=generator)[0]
         with fenced(generator):
