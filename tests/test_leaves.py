@@ -5,6 +5,7 @@ import copy
 from collections import OrderedDict, namedtuple
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from coded import coded_images, shares
@@ -12,7 +13,7 @@ from torch import nn
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from tv_mixaug import CutMix, Cutout, Mixup
+from tv_mixaug import CutMix, Cutout, MixCriterion, Mixup, make_collate_fn
 
 Pair = namedtuple("Pair", "images labels")
 
@@ -310,3 +311,50 @@ def test_mappings_of_any_class_are_walked_and_kept(kind):
     assert out["name"] == "x"
     assert torch.equal(batch["views"][0], before)
     assert batch["label"].dtype == torch.int64
+
+
+# --- Channels last ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [Mixup, CutMix, Cutout])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("frames", [(), (5,)])
+def test_pictures_with_channels_last_are_refused_unless_a_layout_says_so(kind, channels, frames):
+    """What cv2.imread gives is not cut in width and channel: the error names three ways out."""
+    pictures = torch.rand(COUNT, *frames, 9, 12, channels)
+    samples = [(picture.numpy(), 1) for picture in pictures]
+    layout = "BTHWC" if frames else "BHWC"
+    for call in (
+        lambda: kind(num_classes=COUNT)(pictures, labels()),
+        lambda: make_collate_fn(kind(num_classes=COUNT))(samples),
+    ):
+        with pytest.raises(ValueError, match="channels before height") as caught:
+            call()
+        assert f"layout='{layout}'" in str(caught.value)
+        assert "v2.ToImage()" in str(caught.value)
+    allowed = kind(num_classes=COUNT, layout=layout)
+    assert allowed(pictures, labels())[0].shape == pictures.shape
+    assert make_collate_fn(allowed)(samples)[0].shape == pictures.shape
+
+
+def test_narrow_pictures_with_channels_first_are_taken():
+    """A width of 1, 3 or 4 is no sign of channels where the channels are in their place."""
+    for width in (1, 3, 4):
+        mixed, _ = CutMix(num_classes=COUNT)(torch.rand(COUNT, 3, 8, width), labels())
+        assert mixed.shape == (COUNT, 3, 8, width)
+
+
+def test_negative_strides_are_taken_as_they_are():
+    """A picture flipped by NumPy is collated as what it shows."""
+    plain = np.arange(2 * 3 * 4 * 4, dtype=np.float32).reshape(2, 3, 4, 4)
+    collate_fn = make_collate_fn(Mixup(num_classes=2, p=0.0))
+    images, _ = collate_fn([(picture[..., ::-1], 0) for picture in plain])
+    assert torch.equal(images, torch.from_numpy(plain[..., ::-1].copy()))
+
+
+def test_classes_in_the_place_of_instances_are_refused():
+    """A class handed over where one of its instances is meant says how to make one."""
+    with pytest.raises(TypeError, match=r"got CutMix; make one: CutMix\(...\)"):
+        make_collate_fn(CutMix)
+    with pytest.raises(TypeError, match=r"make one: CrossEntropyLoss\(\)"):
+        MixCriterion(nn.CrossEntropyLoss)

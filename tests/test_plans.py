@@ -3,7 +3,9 @@
 Statistical tests reject at the level 1e-4 under fixed seeds, so they cannot fail by chance.
 """
 
+import copy
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -11,8 +13,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
+from torch.utils import _pytree as pytree
 
 from tv_mixaug import CutMix, Cutout, Mixup, draws, plans
+from tv_mixaug.labels import PairedLabels
 from tv_mixaug.leaves import Batch, Layout, Leaf, Role
 
 LEVEL = 1e-4
@@ -349,3 +353,28 @@ def test_noise_has_the_law_of_its_dtype():
     assert stats.chisquare(torch.bincount(grey.long(), minlength=256).numpy()).pvalue > LEVEL
     normal = draws.draw_noise((20_000,), 5, torch.float32, torch.device("cpu"))
     assert stats.kstest(normal.numpy(), "norm").pvalue > LEVEL
+
+
+def test_plans_and_pairs_survive_whoever_walks_containers(tmp_path):
+    """Made from items or an iterable, replaced, mapped, pickled or loaded, they stay the same."""
+    pair = PairedLabels(torch.arange(3), torch.arange(3).flip(0), torch.rand(3))
+    for value in (draw_plan(CutMix(), 3, (8, 8)), pair):
+        kind = type(value)
+        moved = [
+            kind(*value),
+            kind(field.clone() for field in value),
+            kind([*value]),
+            kind(**value._asdict()),
+            kind._make(value),
+            value._replace(lam=value.lam.clone()),
+            pytree.tree_map(torch.clone, value),
+            pickle.loads(pickle.dumps(value)),  # noqa: S301
+            copy.deepcopy(value),
+        ]
+        torch.save({"value": value}, tmp_path / "value.pt")
+        moved.append(torch.load(tmp_path / "value.pt", weights_only=True)["value"])
+        for other in moved:
+            assert type(other) is kind
+            assert all(map(torch.equal, other, value))
+    with pytest.raises(TypeError):
+        plans.Plan(torch.zeros(1))

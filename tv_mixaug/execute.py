@@ -8,6 +8,7 @@ device or while compiling, or where gradients flow, whole batches go through the
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -183,8 +184,11 @@ def _prepare(
         return out, out if small and recipe.only is not None else source.samples
     if not inplace:
         return torch.empty_like(source) if whole else source.clone(), source
-    # A box can be pasted in place if it is taken before any is written.
-    return source, source if recipe.only in (PASTE, FILL) and not whole else source.clone()
+    # A box is pasted in place if it is taken before any is written, a large sample is blended in
+    # place if it is kept until all that need it have read it.
+    alone = recipe.only in (PASTE, FILL) and not whole
+    large = recipe.only == BLEND and source.is_cpu and not _is_small(source)
+    return source, source if alone or large else source.clone()
 
 
 def _pieces(
@@ -232,12 +236,21 @@ def _blend_rows(
 ) -> None:
     samples = originals.unbind(0) if isinstance(originals, Tensor) else originals
     partner, weights, results = recipe.partners().tolist(), recipe.weights(), out.unbind(0)
-    for row in _by_partner(recipe.rows(BLEND), partner):
-        blend(samples[row], samples[partner[row]], weights[row], results[row])
+    rows, kept = recipe.rows(BLEND), dict[int, Tensor]()
+    readers = Counter(partner[row] for row in rows if partner[row] != row)
+    for row in _by_partner(rows, partner):
+        other = partner[row]
+        readers[other] -= 1
+        if originals is out and readers[row] > 0:
+            kept[row] = samples[row].clone()
+        blend(samples[row], kept.get(other, samples[other]), weights[row], results[row])
 
 
 def _by_partner(rows: Sequence[int], partner: list[int]) -> Iterator[int]:
-    """Order samples so that a partner's pixels, just read, are in the cache when its turn comes."""
+    """Order samples so that a partner's pixels, just read, are in the cache when its turn comes.
+
+    In place this is also the order in which the fewest have to be kept: one of each cycle.
+    """
     left = dict.fromkeys(rows)
     while left:
         row = next(iter(left))

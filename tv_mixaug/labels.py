@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tv_mixaug.plans import Recipe
+from tv_mixaug.plans import Recipe, take_items
 
 NumClasses = int | Literal["multi", "regression"] | None
 
@@ -26,6 +26,9 @@ class PairedLabels(NamedTuple):
     labels: Tensor
     partner_labels: Tensor
     lam: Tensor
+
+
+take_items(PairedLabels)
 
 
 class LabelFormat(NamedTuple):

@@ -387,12 +387,16 @@ def _find_role(leaf: Leaf, value: Any, reading: Reading) -> Role | None:
     return Role.OTHER
 
 
+def _layout_of(value: Any, reading: Reading) -> str | None:
+    """Return the axes that were named for plain images; tv_tensors have their own."""
+    typed = isinstance(value, tv_tensors.TVTensor) or getattr(value, "tv_type", None) is not None
+    return None if typed else reading.layout
+
+
 def _image_axes(value: Any, reading: Reading) -> tuple[tuple[int, ...], int]:
     """Return the axes of an image leaf that boxes cut, slowest first, and its channel axis."""
     ndim = value[0].ndim + 1 if _is_sequence(value) else value.ndim
-    layout = reading.layout
-    if layout is None or isinstance(value, (tv_tensors.Image, tv_tensors.Video)):
-        layout = "BTCHW" if ndim == 5 else "BCHW"
+    layout = _layout_of(value, reading) or ("BTCHW" if ndim == 5 else "BCHW")
     depth = [layout.index(name) for name in "TD" if name in layout] if reading.cuboid else []
     return (*depth, layout.index("H"), layout.index("W")), layout.find("C")
 
@@ -552,11 +556,17 @@ def _check_images(
                 f"images at {leaf.where} must be uint8, float16, bfloat16, float32 or float64, got "
                 f"{str(dtype).removeprefix('torch.')}."
             )
-        named = reading.layout if _is_plain(value) else None
+        named = _layout_of(value, reading)
         if len(shape) not in ((len(named),) if named else (4, 5)):
             expected = " x ".join(named) if named else "(B, C, H, W) or (B, T, C, H, W)"
             raise ValueError(
                 f"images at {leaf.where} must be a batch {expected}, got shape {shape}."
+            )
+        if named is None and _has_channels_last(shape):
+            raise ValueError(
+                f"images at {leaf.where} must have their channels before height and width, got "
+                f"shape {shape}; give v2.ToImage() to the data set, permute them, or say "
+                f"layout='{'BTHWC' if len(shape) == 5 else 'BHWC'}'."
             )
         if shape[0] != length:
             raise ValueError(
@@ -577,6 +587,11 @@ def _check_images(
             + "."
         )
     return next(iter(sizes.values()))
+
+
+def _has_channels_last(shape: tuple[int, ...]) -> bool:
+    """Tell what cv2.imread gives: the last axis is 1, 3 or 4 and the one of channels is not."""
+    return shape[-1] in (1, 3, 4) and shape[-3] not in (1, 3, 4)
 
 
 def _check_leaf(

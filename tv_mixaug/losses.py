@@ -50,8 +50,10 @@ class MixCriterion(nn.Module):
         ignore_index: int | None = None,
     ) -> None:
         super().__init__()
-        if not callable(criterion):
-            raise TypeError(f"criterion must be callable, got {type(criterion).__name__}.")
+        if not callable(criterion) or isinstance(criterion, type):
+            got = criterion if isinstance(criterion, type) else type(criterion)
+            hint = f"; make one: {got.__name__}()" if got is criterion else ""
+            raise TypeError(f"criterion must be callable, got {got.__name__}{hint}.")
         if reduction not in ("mean", "sum", "none"):
             raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}.")
         if ignore_index is not None:

@@ -34,6 +34,27 @@ class Plan(NamedTuple):
     noise: Tensor
 
 
+def take_items(kind: type[Any]) -> type[Any]:
+    """Let a namedtuple be made from one iterable of its fields too, and be loaded as weights.
+
+    Hugging Face's Trainer and fastai rebuild what they move between devices as
+    ``type(x)(generator)``, and ``torch.load`` opens only what it was told to be harmless.
+    """
+    make = kind.__new__
+
+    def new(cls: type[Any], *items: Any, **named: Any) -> Any:
+        if len(items) == 1 and not named and not isinstance(items[0], Tensor):
+            items = tuple(items[0])
+        return make(cls, *items, **named)
+
+    kind.__new__ = new  # type: ignore  # a NamedTuple has no place to write one of its own
+    torch.serialization.add_safe_globals([kind])
+    return kind
+
+
+take_items(Plan)
+
+
 @dataclass(slots=True)
 class Recipe:
     """Hold a plan as the numbers and arrays that it is carried out by.

@@ -106,8 +106,10 @@ class CollateFn:
         if not self.transforms:
             raise ValueError("transforms must have at least one transform, got an empty list.")
         for transform in self.transforms:
-            if not callable(transform):
-                raise TypeError(f"transforms must be callable, got {type(transform).__name__}.")
+            if not callable(transform) or isinstance(transform, type):
+                got = transform if isinstance(transform, type) else type(transform)
+                hint = f"; make one: {got.__name__}(...)" if got is transform else ""
+                raise TypeError(f"transforms must be callable, got {got.__name__}{hint}.")
         ours = [t for t in self.transforms if isinstance(t, (MixTransform, Chain))]
         check_one_format([(type(t).__name__, t.label_format) for t in ours])
         if not (collate_fn is None or callable(collate_fn)):

@@ -119,7 +119,8 @@ def _collate(samples: Any, stack: Callable[[list[Tensor]], Any]) -> Any:
             f"samples must be of one structure, got {type(first).__name__} and other things."
         )
     if isinstance(first, np.ndarray):
-        return stack([torch.as_tensor(sample, device="cpu") for sample in samples])
+        dense = map(np.ascontiguousarray, samples)  # torch takes no negative strides
+        return stack([torch.as_tensor(sample, device="cpu") for sample in dense])
     return torch.utils.data.default_collate(samples)
 
 
