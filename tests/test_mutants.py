@@ -18,6 +18,7 @@ from tv_mixaug.testing import (
 
 # Where a box is square, a row too many is a column too many: this seed finds others.
 FEW: dict[str, Any] = {"batch_sizes": (2, 5), "sizes": ((8, 12),), "draws": 6, "seed": 1}
+MASK_SEED = 3  # nor is a mask left behind where the own image has the smaller weight
 FLOAT, BYTES = (torch.float32,), (torch.uint8,)
 
 
@@ -49,7 +50,7 @@ def check_cut_masks() -> None:
 def check_mixed_masks(masks: str = "dominant") -> None:
     """Compare masks and pixels of Mixup."""
     pipeline = Mixup(mode="sample", masks=masks, num_mask_classes=16, labels_getter=None)
-    assert_targets_follow_images(pipeline, kind="masks", **FEW)
+    assert_targets_follow_images(pipeline, kind="masks", **FEW | {"seed": MASK_SEED})
 
 
 def check_erased_masks() -> None:

@@ -140,7 +140,7 @@ class MixTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no ty
         self.passthrough = check_passthrough(self.passthrough)
         self.layout = check_layout(self.layout)
         check_bool("inplace", self.inplace)
-        self.rules = Rules()
+        self._rules = Rules()
         self.reader = Reader(self.reading())
 
     @property
@@ -259,8 +259,8 @@ class MixTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no ty
                     check_values(value, leaf.kind, form, leaf.where, indices=leaf.indices)
                 case Role.IMAGE if inplace:
                     _check_writable(leaf, value)
-                case Role.MASK if self.rules.masks == "soft":
-                    count = int(self.rules.num_mask_classes or 0)
+                case Role.MASK if self._rules.masks == "soft":
+                    count = int(self._rules.num_mask_classes or 0)
                     check_classes(value, count, self.ignore_index, leaf.where)
                 case Role.OBJECTS:
                     bare, _ = split_objects(value, self.reader.reading.passthrough)
@@ -288,7 +288,7 @@ class MixTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no ty
         allocate: Allocate | None,
     ) -> Any:
         """Mix one leaf by the rule of its role."""
-        rules = self.rules
+        rules = self._rules
         match leaf.role:
             case Role.IMAGE:
                 return _mix_images(leaf, value, recipe, rules.fill, inplace)

@@ -590,8 +590,8 @@ def _check_images(
 
 
 def _has_channels_last(shape: tuple[int, ...]) -> bool:
-    """Tell what cv2.imread gives: the last axis is 1, 3 or 4 and the one of channels is not."""
-    return shape[-1] in (1, 3, 4) and shape[-3] not in (1, 3, 4)
+    """Tell what cv2.imread gives: the last axis is 1, 3 or 4, and that of channels is longer."""
+    return shape[-1] in (1, 3, 4) and shape[-3] > 4
 
 
 def _check_leaf(

@@ -70,7 +70,7 @@ class Mixup(MixTransform):
             check_count("num_mask_classes", self.num_mask_classes)
         elif self.masks == "soft":
             raise ValueError("num_mask_classes must be given with masks='soft', got None.")
-        self.rules = Rules(masks=self.masks, num_mask_classes=self.num_mask_classes)
+        self._rules = Rules(masks=self.masks, num_mask_classes=self.num_mask_classes)
 
     def check(self, leaf: Leaf, value: Any) -> None:
         """Refuse paired labels, and masks without a rule."""
@@ -109,7 +109,7 @@ class CutTransform(MixTransform):
         check_choice("cut", self.cut, ("spatial", "cuboid"))
         super().__post_init__()
         self.min_visible = check_visible(self.min_visible)
-        self.rules = Rules(min_visible=self.min_visible)
+        self._rules = Rules(min_visible=self.min_visible)
 
     def reading(self) -> Reading:
         """Return how batches are to be read: all images of one size, perhaps with a depth."""
@@ -219,7 +219,7 @@ class Cutout(CutTransform):
         self.fill = check_fill(self.fill)
         if self.mask_fill is not None:
             check_integer("mask_fill", self.mask_fill)
-        self.rules = self.rules._replace(fill=self.fill, mask_fill=self.mask_fill)
+        self._rules = self._rules._replace(fill=self.fill, mask_fill=self.mask_fill)
 
     def reading(self) -> Reading:
         """Return how batches are to be read: as for any cut, but labels are not needed."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
 from typing import Any
@@ -141,7 +142,9 @@ def assert_reproducible(
         raise ValueError("num_workers must not be empty, got an empty sequence.")
     reference: list[Any] | None = None
     for workers in [num_workers[0], *num_workers]:
-        with seeded(seed):
+        with seeded(seed), warnings.catch_warnings():
+            # To begin the same epoch again is the very question.
+            warnings.filterwarnings("ignore", ".* begins epoch .* again", UserWarning)
             batches = [deepcopy(batch) for batch in make_loader(workers)]
         if not batches:
             raise ValueError("make_loader must return a loader of at least one batch, got none.")
