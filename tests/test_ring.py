@@ -654,7 +654,7 @@ SMALL_SHM = ["unshare", "-m", "sh", "-c", 'mount -t tmpfs -o size=64m tmpfs /dev
 @pytest.mark.slow
 def test_a_short_soak_with_little_shared_memory():
     """Batches kept in every way stay; with a /dev/shm of 64 MB (where we may) as without."""
-    soak = [sys.executable, str(SOAK), "--batches", "200", "--kept", "40", "--rounds", "1"]
+    soak = [sys.executable, str(SOAK), "--batches", "100", "--kept", "24", "--rounds", "1"]
     may = bool(shutil.which("unshare")) and run(*SMALL_SHM, "true").returncode == 0
     found = run(*SMALL_SHM, *soak) if may else run(*soak)
     assert found.returncode == 0, found.stdout + found.stderr
