@@ -348,6 +348,24 @@ def test_a_loader_in_each_thread():
     assert found == [[[(n, 0), (n, 1), (n, 2)] for n in range(100)]] * 3
 
 
+class Threaded(IterableDataset):
+    """A stream that asks from a thread of its own, where the loader's frames are out of sight."""
+
+    def __init__(self):
+        self.numbering, self.found = Numbering(), []
+
+    def __iter__(self):
+        run_threads(lambda: self.found.extend(self.numbering.find() for _ in range(2)))
+        return iter(self.found)
+
+
+def test_threads_in_workers_are_told_apart():
+    """Threads of a worker count for themselves, and those of another have other numbers."""
+    loader = DataLoader(Threaded(), batch_size=None, num_workers=2)
+    found = sorted(tuple(numbers) for numbers in loader)
+    assert found == [(0, -3, 0), (0, -3, 1), (0, -2, 0), (0, -2, 1)]
+
+
 @pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_processes_never_get_the_same(method):
     """In a pool no call repeats another's numbers, and each process says once what to do."""

@@ -7,6 +7,7 @@ how many batches its worker gave before, and for a map how many the loader gave.
 import copy
 import itertools
 import logging
+import time
 import traceback
 
 import pytest
@@ -38,6 +39,8 @@ class StatefulStream(Stream):
 class Walk:
     """Walk through a worker's numbers, remembering where."""
 
+    end = COUNT
+
     def __init__(self, few):
         info = get_worker_info()
         self.id, self.step = (0, 1) if info is None else (info.id, info.num_workers)
@@ -48,7 +51,7 @@ class Walk:
 
     def __next__(self):
         number = self.id + self.given * self.step
-        if number >= COUNT or self.given == self.most:
+        if number >= self.end or self.given == self.most:
             raise StopIteration
         self.given += 1
         return number
@@ -161,9 +164,11 @@ def test_an_epoch_resumed_at_any_place(kind, workers, persistent, in_order):
 def test_a_worker_whose_stream_ends_early_shifts_no_number():
     """Where one worker gives less than the other, both are numbered by what they give."""
     ask = Ask()
-    loader = DataLoader(Stream(few=1), 1, collate_fn=ask, num_workers=2, persistent_workers=True)
-    for epoch in range(2):
-        ask.numbering.restart(epoch)
+    for prefetch in (1, 3):  # with one, the loader's own numbers have no gaps
+        loader = DataLoader(
+            Stream(few=1), 1, collate_fn=ask, num_workers=2, prefetch_factor=prefetch
+        )
+        ask.numbering.restart(prefetch)
         numbers = {samples[0]: found[1] for samples, found in loader}
         assert numbers == {0: 0, 1: 1, 2: 2, 4: 4, 6: 6}
 
@@ -205,6 +210,58 @@ def test_a_stream_resumed_after_a_worker_has_ended_repeats_no_number():
     rest = list(resumed)
     assert [samples for samples, _ in rest] == [[6]]
     assert len({found for _, found in before + rest}) == 5
+
+
+class Tardy(Walk):
+    """Numbers of two workers, of which the second gives three before the first gives two."""
+
+    end = 9
+
+    def __next__(self):
+        time.sleep(0.3 if self.id == 0 else 0.35 * (self.given == 2))
+        return super().__next__()
+
+
+class TardyStream(StatefulStream):
+    """The same as a stream."""
+
+    def __iter__(self):
+        return Tardy(self.few)
+
+
+@pytest.mark.filterwarnings("ignore:'set_vital' is deprecated")
+def test_a_stream_resumed_out_of_order_repeats_no_number():
+    """Where workers do not take turns, nobody knows what each gave: others get numbers beyond."""
+    stateful = pytest.importorskip("torchdata.stateful_dataloader")
+    logging.getLogger("torchdata").setLevel(logging.ERROR)  # it warns that it promises nothing
+
+    def make():
+        return stateful.StatefulDataLoader(
+            TardyStream(), 1, collate_fn=Ask(), num_workers=2, in_order=False, prefetch_factor=1
+        )
+
+    loader = make()
+    iterator = iter(loader)
+    before = [next(iterator) for _ in range(4)]
+    resumed = make()
+    resumed.load_state_dict(loader.state_dict())
+    given = {(*samples, found) for samples, found in [*before, *resumed]}
+    assert len({found for *_, found in given}) == len(given)
+
+
+@pytest.mark.filterwarnings("ignore:'set_vital' is deprecated")
+def test_a_loader_that_goes_back_in_its_epoch_is_not_warned_of():
+    """To resume an epoch that this process has begun is no oversight, with workers and without."""
+    stateful = pytest.importorskip("torchdata.stateful_dataloader")
+    for workers in (0, 1):
+        loader = stateful.StatefulDataLoader(
+            range(COUNT), SIZE, collate_fn=Ask(), num_workers=workers
+        )
+        next(iter(loader))
+        state = loader.state_dict()
+        for _ in range(2):
+            loader.load_state_dict(copy.deepcopy(state))
+            check(list(loader), "map", workers, 0)
 
 
 @pytest.mark.filterwarnings("ignore:'set_vital' is deprecated")
