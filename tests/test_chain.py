@@ -386,6 +386,32 @@ def test_callables_get_the_batch_that_was_passed():
     assert out["seen"]
 
 
+class Tilt(v2.Transform):
+    """Flip every second sample, by functionals of v2 or by hand."""
+
+    def transform(self, inpt, params):
+        """Flip a leaf."""
+        flipped = v2.functional.vertical_flip(inpt)
+        rows = [(flipped if i % 2 else inpt)[i] for i in range(len(inpt))]
+        return tv_tensors.wrap(torch.stack(rows), like=inpt)
+
+
+def test_a_transform_of_ones_own_may_move_each_sample_in_another_way():
+    """Where a transform has a geometry for each sample, each is followed by its own."""
+    cut = CutMix(num_classes=K, mode="sample")
+    check_pixels(Chain([cut, Tilt(), v2.Pad(2, fill=1), Tilt(), cut, Tilt()], erased="nobody"))
+
+
+def test_interpolated_images_count_for_the_nearest_source():
+    """Seams that a resize blends change a label by one in a hundred at most, mostly by far less."""
+    chain = Chain([CutMix(num_classes=K, mode="sample"), v2.RandomResizedCrop(64)])
+    for _ in range(5):
+        images, labels = chain(coded_pictures(K, (96, 96)), torch.arange(K))
+        errors = (labels - expected_labels(images, "renormalise")).abs()
+        assert errors.max() < 0.01
+        assert errors.mean() < 2e-3
+
+
 class Shift(v2.Transform):
     """Move the images, and leave everything else where it is."""
 

@@ -194,13 +194,13 @@ def read_probe(moved: Any, probe: Probe) -> Tensor | None:
     """
     if not isinstance(moved, Tensor) or moved.ndim != 4 or moved.shape[:2] != probe.shape[:2]:
         return None
-    planes, count = moved.as_subclass(Tensor), probe.shape[-2:].numel()
+    planes, count = _distinct(moved.as_subclass(Tensor)), probe.shape[-2:].numel()
     digits = planes[:, :-1].long()
     scale = 256 ** torch.arange(digits.shape[1], device=digits.device)
     numbers = (digits * scale.view(-1, 1, 1)).sum(1)
     expected = _write_digits(numbers, count).to(planes.dtype)
     valid = torch.equal(expected, planes) and not bool((numbers > count).any())
-    return numbers if valid else None
+    return numbers.expand(len(moved), -1, -1) if valid else None
 
 
 def carry(values: Tensor, numbers: Tensor) -> Tensor:
@@ -222,6 +222,11 @@ def carry(values: Tensor, numbers: Tensor) -> Tensor:
     return flat.gather(2, places).view(*values.shape[:2], *numbers.shape[1:])
 
 
+def _distinct(planes: Tensor) -> Tensor:
+    """Return one sample where all share its memory, as they do in what torchvision was given."""
+    return planes[:1] if len(planes) and planes.stride(0) == 0 else planes
+
+
 def _write_digits(numbers: Tensor, largest: int) -> Tensor:
     digits = [numbers >> shift & 255 for shift in range(0, largest.bit_length(), 8)]
     check = torch.where(numbers > 0, 255 - digits[0], 0)
@@ -233,7 +238,8 @@ def _register(functional: Any) -> None:
     signature = inspect.signature(functional)
 
     def move(probe: Probe, *args: Any, **kwargs: Any) -> Probe:
-        call = signature.bind(probe.as_subclass(Tensor), *args, **kwargs)
+        planes = _distinct(probe.as_subclass(Tensor))
+        call = signature.bind(planes, *args, **kwargs)
         if "fill" in signature.parameters:
             call.arguments["fill"] = None
         if "interpolation" in signature.parameters:
@@ -246,8 +252,11 @@ def _register(functional: Any) -> None:
             call.arguments["interpolation"] = (
                 InterpolationMode.NEAREST_EXACT if exact else InterpolationMode.NEAREST
             )
-        moved: Probe = functional(*call.args, **call.kwargs).as_subclass(Probe)
-        return moved
+        moved = functional(*call.args, **call.kwargs)
+        if len(planes) != len(probe):
+            moved = moved.expand(len(probe), -1, -1, -1)
+        result: Probe = moved.as_subclass(Probe)
+        return result
 
     F.register_kernel(functional, Probe)(move)
 
