@@ -13,7 +13,7 @@ from torchvision import transforms as v1
 from torchvision import tv_tensors
 from torchvision.transforms import InterpolationMode, v2
 
-from tv_mixaug import Chain, CutMix, Cutout, Mixup, functional, make_collate_fn
+from tv_mixaug import Chain, CutMix, Cutout, Mixup, foreign, functional, make_collate_fn
 from tv_mixaug.plans import BLEND, FILL, NONE, PASTE, Plan
 from tv_mixaug.transforms import MixTransform
 
@@ -400,6 +400,22 @@ def test_a_transform_of_ones_own_may_move_each_sample_in_another_way():
     """Where a transform has a geometry for each sample, each is followed by its own."""
     cut = CutMix(num_classes=K, mode="sample")
     check_pixels(Chain([cut, Tilt(), v2.Pad(2, fill=1), Tilt(), cut, Tilt()], erased="nobody"))
+    # One tilt between the cuts: a second one would undo the first, followed or not.
+    check_pixels(Chain([cut, Tilt(), v2.Pad(2, fill=1), cut], erased="nobody"))
+
+
+def test_a_probe_of_numbers_that_the_image_has_not_is_refused():
+    """Digits that fit together are no source if there is no such pixel."""
+    larger, probe = (foreign.make_probe(torch.zeros(1, 1, side, side)) for side in (4, 3))
+    assert foreign.read_probe(probe, probe) is not None
+    assert foreign.read_probe(larger, probe) is None
+
+
+def test_images_that_no_step_touched_come_back_themselves():
+    """What was not transformed is the tensor that was given, not a copy or an alias."""
+    images = coded_images()
+    chain = Chain([CutMix(num_classes=K), v2.RandomHorizontalFlip(0.0)], p=0.0)
+    assert chain(images, torch.arange(K))[0] is images
 
 
 def test_interpolated_images_count_for_the_nearest_source():

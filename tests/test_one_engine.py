@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from torch.utils.data import default_collate
 
 import tv_mixaug.testing as kit
-from tv_mixaug import Chain, CutMix, Cutout, Mixup, functional, make_collate_fn
-from tv_mixaug.plans import BLEND, FILL, NONE, PASTE, Plan
+from tv_mixaug import Chain, CutMix, Cutout, Mixup, functional, kernels, make_collate_fn
+from tv_mixaug.plans import BLEND, FILL, NONE, PASTE, Plan, make_recipe
 
 SIZES = [(3, 5, 7), (3, 150, 150)]  # below and above the size that is handled alone
 
@@ -200,7 +200,83 @@ def test_soft_labels_are_written_into_the_memory_that_is_given():
 
     images, labels = torch.rand(4, 1, 8, 8), torch.tensor([0, 1, 2, 99])
     mix = CutMix(num_classes=100, ignore_index=-1)
-    (_, soft), plan = mix.mix((images, labels), allocate=allocate)
+    (_, soft), recipe = mix.run((images, labels), 1.0, False, allocate=allocate)
+    plan = recipe.plan()
     assert soft.data_ptr() == made[0].data_ptr()
     expected = functional.mix_labels(torch.eye(100)[labels], plan.partner, plan.lam)
     torch.testing.assert_close(soft, expected, atol=1e-6, rtol=0)
+
+
+# --- Odd plans, labels and defaults ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("default", [torch.float64, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("transform", TRANSFORMS[:3], ids=str)
+def test_the_default_dtype_of_torch_changes_nothing(transform, default):
+    """Plans, labels and pixels have the same bits and dtypes under any default dtype."""
+    batches = [torch.randint(256, (6, 3, 9, 9), dtype=torch.uint8), torch.rand(6, 3, 9, 9)]
+    for images in batches:
+        batch = (images, torch.arange(6) % 4)
+        expected, plan = transform.mix(batch, generator=torch.Generator().manual_seed(3))
+        try:
+            torch.set_default_dtype(default)
+            found, again = transform.mix(batch, generator=torch.Generator().manual_seed(3))
+        finally:
+            torch.set_default_dtype(torch.float32)
+        for one, other in zip((*expected, *plan), (*found, *again), strict=True):
+            assert one.dtype == other.dtype
+            assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("default", [torch.float64, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("weight", [0.3, torch.full((6, 1, 1, 1), 0.3)], ids=["one", "each"])
+def test_bytes_are_blended_alike_under_any_default_dtype(weight, default):
+    """The way of a device computes bytes in float32, whatever torch's default dtype."""
+    own, other = torch.randint(256, (2, 6, 3, 9, 9), dtype=torch.uint8)
+    expected = kernels.blend(own, other, weight)
+    exact = (0.7 * own.double() + 0.3 * other.double()).round()
+    assert (expected.double() - exact).abs().max() <= 1
+    # Given as one number or as tensors the last bit of a near-tie may differ, not more.
+    try:
+        torch.set_default_dtype(default)
+        found = kernels.blend(own, other, weight)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert (found.int() - expected.int()).abs().double().mean() < 1e-3
+
+
+@pytest.mark.parametrize("field", Plan._fields)
+def test_a_plan_with_a_field_of_another_length_is_not_replayed(field):
+    """A field that has not a row for each sample is refused by its name, not guessed at."""
+    plan = Plan(
+        op=torch.full((4,), BLEND, dtype=torch.uint8),
+        partner=torch.tensor([1, 2, 3, 0]),
+        lam=torch.full((4,), 0.5),
+        boxes=torch.zeros(4, 1, 4, dtype=torch.int64),
+        noise=torch.zeros(4, dtype=torch.int64),
+    )
+    assert functional.replay(torch.rand(4, 1, 4, 4), plan).shape == (4, 1, 4, 4)
+    for wrong in (getattr(plan, field)[:3], getattr(plan, field)[None]):
+        with pytest.raises(ValueError, match=f"plan.{field} must be"):
+            functional.replay(torch.rand(4, 1, 4, 4), plan._replace(**{field: wrong}))
+
+
+def test_class_indices_in_a_column_stay_what_they_are_without_num_classes():
+    """Cutout leaves (B, 1) class indices alone, the very tensor, if it is not told their number."""
+    labels = torch.arange(4)[:, None]
+    assert Cutout()(torch.rand(4, 3, 8, 8), labels)[1] is labels
+
+
+def test_a_rule_need_not_draw_seeds_to_fill_with_noise():
+    """Where a rule of one's own says nothing of seeds, noise is that of seed 0, as in any plan."""
+
+    class Corner(Cutout):
+        def draw(self, batch, p, generator):
+            return make_recipe(FILL, batch.length, True, boxes=np.array([[[0, 0, 3, 3]]]))
+
+    images = torch.rand(4, 3, 8, 8)
+    (mixed, plan), again = Corner(fill="noise").mix(images), Corner(fill="noise")(images)
+    assert not plan.noise.any()
+    assert torch.equal(mixed, again)
+    assert torch.equal(mixed, functional.replay(images, plan, "noise"))
+    assert torch.equal(mixed[:, :, 3:], images[:, :, 3:])

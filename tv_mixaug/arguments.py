@@ -50,10 +50,10 @@ def check_count(name: str, value: Any) -> int:
     return int(value)
 
 
-def check_bool(name: str, value: Any) -> bool:
+def check_bool(name: str, value: Any, *, expected: str = "a bool") -> bool:
     """Return a bool."""
     if not isinstance(value, bool):
-        raise kind_error(name, "a bool", value)
+        raise kind_error(name, expected, value)
     return value
 
 

@@ -8,7 +8,6 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Generator, Tensor
-from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from tv_mixaug import detection
@@ -34,6 +33,7 @@ from tv_mixaug.leaves import (
     Reading,
     Role,
     put_together,
+    rewrap,
     split_objects,
 )
 from tv_mixaug.masks import check_classes, mix_masks
@@ -200,7 +200,6 @@ class MixTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no ty
         p: float | None = None,
         inplace: bool | None = None,
         generator: Generator | None = None,
-        allocate: Allocate | None = None,
     ) -> tuple[Any, Plan]:
         """Transform a batch and return the plan with it, as tensors.
 
@@ -209,7 +208,6 @@ class MixTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no ty
             p: Probability to be used instead of the transform's own.
             inplace: Whether to write into the images, instead of the transform's own choice.
             generator: A CPU generator that all random numbers come from; torch's own by default.
-            allocate: Makes the memory of soft labels from their shape and dtype.
 
         Returns:
             The transformed batch, and the :class:`~tv_mixaug.plans.Plan` it was made by.
@@ -220,7 +218,7 @@ class MixTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no ty
         """
         p = self.p if p is None else check_probability("p", p)
         inplace = self.inplace if inplace is None else check_bool("inplace", inplace)
-        mixed, recipe = self.run(batch, p, inplace, generator, allocate)
+        mixed, recipe = self.run(batch, p, inplace, generator)
         return mixed, recipe.plan()
 
     def run(
@@ -231,7 +229,10 @@ class MixTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no ty
         generator: Generator | None = None,
         allocate: Allocate | None = None,
     ) -> tuple[Any, Recipe]:
-        """Transform a batch and return what was drawn for it; see :meth:`mix`."""
+        """Transform a batch and return what was drawn for it; see :meth:`mix`.
+
+        ``allocate`` makes the memory of soft labels from their shape and dtype.
+        """
         read = self._read(batch, inplace)
         recipe = self._draw(read, p, generator)
         return self._carry_out(read, recipe, inplace, allocate), recipe
@@ -302,7 +303,7 @@ class MixTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no ty
                 mixed = mix_masks(
                     plain, recipe, rules.masks, rules.num_mask_classes, rules.mask_fill
                 )
-                return value if mixed is plain else tv_tensors.wrap(mixed, like=value)
+                return value if mixed is plain else rewrap(mixed, value)
             case Role.OBJECTS:
                 bare, passed = split_objects(value, self.reader.reading.passthrough)
                 objects = detection.mix_objects(bare, recipe.plan(), size[-2:], rules.min_visible)
@@ -323,18 +324,14 @@ def _mix_images(leaf: Leaf, value: Any, recipe: Recipe, fill: Fill, inplace: boo
     if isinstance(value, Tensor):
         plain = value.as_subclass(Tensor) if type(value) is not Tensor else value
         mixed = carry_out(plain, *how, inplace=inplace)
-        return value if inplace else _like(mixed, value)
+        return value if inplace else rewrap(mixed, value)
     plain_list = [one.as_subclass(Tensor) for one in value]
     mixed = carry_out(torch.stack(plain_list), *how, inplace=True)
     if inplace:
         for old, new in zip(plain_list, mixed, strict=True):
             old.copy_(new)
         return value
-    return type(value)(_like(new, old) for new, old in zip(mixed.unbind(0), value, strict=True))
-
-
-def _like(new: Tensor, old: Any) -> Tensor:
-    return tv_tensors.wrap(new, like=old) if isinstance(old, tv_tensors.TVTensor) else new
+    return type(value)(rewrap(new, old) for new, old in zip(mixed.unbind(0), value, strict=True))
 
 
 def _check_writable(leaf: Leaf, value: Any) -> None:

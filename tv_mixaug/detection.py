@@ -17,6 +17,7 @@ from torch import Tensor
 from torchvision import tv_tensors
 
 from tv_mixaug import plans
+from tv_mixaug.leaves import rewrap
 from tv_mixaug.plans import Plan
 
 __all__ = [
@@ -304,7 +305,7 @@ def _hide(
         masks_left = masks.clone()
         for x1, y1, x2, y2 in holes.tolist():
             masks_left[:, y1:y2, x1:x2] = 0
-        target["masks"] = _like(masks_left, target["masks"])
+        target["masks"] = rewrap(masks_left, target["masks"])
         pixels, tight = _measure(masks)
         pixels_left, tight_left = _measure(masks_left)
         # Resizing leaves small objects without a pixel: those go by their box.
@@ -326,7 +327,7 @@ def _hide(
 
     # A box that does not shrink keeps its own numbers, which may be finer than the mask's pixels.
     shrunk = (after != before).any(-1, keepdim=True)
-    target["boxes"] = _like(_formatted(after, boxes).where(shrunk, _raw(boxes)), boxes)
+    target["boxes"] = rewrap(_formatted(after, boxes).where(shrunk, _raw(boxes)), boxes)
     if "area" in keys:
         given = _raw(target["area"])
         scaled = given.double() * left / area
@@ -390,7 +391,7 @@ def _take(target: Mapping[str, Any], keys: set[str], keep: Tensor) -> dict[str, 
     """Select objects in every entry that belongs to them."""
     rows = keep.nonzero()[:, 0]
     return {
-        k: _like(_raw(v).index_select(0, rows), v) if k in keys else v for k, v in target.items()
+        k: rewrap(_raw(v).index_select(0, rows), v) if k in keys else v for k, v in target.items()
     }
 
 
@@ -399,7 +400,7 @@ def _join(mine: dict[str, Any], theirs: dict[str, Any], keys: set[str]) -> dict[
     sides = [side for side in (mine, theirs) if len(side["boxes"])]
     if not sides:
         return mine
-    joined = {k: _like(torch.cat([_raw(s[k]) for s in sides]), sides[0][k]) for k in sorted(keys)}
+    joined = {k: rewrap(torch.cat([_raw(s[k]) for s in sides]), sides[0][k]) for k in sorted(keys)}
     return {**mine, **joined}
 
 
@@ -452,7 +453,3 @@ def _kind(value: Tensor) -> str:
 
 def _raw(value: Tensor) -> Tensor:
     return value.as_subclass(Tensor)
-
-
-def _like(value: Tensor, like: Tensor) -> Tensor:
-    return tv_tensors.wrap(value, like=like) if isinstance(like, tv_tensors.TVTensor) else value

@@ -49,7 +49,6 @@ class Samples:
         self.shape = torch.Size((len(samples), *samples[0].shape))
         self.ndim = len(self.shape)
         self.dtype = samples[0].dtype
-        self.device = samples[0].device
 
     def empty(self) -> Tensor:
         """Return the uninitialised batch."""
@@ -87,9 +86,7 @@ def carry_out(
     Returns:
         The batch: ``source`` itself where nothing is to be done to it.
     """
-    if fill is None and recipe.only == FILL:
-        return source if isinstance(source, Tensor) else source.stack()
-    if not recipe.ops:
+    if not recipe.ops or (fill is None and recipe.only == FILL):
         return source if isinstance(source, Tensor) else source.stack()
     if isinstance(source, Tensor) and _goes_at_once(source, recipe):
         done = _at_once(source, recipe, fill, axes, channel_axis)
@@ -139,9 +136,16 @@ def replay(
         raise TypeError(f"plan must be a Plan, got {type(plan).__name__}.")
     if not (fill is None or isinstance(fill, Tensor)):
         fill = check_fill(fill)
+    kernels.check_batch(images, plan.partner, "plan.partner")
+    for name, rows in plan._asdict().items():
+        wanted = 3 if name == "boxes" else 1
+        if not isinstance(rows, Tensor) or rows.ndim != wanted or len(rows) != len(images):
+            shape = f"({len(images)}, N, 2 d)" if name == "boxes" else f"({len(images)},)"
+            got = tuple(rows.shape) if isinstance(rows, Tensor) else type(rows).__name__
+            raise ValueError(f"plan.{name} must be a tensor of shape {shape}, got {got}.")
     recipe = Recipe.of(plan)
-    blends = recipe.unknown is None and BLEND in recipe.ops
-    kernels.check_batch(images, plan.partner, blends=blends, name="plan.partner")
+    if recipe.unknown is None and BLEND in recipe.ops:
+        kernels.check_blend(images)
     if PASTE in recipe.ops or FILL in recipe.ops:
         kernels.check_boxes(images, plan.boxes, axes)
     if isinstance(fill, Tensor):
@@ -334,7 +338,7 @@ def _value(fill: Any, images: Tensor, channel_axis: int) -> Tensor:
 def _fill_noise(out: Tensor, recipe: Recipe, axes: Sequence[int]) -> None:
     """Fill with noise, box by box: each has a seed of its own."""
     known = Recipe.of(Plan(*(x.cpu() for x in recipe.unknown))) if recipe.unknown else recipe
-    boxes, seeds = known.regions(), known.noise.tolist()
+    boxes, seeds = known.regions(), known.seeds()
     for row in known.rows(FILL):
         for place, box in enumerate(boxes[row]):
             if any(box):

@@ -41,7 +41,8 @@ def mixup(images: Tensor, partner: Tensor, lam: Tensor) -> Tensor:
         >>> mixup(images, torch.tensor([1, 0]), torch.tensor([0.75, 0.5])).tolist()
         [[0.25], [0.5]]
     """
-    check_batch(images, partner, blends=True)
+    check_batch(images, partner)
+    check_blend(images)
     _check_lam(lam, images)
     if images.dtype == torch.uint8 and images.is_cpu and not torch.compiler.is_compiling():
         # A batch on the CPU is blended by OpenCV everywhere, so that all ways give the same bits.
@@ -168,6 +169,9 @@ def blend(own: Tensor, other: Tensor, weight: float | Tensor, out: Tensor | None
     """
     if own.dtype == torch.uint8:
         # What is stored as an integer loses its fraction: half a grey level rounds it to nearest.
+        if isinstance(weight, float) and torch.get_default_dtype() != torch.float32:
+            # Integers and numbers would be computed in that dtype.
+            weight = torch.full((), weight, dtype=torch.float32, device=own.device)
         if isinstance(weight, float):
             mixed = torch.rsub(other, 0.5, alpha=-weight).add_(own, alpha=1 - weight)
         else:
@@ -233,11 +237,15 @@ def fill_tensor(fill: float | Sequence[float], images: Tensor, channel_axis: int
 # --- Checks: of kinds and shapes, never of values -----------------------------------------------
 
 
-def check_batch(images: Any, partner: Any, *, blends: bool = False, name: str = "partner") -> None:
-    """Raise unless images and partners belong together, and can be blended where they shall."""
+def check_batch(images: Any, partner: Any, name: str = "partner") -> None:
+    """Raise unless images and partners belong together."""
     _check_tensor("images", images)
     _check_index(name, partner, images)
-    if blends and images.dtype not in MIXED_DTYPES:
+
+
+def check_blend(images: Tensor) -> None:
+    """Raise unless images are of a dtype that can be blended."""
+    if images.dtype not in MIXED_DTYPES:
         raise TypeError(
             "images must be uint8, float16, bfloat16, float32 or float64, "
             f"got {_short(images.dtype)}; blending would make no sense of it."

@@ -178,9 +178,9 @@ def mix_targets(
         (B, K) float32 rows, (B, ...) float32 regression targets, or pairs as ``form`` says.
     """
     if indices:
-        labels = labels if labels.ndim == 1 else labels[:, 0]
         if kind is None and form.targets == "soft":
             return labels  # only what mixes nothing comes here: it leaves such labels alone
+        labels = labels if labels.ndim == 1 else labels[:, 0]
         if form.targets == "soft" and labels.is_cpu and recipe.unknown is None:
             return _write_rows(labels, recipe, int(kind or 0), form, allocate)
     if form.targets == "pair" and kind != "regression":

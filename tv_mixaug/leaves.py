@@ -173,14 +173,11 @@ class Reader:
             raise ValueError(
                 "the batch must not contain itself, got a container that does."
             ) from None
-        if callable(self.reading.labels_getter):
-            layout = self._find_layout(
-                batch, values, check
-            )  # where its labels are is the getter's to say
-        else:
-            known = self.layouts.get(signature)
-            layout = self._find_layout(batch, values, check) if known is None else known
-            if known is None:
+        layout = self.layouts.get(signature)
+        if layout is None:
+            layout = self._find_layout(batch, values, check)
+            # Where a labels_getter finds the labels is no matter of types and shapes.
+            if not callable(self.reading.labels_getter):
                 if len(self.layouts) >= MOST_LAYOUTS:
                     self.layouts.clear()
                 self.layouts[signature] = layout
@@ -203,11 +200,8 @@ class Reader:
                 f"images must be in the batch: ({axes}) tensors or tv_tensors.Image of uint8 or a "
                 f"floating point dtype, got {got}."
             )
-        length = (
-            len(values[images[0]])
-            if _is_sequence(values[images[0]])
-            else values[images[0]].shape[0]
-        )
+        first = values[images[0]]
+        length = len(first) if _is_sequence(first) else first.shape[0]
         size = _check_images(leaves, values, length, reading)
         leaves = _mark_labels(batch, leaves, values, length, reading)
         for leaf, value in zip(leaves, values, strict=True):
@@ -226,6 +220,11 @@ class Reader:
 def read_batch(batch: Any, reading: Reading) -> Batch:
     """Read one batch without a transform; see :meth:`Reader.read`."""
     return Reader(reading).read(batch, lambda leaf, value: None)
+
+
+def rewrap(new: Tensor, old: Any) -> Tensor:
+    """Give a plain tensor the tv_tensor type of the one that it replaces."""
+    return tv_tensors.wrap(new, like=old) if isinstance(old, tv_tensors.TVTensor) else new
 
 
 def put_together(values: Sequence[Any], structure: Any) -> Any:

@@ -34,7 +34,7 @@ class Plan(NamedTuple):
     noise: Tensor
 
 
-def take_items(kind: type[Any]) -> type[Any]:
+def take_items(kind: type[Any]) -> None:
     """Let a namedtuple be made from one iterable of its fields too, and be loaded as weights.
 
     Hugging Face's Trainer and fastai rebuild what they move between devices as
@@ -49,7 +49,6 @@ def take_items(kind: type[Any]) -> type[Any]:
 
     kind.__new__ = new  # type: ignore  # a NamedTuple has no place to write one of its own
     torch.serialization.add_safe_globals([kind])
-    return kind
 
 
 take_items(Plan)
@@ -138,6 +137,11 @@ class Recipe:
             return [self.lam] * self.count
         weights: list[float] = self.lam.tolist()
         return weights
+
+    def seeds(self) -> list[int]:
+        """Return the seed of each sample's noise, 0 where none was drawn."""
+        seeds: list[int] = [0] * self.count if self.noise is None else self.noise.tolist()
+        return seeds
 
     def regions(self) -> list[list[list[int]]]:
         """Return the boxes of each sample."""

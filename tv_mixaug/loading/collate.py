@@ -11,18 +11,19 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from tv_mixaug.arguments import check_integer, check_probability
+from tv_mixaug.arguments import check_bool, check_integer, check_probability
 from tv_mixaug.base import MixTransform
 from tv_mixaug.chain import Chain
 from tv_mixaug.draws import draw_uniform, fenced
 from tv_mixaug.labels import check_one_format
-from tv_mixaug.loading import ring as memory
+from tv_mixaug.loading import ring
 from tv_mixaug.loading.frames import is_starting_worker
 from tv_mixaug.loading.numbering import Numbering
 from tv_mixaug.loading.stacking import collate_samples
 from tv_mixaug.plans import Plan
 
 Samples = Sequence[Any]
+OURS = (MixTransform, Chain)  # what takes a probability, and makes one label format
 RANK_VARIABLES = ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
 
 
@@ -110,18 +111,16 @@ class CollateFn:
                 got = transform if isinstance(transform, type) else type(transform)
                 hint = f"; make one: {got.__name__}(...)" if got is transform else ""
                 raise TypeError(f"transforms must be callable, got {got.__name__}{hint}.")
-        ours = [t for t in self.transforms if isinstance(t, (MixTransform, Chain))]
+        ours = [t for t in self.transforms if isinstance(t, OURS)]
         check_one_format([(type(t).__name__, t.label_format) for t in ours])
         if not (collate_fn is None or callable(collate_fn)):
             raise TypeError(f"collate_fn must be callable, got {type(collate_fn).__name__}.")
         for name, value in (("seed", seed), ("rank", rank)):
             if value is not None:
                 check_integer(name, value, 0, expected="an int or None")
-        if not isinstance(record, bool):
-            raise TypeError(f"record must be a bool, got {type(record).__name__}.")
-        if not (reuse_memory is None or isinstance(reuse_memory, bool)):
-            kind = type(reuse_memory).__name__
-            raise TypeError(f"reuse_memory must be a bool or None, got {kind}.")
+        check_bool("record", record)
+        if reuse_memory is not None:
+            check_bool("reuse_memory", reuse_memory, expected="a bool or None")
         if record and not all(isinstance(t, MixTransform) for t in self.transforms):
             raise ValueError(
                 "record must be False unless all are Cutout, Mixup or CutMix, got True."
@@ -221,7 +220,7 @@ class CollateFn:
         if not self._is_list:
             if p is None:
                 only = self.transforms[0]
-                p = only.p if isinstance(only, (MixTransform, Chain)) else 1.0
+                p = only.p if isinstance(only, OURS) else 1.0
             return [check_probability("p", p)]
         if p is None:
             return [1 / count] * count
@@ -253,16 +252,16 @@ class CollateFn:
 
     def _choose(self, generator: Generator | None) -> tuple[Any, float]:
         """Draw the transform of this batch and the probability it is to use itself."""
-        values, ours = self._p.tolist(), (MixTransform, Chain)
+        values = self._p.tolist()
         first = self.transforms[0]
-        if not self._is_list and isinstance(first, ours):
+        if not self._is_list and isinstance(first, OURS):
             return first, values[0]
         point = float(draw_uniform((1,), generator)[0])
         for transform, share in zip(self.transforms, values, strict=True):
             if point < share:
                 return transform, getattr(transform, "p", 1.0)
             point -= share
-        return next((t for t in self.transforms if isinstance(t, ours)), None), 0.0
+        return next((t for t in self.transforms if isinstance(t, OURS)), None), 0.0
 
     def _mix(self, samples: Samples, transform: Any, p: float, generator: Generator | None) -> Any:
         ours, allocate = isinstance(transform, MixTransform), None
@@ -271,7 +270,7 @@ class CollateFn:
             with fenced(generator and generator.clone_state()):
                 batch = self.collate_fn(samples)
         else:
-            allocate = memory.allocate_again if self.reuse_memory else memory.allocate
+            allocate = ring.allocate_again if self.reuse_memory else ring.allocate
             batch = collate_samples(samples, allocate, keep_apart=ours)
         if ours:
             # What a collate function of the user's returns may be the data set's own memory.
@@ -279,8 +278,10 @@ class CollateFn:
             return _with_plan(batch, recipe.plan()) if self.record else batch
         if isinstance(transform, Chain):
             return transform.mix(batch, p=p, generator=generator)[0]
+        if transform is None:
+            return batch
         with fenced(generator):
-            return batch if transform is None else transform(batch)
+            return transform(batch)
 
 
 def _shared(value: Any, dtype: torch.dtype) -> Tensor:
