@@ -204,6 +204,37 @@ class CollateFn:
         """
         self._numbering.restart(epoch, first_batch)
 
+    def for_validation(self) -> CollateFn:
+        """Make a function that collates alike and never mixes, for the validation loader.
+
+        Its batches are those that this one leaves unmixed, with the same types and label format,
+        smoothing included; steps of a chain that are not ours are made. ``set_p`` and
+        ``set_epoch`` of the one do not reach the other.
+
+        Returns:
+            The function, with ``p`` 0 and without a seed, since nothing of ours is drawn.
+
+        Raises:
+            ValueError: If no transform is ours, so that none gives unmixed labels their format.
+
+        Example:
+            >>> from tv_mixaug import CutMix
+            >>> collate = make_collate_fn(CutMix(num_classes=3), seed=0)
+            >>> images, labels = collate.for_validation()([(torch.rand(3, 8, 8), 2)])
+            >>> labels
+            tensor([[0., 0., 1.]])
+        """
+        if not any(isinstance(t, OURS) for t in self.transforms):
+            names = ", ".join(type(t).__name__ for t in self.transforms)
+            raise ValueError(
+                "transforms must have one of tv_mixaug's or a Chain, which give unmixed labels the "
+                f"format of mixed ones, got {names}; make them a Chain of tv_mixaug's."
+            )
+        plain = copy.copy(self)
+        plain.seed = None
+        plain.set_p([0.0] * len(self.transforms) if self._is_list else 0.0)
+        return plain
+
     def __getstate__(self) -> dict[str, Any]:
         """Return the state: shared with a worker that is spawned, a copy for anyone else."""
         if is_starting_worker():
