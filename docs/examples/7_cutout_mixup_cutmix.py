@@ -68,7 +68,7 @@ train = FlowerFiles(files)
 #
 #    .. container::
 #
-#       There: three functions, and the labels as three values
+#       There: a hole in one picture
 #
 #       .. code-block:: python
 #
@@ -77,46 +77,65 @@ train = FlowerFiles(files)
 #              image[:, y : y + side, x : x + side] = 0
 #              return image
 #
-#
-#          def mixup(images, labels, alpha):
-#              order = torch.randperm(len(images))
-#              lam = np.random.beta(alpha, alpha)
-#              images = lam * images + (1 - lam) * images[order]
-#              return images, (labels, labels[order], lam)
-#
-#
-#          def cutmix(images, labels, alpha):
-#              order = torch.randperm(len(images))
-#              x1, y1, x2, y2 = random_box(...)
-#              images[:, :, y1:y2, x1:x2] = images[order, :, y1:y2, x1:x2]
-#              lam = 1 - (x2 - x1) * (y2 - y1) / 256**2
-#              return images, (labels, labels[order], lam)
-#
 #    .. container::
 #
-#       Here: three transforms, and one label format
+#       Here: a hole in each
 #
 #       .. code-block:: python
 #
 #          Cutout(0.4, num_classes=2)
 #
+# .. container:: side-by-side
 #
+#    .. container::
 #
+#       There: labels become three values
 #
+#       .. code-block:: python
+#
+#          def mixup(images, labels, alpha):
+#              order = torch.randperm(len(images))
+#              lam = np.random.beta(alpha, alpha)
+#              others = images[order]
+#              images = lam * images + (1 - lam) * others
+#              return images, (labels, labels[order], lam)
+#
+#    .. container::
+#
+#       Here: one label format
+#
+#       .. code-block:: python
 #
 #          Mixup(1.0, num_classes=2)
 #
+# .. container:: side-by-side
 #
+#    .. container::
 #
+#       There: written into the batch
 #
+#       .. code-block:: python
 #
+#          def cutmix(images, labels, alpha):
+#              order = torch.randperm(len(images))
+#              x1, y1, x2, y2 = random_box(256, alpha)
+#              box = ..., slice(y1, y2), slice(x1, x2)
+#              images[box] = images[order][box]
+#              lam = 1 - (x2 - x1) * (y2 - y1) / 256**2
+#              return images, (labels, labels[order], lam)
+#
+#    .. container::
+#
+#       Here: a new batch
+#
+#       .. code-block:: python
 #
 #          CutMix(1.0, num_classes=2)
 #
-# What changes: a hole may lie across the border, as in the paper, so that corners are erased as
-# often as the middle. No picture is mixed with itself (among eight pictures, ``randperm`` pairs one
-# with itself on average). The batch that was given is not written to. Any dtype works, ``uint8``
-# too. And a batch may hold a mix of its own for every picture: ``mode="sample"``.
+# What changes: a hole may lie across the border, as in the paper, so that corners are not spared.
+# No picture is mixed with itself (among eight, ``randperm`` pairs one with itself on average). The
+# batch that was given is not written to. Any dtype works, ``uint8`` too. And a batch may hold a mix
+# of its own for every picture: ``mode="sample"``.
 
 transforms = {
     "Cutout": Cutout(0.4, num_classes=2),
@@ -159,7 +178,8 @@ loader = DataLoader(train, batch_size=8, shuffle=True, collate_fn=collate_fn)
 # Eight other flowers serve for validation. They are collated alike and never mixed.
 
 others = flowers.write_image_folder(folder / "valid", count_per_class=4, size=(300, 400), seed=1)
-valid_loader = DataLoader(FlowerFiles(others), batch_size=8, collate_fn=collate_fn.for_validation())
+valid = FlowerFiles(others)
+valid_loader = DataLoader(valid, batch_size=8, collate_fn=collate_fn.for_validation())
 
 # %%
 # The criterion

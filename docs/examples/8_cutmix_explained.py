@@ -83,7 +83,7 @@ figure.tight_layout(pad=0.3)
 # classes, then roses and tulips. This page was built with what the next output says, with few
 # pictures and a narrow network. For the real thing set ``limit = None, width = 64, epochs = 30``.
 
-data, limit, width, epochs = "data", 1200, 8, 6
+data, limit, width, epochs = "data", 1000, 6, 6
 
 
 def draw_shapes(count, rng):
@@ -120,8 +120,8 @@ def find_sets():
         yield kind.__name__, parts[0].classes, *found
     rng = np.random.default_rng(0)
     names = [f"{kind} {corners}" for corners in range(3, 8) for kind in ("polygon", "star")]
-    yield "drawn shapes", names, draw_shapes(limit, rng), draw_shapes(limit // 3, rng)
-    parts = (flowers.draw_flowers(count, 32, seed) for count, seed in ((150, 2), (150, 3)))
+    yield "drawn shapes", names, draw_shapes(limit, rng), draw_shapes(limit // 5, rng)
+    parts = (flowers.draw_flowers(count, 32, seed) for count, seed in ((120, 2), (120, 3)))
     yield "drawn flowers", list(flowers.CLASS_NAMES), *parts
 
 
@@ -306,6 +306,5 @@ for axis in (left, right):
 figure.tight_layout()
 
 # %%
-# One seed and few easy pictures show how the parts fit, not what CutMix gains: for that see
-# `the evidence <../guide/evidence.html>`_. From scratch soon catches up here; carried weights pay
-# where the second data set is small and hard.
+# One seed and few easy pictures show how the parts fit, not what CutMix or transfer gain: for CutMix
+# see `the evidence <../guide/evidence.html>`_.
