@@ -77,7 +77,8 @@ function countAreas(state, beta) {
     // Points that fill the cube evenly: the mean is steadier than that of random ones.
     const [q, u, v] = [0.8191725134, 0.6710436067, 0.5497004779].map((step) => (i * step) % 1);
     const drawn = { ...state, u, v, lam: state.method === "Cutout" ? 0 : beta.quantile(q) };
-    const share = state.method === "Mixup" ? 1 - drawn.lam : area(clipBox(wholeBox(drawn))) / SIZE ** 2;
+    const cut = area(clipBox(wholeBox(drawn))) / SIZE ** 2;
+    const share = state.method === "Mixup" ? 1 - drawn.lam : cut;
     bins[Math.min(19, Math.floor(share * 20))] += 1 / draws;
     sum += share;
   }
@@ -217,10 +218,11 @@ function startPlay(form, own, partner) {
     }[state.method];
     find("call").textContent = writeCall(state);
     for (const slider of sliders) {
-      slider.value = slider.id === "play-alpha" ? Math.log10(state.alpha) : state[slider.name];
-      slider.parentElement.querySelector("output").textContent =
-        slider.id === "play-alpha" ? Number(state.alpha.toPrecision(2)) : state[slider.name].toFixed(2);
-      slider.parentElement.hidden = (slider.id === "play-hole") !== (state.method === "Cutout");
+      const isAlpha = slider.name === "alpha", value = state[slider.name];
+      slider.value = isAlpha ? Math.log10(value) : value;
+      const shown = isAlpha ? Number(value.toPrecision(2)) : value.toFixed(2);
+      slider.parentElement.querySelector("output").textContent = shown;
+      slider.parentElement.hidden = (slider.name === "hole") !== (state.method === "Cutout");
     }
     find("beta").parentElement.hidden = state.method === "Cutout";
     picture.classList.toggle("still", state.method === "Mixup");
@@ -246,8 +248,9 @@ function startPlay(form, own, partner) {
 
   /** Return where a pointer is, in pixels of the picture. */
   function locate(event) {
-    const frame = picture.getBoundingClientRect(), scale = (SIZE + 2 * MARGIN) / frame.width;
-    return [(event.clientX - frame.left) * scale - MARGIN, (event.clientY - frame.top) * scale - MARGIN];
+    const { left, top, width } = picture.getBoundingClientRect();
+    const scale = (SIZE + 2 * MARGIN) / width;
+    return [(event.clientX - left) * scale - MARGIN, (event.clientY - top) * scale - MARGIN];
   }
 
   /** Return what a pointer at a place would pull: "corner", "box" or nothing. */
@@ -291,15 +294,16 @@ function startPlay(form, own, partner) {
     if (reach(locate(event.touches[0]))) event.preventDefault();
   }, { passive: false });
   picture.addEventListener("keydown", (event) => {
-    const step = { ArrowLeft: [-4, 0], ArrowRight: [4, 0], ArrowUp: [0, -4], ArrowDown: [0, 4] }[event.key];
-    if (!step || state.method === "Mixup") return;
+    const steps = { ArrowLeft: [-4, 0], ArrowRight: [4, 0], ArrowUp: [0, -4], ArrowDown: [0, 4] };
+    if (!steps[event.key] || state.method === "Mixup") return;
     event.preventDefault();
-    set({ u: share(state.u * SIZE + step[0]), v: share(state.v * SIZE + step[1]) });
+    const [dx, dy] = steps[event.key];
+    set({ u: share(state.u * SIZE + dx), v: share(state.v * SIZE + dy) });
   });
   for (const slider of sliders) {
     slider.addEventListener("input", () => {
       const value = Number(slider.value);
-      set({ [slider.name]: slider.id === "play-alpha" ? 10 ** value : value });
+      set({ [slider.name]: slider.name === "alpha" ? 10 ** value : value });
     });
   }
   for (const radio of form.elements.method) {
@@ -312,8 +316,9 @@ function startPlay(form, own, partner) {
     });
   });
   find("copy").addEventListener("click", () => {
-    getSelection().selectAllChildren(find("call")); // for where the clipboard is closed to pages
-    if (navigator.clipboard) navigator.clipboard.writeText(find("call").textContent).catch(() => {});
+    const call = find("call");
+    getSelection().selectAllChildren(call); // for where the clipboard is closed to pages
+    if (navigator.clipboard) navigator.clipboard.writeText(call.textContent).catch(() => {});
   });
   form.addEventListener("submit", (event) => event.preventDefault());
   const again = () => set({});

@@ -306,5 +306,5 @@ for axis in (left, right):
 figure.tight_layout()
 
 # %%
-# One seed and few easy pictures show how the parts fit, not what CutMix or transfer gain: for CutMix
-# see `the evidence <../guide/evidence.html>`_.
+# One seed and few easy pictures show how the parts fit, not what CutMix or transfer gain. For
+# CutMix see `the evidence <../guide/evidence.html>`_.
