@@ -342,8 +342,8 @@ class RandomErasing(FillTransform):
             raise ValueError(f"scale must be in [0, 1], got {self.scale}.")
         if self.ratio[0] <= 0:
             raise ValueError(f"ratio must be > 0, got {self.ratio}.")
-        least, most = self.count if isinstance(self.count, (list, tuple)) else (self.count,) * 2
-        if check_count("count", least) > check_count("count", most):
+        counts = self.count if isinstance(self.count, (list, tuple)) else (self.count,) * 2
+        if len(counts) != 2 or check_count("count", counts[0]) > check_count("count", counts[1]):
             raise ValueError(f"count must be an int or (least, most), got {self.count}.")
 
     def draw_boxes(self, count: int, size: tuple[int, ...], generator: Generator | None) -> Any:
