@@ -373,18 +373,20 @@ def _at_once(
 
     if BLEND in ops and images.dtype in kernels.MIXED_DTYPES:
         mixed = kernels.blend(images, other, kernels.column(plan.lam, images))
-        out = torch.where(done(BLEND), mixed, out)
+        out = mixed if recipe.only == BLEND else torch.where(done(BLEND), mixed, out)
     if ops == (BLEND,):
         return out
     inside = kernels.inside_boxes(images, plan.boxes, axes)
     if PASTE in ops:
-        out = torch.where(inside & done(PASTE), other, out)
+        pasted = inside if ops == (PASTE,) else inside & done(PASTE)
+        out = torch.where(pasted, other, out)
     if FILL in ops and isinstance(fill, str):
         out = out.clone()
         places = kernels.cut_axes(images.ndim, plan.boxes, axes)
         _fill_noise(out, recipe, fill, places, channel_axis)
     elif FILL in ops and fill is not None:
-        out = torch.where(inside & done(FILL), _value(fill, images, channel_axis), out)
+        filled = inside if ops == (FILL,) else inside & done(FILL)
+        out = torch.where(filled, _value(fill, images, channel_axis), out)
     return out
 
 

@@ -24,7 +24,7 @@ from tv_mixaug.arguments import (
     check_range,
 )
 from tv_mixaug.base import Allocate, BatchTransform, MixTransform
-from tv_mixaug.draws import draw_lam, draw_uniform
+from tv_mixaug.draws import Source, draw_lam, draw_uniform, is_on_device
 from tv_mixaug.labels import LabelFormat
 from tv_mixaug.leaves import Batch
 from tv_mixaug.loading.collate import CollateFn
@@ -175,8 +175,12 @@ class _Rule(MixTransform):
     draws: str
     correct_lam: bool
 
-    def draw(self, batch: Batch, p: float, generator: Generator | None) -> Plan:
+    def draw(self, batch: Batch, p: float, generator: Source) -> Plan:
         """Draw for the batch, the pairs or the samples; the partner is from the other end."""
+        if is_on_device(generator):
+            raise TypeError(
+                "tv_mixaug.timm draws on the host; use OneOf([Mixup(...), CutMix(...)])."
+            )
         count, size = batch.length, batch.size
         own: Any = np.arange(count)
         partner = own[::-1]
