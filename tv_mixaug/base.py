@@ -97,7 +97,7 @@ class BatchTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no 
         """
         raise NotImplementedError
 
-    def choose(self, p: Any, generator: Generator | None) -> tuple[BatchTransform, Any]:
+    def choose(self, p: Any, generator: Source) -> tuple[BatchTransform, Any]:
         """Return what is to be applied to a batch, and with which probability."""
         return self, p
 
@@ -181,6 +181,46 @@ class BatchTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no 
         if recipe is None:
             raise ValueError(f"mix() needs a transform that has a plan, got {self.title}.")
         return mixed, recipe.plan()
+
+    def draw_plan(
+        self,
+        batch: Any,
+        *,
+        device: torch.device | str | None = None,
+        p: Any = None,
+        generator: Generator | None = None,
+    ) -> Plan:
+        """Draw the plan for a batch and leave the batch alone; ``functional.replay`` uses it.
+
+        So two views, or a student and a teacher, are mixed by one plan.
+
+        Args:
+            batch: The batch, as in :meth:`forward`.
+            device: Where the plan is drawn and lies. On a device nothing waits and nothing is
+                copied. By default that of ``generator``, or the host.
+            p: Probability to be used instead of the transform's own.
+            generator: Where random numbers come from, on that device; torch's own by default.
+
+        Raises:
+            TypeError: If an argument or something in the batch is of the wrong kind.
+            ValueError: If an argument, shapes or labels are wrong.
+
+        Example:
+            >>> images, labels = torch.rand(4, 3, 8, 8), torch.arange(4)
+            >>> CutMix(num_classes=4).draw_plan((images, labels)).partner.shape
+            torch.Size([4])
+        """
+        source: Source = generator
+        if device is not None:
+            place = torch.device(device)
+            if generator is not None and generator.device.type != place.type:
+                raise ValueError(f"generator must be on {place}, got one on {generator.device}.")
+            if generator is None and place.type != "cpu":
+                source = place
+        rule, chosen = self.choose(self.p if p is None else self.check_p(p), source)
+        if not isinstance(rule, MixTransform):
+            raise ValueError(f"draw_plan() needs a transform that has a plan, got {rule.title}.")
+        return rule._draw(rule._read(batch, False), chosen, source).plan()
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

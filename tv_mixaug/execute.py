@@ -156,6 +156,35 @@ def replay(
     return images.clone() if done is images else done
 
 
+def region_mask(plan: Plan, size: Sequence[int]) -> Tensor:
+    """Return M of a plan, ``out = M * own + (1 - M) * other``, the weight of the own pixels.
+
+    Args:
+        plan: The :class:`~tv_mixaug.plans.Plan`.
+        size: (height, width) in pixels, or (depth, height, width) for cuboids.
+
+    Returns:
+        (B, 1, *size) float32 in [0, 1] on the plan's device. Its mean is the label weight where the
+        other is a partner.
+
+    Raises:
+        ValueError: If the size has not the axes of the plan's boxes.
+
+    Example:
+        >>> from tv_mixaug import plans
+        >>> region_mask(plans.identity_plan(2), (4, 4)).mean((1, 2, 3)).tolist()
+        [1.0, 1.0]
+    """
+    dims = plan.boxes.shape[-1] // 2
+    if len(size) != dims:
+        raise ValueError(f"size must have the {dims} sides that boxes cut, got {tuple(size)}.")
+    ones = torch.ones(len(plan.op), 1, *size, dtype=torch.float32, device=plan.op.device)
+    op, lam = (field.view(-1, *[1] * (dims + 1)) for field in (plan.op, plan.lam))
+    cut = (op == FILL) | (op == PASTE)
+    mine = torch.where(op == BLEND, lam.to(torch.float32), ones)
+    return torch.where(kernels.inside_boxes(ones, plan.boxes) & cut, 0.0, mine)
+
+
 # --- How it is done -----------------------------------------------------------------------------
 
 

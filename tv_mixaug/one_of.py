@@ -14,7 +14,7 @@ from torch.compiler import is_compiling
 
 from tv_mixaug.arguments import check_choice, check_probability, check_shares
 from tv_mixaug.base import Allocate, BatchTransform, MixTransform, Mode, Rules
-from tv_mixaug.draws import Source, draw_applied, draw_uniform, fenced
+from tv_mixaug.draws import Source, draw_applied, draw_uniform, fenced, is_on_device
 from tv_mixaug.labels import LabelFormat, check_one_format
 from tv_mixaug.leaves import Batch, Leaf, Reader, Reading
 from tv_mixaug.plans import Recipe, choose_plans
@@ -107,11 +107,11 @@ class OneOf(BatchTransform):
         """Return the probability of each transform, checked; equal shares for None."""
         return check_shares(p, len(self.transforms))
 
-    def choose(self, p: Any, generator: Generator | None) -> tuple[BatchTransform, Any]:
+    def choose(self, p: Any, generator: Source) -> tuple[BatchTransform, Any]:
         """Draw what is to be applied to a batch, and return with it the probability it uses."""
-        if self.mode == "sample" or is_compiling():
+        if self.mode == "sample" or is_compiling() or is_on_device(generator):
             if self._together is None:
-                raise ValueError(f"inside torch.compile {self._apart}")
+                raise ValueError(f"to draw on a device or in a compiled graph, {self._apart}")
             return self._together, p
         point = float(draw_uniform((1,), generator)[0])
         for transform, share in zip(self.transforms, p, strict=True):

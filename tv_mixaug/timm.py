@@ -105,7 +105,7 @@ class Mixup(BatchTransform):
         """Return a probability, checked."""
         return check_probability("p", p)
 
-    def choose(self, p: Any, generator: Generator | None) -> tuple[BatchTransform, Any]:
+    def choose(self, p: Any, generator: Source) -> tuple[BatchTransform, Any]:
         """Return the rule behind, for those who mix while they collate."""
         return self.rule, p
 
@@ -205,7 +205,7 @@ class _Rule(MixTransform):
         )
         return Plan(*map(torch.from_numpy, fields))
 
-    def _draw_boxes(self, lam: Any, size: tuple[int, ...], generator: Generator | None) -> Any:
+    def _draw_boxes(self, lam: Any, size: tuple[int, ...], generator: Source) -> Any:
         """Draw (n, 4) int64 boxes: whole pixels rounded down, as timm's."""
         sizes: Any = np.asarray(size)
         uniform = draw_uniform((2, len(lam), 2), generator)
