@@ -225,7 +225,7 @@ def test_preview_refuses_a_batch_that_is_too_large(tmp_path, capsys):
 def test_demo_keeps_its_flowers_where_asked(tmp_path, monkeypatch, capsys):
     """--keep names a new or empty folder, in which the flowers stay; another one is refused."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(demo, "train", lambda steps: None)
+    monkeypatch.setattr(demo, "_train", lambda steps: None)
     assert cli.main(["demo", "--keep", "flowers"]) == 0
     assert len(list(Path("flowers").glob("*/*"))) == 8
     before = sorted(tmp_path.rglob("*"))
