@@ -84,8 +84,8 @@ def test_preview_is_seeded(folder, tmp_path):
         (["--out", "sheet.txt"], "--out must end in one of .png"),
         (["--out", "sheet"], "--out must end in one of .png"),
         (["--out", "gone/sheet.png"], "--out must be in a folder that exists"),
-        (["--out", "folder.png"], "--out must be a file, got the folder"),
-        (["--out", "pipe.png"], "--out must be a file, got the pipe or device"),
+        (["--out", "folder.png"], "--out 'folder.png' must be a file, got a directory."),
+        (["--out", "pipe.png"], "--out 'pipe.png' must be a file, got a pipe."),
     ],
 )
 def test_bad_options_end_with_code_two(folder, tmp_path, monkeypatch, capsys, options, text):
