@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import signal
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -82,12 +83,8 @@ def _make_mixes(seed: int) -> CollateFn:
     A rose is mixed with a tulip only, and by Beta(4, 4) seldom with little of it, so that every
     picture shows that it is mixed.
     """
-    options: dict[str, Any] = {"num_classes": 2, "pairing": _pair_with_other_class}
-    transforms = [
-        Cutout(0.5, num_classes=2),
-        Mixup(4.0, mode="sample", **options),
-        CutMix(4.0, mode="sample", **options),
-    ]
+    pair: dict[str, Any] = {"num_classes": 2, "mode": "sample", "pairing": _pair_with_other_class}
+    transforms = [Cutout(0.5, num_classes=2), Mixup(4.0, **pair), CutMix(4.0, **pair)]
     return make_collate_fn(transforms, p=[0.0, 0.0, 0.0], seed=seed)
 
 
@@ -108,8 +105,8 @@ class _Finding(NamedTuple):
     slack: float = 0.0  # how far off the weight may be, since pixels are whole numbers
 
 
-def _find_mix(i: int, mixed: Tensor, plain: Tensor) -> _Finding | None:
-    """Find what explains every pixel of picture ``i``: a black box, a box of another, a blend."""
+def _find_mix(i: int, mixed: Tensor, plain: Tensor) -> _Finding:
+    """Find what explains every pixel of picture i: a black box, a box of another, a blend."""
     changed = (mixed != plain[i]).any(0)
     if not changed.any():
         return _Finding(1.0, i, "every pixel its own")
@@ -120,7 +117,7 @@ def _find_mix(i: int, mixed: Tensor, plain: Tensor) -> _Finding | None:
     for partner in range(len(plain)):
         if torch.equal(mixed[:, y, x], plain[partner, :, y, x]):
             return _Finding(1 - share, partner, f"{share:6.1%} pasted from {partner + 1}")
-    found = None
+    found = _Finding(math.nan, i, "no picture explains them", math.inf)
     for partner in range(len(plain)):
         way, rest = plain[i].double() - plain[partner], mixed.double() - plain[partner]
         if rest[way == 0].any() or not way.any():
@@ -128,8 +125,8 @@ def _find_mix(i: int, mixed: Tensor, plain: Tensor) -> _Finding | None:
         # A pixel leaves a range of weights open, that of half a grey level either way.
         middle, margin = (rest / way)[way != 0], 0.501 / way[way != 0].abs()
         low, high = float((middle - margin).max()), float((middle + margin).min())
-        if low <= high and (found is None or high - low < 2 * found.slack):
-            own, slack = (low + high) / 2, (high - low) / 2
+        own, slack = (low + high) / 2, (high - low) / 2
+        if 0 <= slack < found.slack:
             found = _Finding(own, partner, f"{1 - own:6.1%} of {partner + 1}", slack)
     return found
 
@@ -146,18 +143,14 @@ def _check_labels(
     equal, worst = True, 0.0
     for i, (image, label) in enumerate(zip(images, labels.double(), strict=True)):
         finding = _find_mix(i, image, plain)
-        note = "no picture explains them" if finding is None else finding.note
-        if finding is None:
-            equal = False
-        else:
-            expected = torch.zeros_like(label)
-            expected[classes[i]] += finding.own
-            expected[classes[finding.partner]] += 1 - finding.own
-            difference = float((label - expected).abs().max())
-            equal = equal and difference <= finding.slack + 1e-6
-            worst = max(worst, difference)
+        expected = torch.zeros_like(label)
+        expected[classes[i]] += finding.own
+        expected[classes[finding.partner]] += 1 - finding.own
+        difference = float((label - expected).abs().max())
+        equal = equal and difference <= finding.slack + 1e-6  # never of NaN
+        worst = max(worst, difference)
         weights = "  ".join(f"{name} {w:.3f}" for name, w in zip(names, label, strict=True))
-        print(f"  {i + 1} {names[int(classes[i])]:<6} label: {weights}   pixels: {note}")
+        print(f"  {i + 1} {names[int(classes[i])]:<6} label: {weights}   pixels: {finding.note}")
     answer = "yes" if equal else "NO"
     print(f"  labels equal pixels: {answer} (largest difference {worst:.1g})")
     return equal
@@ -228,16 +221,7 @@ def _interrupts_held() -> Iterator[None]:
 
 
 def show_progress(items: Iterable[T], total: int, text: str) -> Iterator[T]:
-    """Yield ``items`` and draw a bar to stderr: as they pass on a terminal, else one line at last.
-
-    Args:
-        items: What is yielded.
-        total: How many there will be.
-        text: What is being done.
-
-    Yields:
-        The items.
-    """
+    """Yield items and draw a bar to stderr: as they pass on a terminal, else one line at last."""
     live = sys.stderr.isatty()
     for done, item in enumerate(items, 1):
         yield item

@@ -63,7 +63,10 @@ def draw_flower(kind: str, size: int | Sequence[int] = 256, seed: int = 0) -> Fl
         (torch.Size([3, 24, 32]), torch.Size([24, 32]), torch.Size([1, 4]))
     """
     check_choice("kind", kind, CLASS_NAMES)
-    height, width = _check_size(size)
+    sides = size if isinstance(size, (tuple, list)) else (size, size)
+    if len(sides) != 2:
+        raise kind_error("size", "an int or a (height, width) pair", size)
+    height, width = (check_integer("size", side, 1) for side in sides)
     seed = check_integer("seed", seed, 0)
     import cv2
 
@@ -163,13 +166,6 @@ def write_image_folder(
             flower = draw_flower(kind, size, seed + _SEED_STRIDE * i)
             write_image(files[-1], flower.image.permute(1, 2, 0).numpy())
     return files
-
-
-def _check_size(size: int | Sequence[int]) -> tuple[int, int]:
-    pair = size if isinstance(size, Sequence) else (size, size)
-    if len(pair) != 2 or isinstance(size, str):
-        raise kind_error("size", "an int or a (height, width) pair", size)
-    return check_integer("size", pair[0], 1), check_integer("size", pair[1], 1)
 
 
 def _colour(code: str) -> _Colour:
@@ -278,15 +274,10 @@ def _draw_tulip(
         canvas.paint(foot, way, 0.13, green * 0.65, green, bend=side * rng.uniform(0.1, 0.25))
     root, warm = top + 0.95j * radius, petal * 0.6 + (0.24, 0.23, 0.1)
     opening = rng.uniform(0.85, 1.15)
-    # Lean, height, width and brightness of the petals, from back to front.
-    for lean, tall, wide, shade in (
-        (-0.42, 1.9, 0.95, 0.72),
-        (0.42, 1.9, 0.95, 0.74),
-        (0.0, 2.0, 1.0, 0.8),
-        (-0.55, 1.75, 1.05, 0.92),
-        (0.55, 1.75, 1.05, 0.95),
-        (0.0, 1.72, 1.2, 1.05),
-    ):
-        way = radius * complex(lean * opening + rng.uniform(-0.06, 0.06), -tall)
-        dark, bright, bend = warm * shade, petal * shade, -0.4 * lean
-        canvas.paint(root, way, wide * radius, dark, bright, bend=bend, blossom=True)
+    # Three petals behind, then three in front, of which the one in the middle is the brightest.
+    for tall, wide, shade in ((1.95, 0.95, 0.8), (1.73, 1.15, 1.03)):
+        for lean in (-0.5, 0.5, 0.0):
+            way = radius * complex(lean * opening + rng.uniform(-0.06, 0.06), -tall)
+            light, bend = shade - 0.2 * abs(lean), -0.4 * lean
+            dark, bright = warm * light, petal * light
+            canvas.paint(root, way, wide * radius, dark, bright, bend=bend, blossom=True)

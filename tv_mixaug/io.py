@@ -139,20 +139,7 @@ def write_image(path: str | os.PathLike[str], pixels: npt.NDArray[np.uint8]) -> 
 
 
 def check_output(name: str, path: str | os.PathLike[str]) -> Path:
-    """Return the file that a picture is to be written to, or raise if none could be.
-
-    Args:
-        name: The argument's name, for the errors.
-        path: As in :func:`write_image`.
-
-    Returns:
-        The file itself where the path is a link.
-
-    Raises:
-        TypeError: If ``path`` is not a path.
-        ValueError: If its suffix is none of ``SUFFIXES``, or it is there and no regular file.
-        OSError: If its folder is not there, or nothing may be written.
-    """
+    """Return the file that a path leads to, or raise as :func:`write_image` does."""
     _check_path(name, path)
     file = Path(os.path.realpath(path))  # else a rename would replace a link, not its file
     if file.suffix.lower() not in SUFFIXES:

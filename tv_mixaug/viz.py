@@ -17,6 +17,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as F
 
 from tv_mixaug.arguments import check_integer
 from tv_mixaug.io import write_image
@@ -87,12 +89,12 @@ def draw_batch(
         >>> draw_batch(images, labels, ["rose", "tulip"], columns=2).shape
         (528, 428, 3)
     """
-    pictures = _to_pictures(images, mean, std)
-    count = len(pictures)
+    cell = check_integer("cell", cell, 1)
+    pictures = _to_pictures(images, mean, std, cell)
+    count, height, width, _ = pictures.shape
     weights = [] if labels is None else _list_weights(labels, count)
     _check_names(class_names, weights, labels)
     columns = min(count, 8) if columns is None else check_integer("columns", columns, 1)
-    cell = check_integer("cell", cell, 1)
     if not (title is None or isinstance(title, str)):
         raise TypeError(f"title must be a str or None, got {type(title).__name__}.")
     colours = _choose_colours(weights)
@@ -101,8 +103,6 @@ def draw_batch(
         deeds = _describe_plan(plan, count)
         lines = [[*above, below] for above, below in zip(lines, deeds, strict=True)]
 
-    pictures = [_fit(picture, cell) for picture in pictures]
-    height, width = pictures[0].shape[:2]
     bar = height + 4  # where it begins
     text = bar + _BAR + 3 if weights else height
     top, step = _MARGIN + (_TITLE if title else 0), max(width, _MIN_WIDTH) + _GAP
@@ -178,8 +178,8 @@ def show(
     return file
 
 
-def _to_pictures(images: Tensor, mean: Any, std: Any) -> list[_Sheet]:
-    """Return B pictures (H, W, 3), uint8, whatever the dtype and range of the batch."""
+def _to_pictures(images: Tensor, mean: Any, std: Any, cell: int) -> _Sheet:
+    """Return (B, H, W, 3) uint8 of the size to be shown, whatever the dtype of the batch."""
     if not isinstance(images, Tensor):
         raise TypeError(f"images must be a tensor, got {type(images).__name__}.")
     if images.ndim not in (4, 5) or images.shape[-3] not in (1, 3):
@@ -211,7 +211,13 @@ def _to_pictures(images: Tensor, mean: Any, std: Any) -> list[_Sheet]:
         pixels = pixels.to(torch.uint8) * 255
     elif pixels.dtype != torch.uint8:
         raise TypeError(f"images must be uint8, bool or floating point, got {images.dtype}.")
-    return list(pixels.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).contiguous().numpy())
+    height, width = pixels.shape[2:]
+    factor, how = cell / max(height, width), InterpolationMode.BILINEAR
+    if factor >= 1:
+        factor, how = int(factor), InterpolationMode.NEAREST_EXACT
+    size = [max(1, round(side * factor)) for side in (height, width)]
+    shown: Tensor = F.resize(pixels, size, how)
+    return shown.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()
 
 
 def _per_channel(name: str, value: Any, channels: int) -> Tensor:
@@ -238,6 +244,10 @@ def _list_weights(labels: Any, count: int) -> list[_Weights]:
     return rows
 
 
+def _written(weights: _Weights) -> _Weights:
+    return [pair for pair in weights[:3] if pair[1] > _LEAST]
+
+
 def _describe_label(
     weights: _Weights, names: Sequence[str] | None, colours: dict[int, _Colour]
 ) -> list[_Line]:
@@ -255,10 +265,6 @@ def _describe_plan(plan: Any, count: int) -> list[_Line]:
         raise ValueError(f"plan must be of the {count} images, got one of {len(plan.op)}.")
     deeds = enumerate(zip(plan.op.tolist(), plan.partner.tolist(), strict=True))
     return [(f"{i}: {_DEEDS[op].format(partner)}", "", None) for i, (op, partner) in deeds]
-
-
-def _written(weights: _Weights) -> _Weights:
-    return [pair for pair in weights[:3] if pair[1] > _LEAST]
 
 
 def _check_names(names: Any, weights: list[_Weights], labels: Any) -> None:
@@ -279,27 +285,12 @@ def _check_names(names: Any, weights: list[_Weights], labels: Any) -> None:
         )
 
 
-def _fit(picture: _Sheet, cell: int) -> _Sheet:
-    import cv2
-
-    height, width = picture.shape[:2]
-    scale, how = cell / max(height, width), cv2.INTER_AREA
-    if scale >= 1:
-        scale, how = int(scale), cv2.INTER_NEAREST
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    fitted: _Sheet = cv2.resize(picture, size, interpolation=how)
-    return fitted
-
-
 def _draw_bar(bar: _Sheet, weights: _Weights, colours: dict[int, _Colour]) -> None:
-    bar[:] = _EMPTY
     # Multi-hot rows sum to more than 1; their bar shows proportions.
-    whole = max(1.0, sum(max(weight, 0.0) for _, weight in weights))
-    start = 0.0
-    for index, weight in weights:
-        end = start + max(weight, 0.0) / whole * bar.shape[1]
-        bar[:, round(start) : round(end)] = colours[index]
-        start = end
+    ends = np.cumsum([max(weight, 0.0) for _, weight in weights] or [0.0])
+    at = np.linspace(0, max(1.0, ends[-1]), bar.shape[1], endpoint=False)
+    shown = [colours[index] for index, _ in weights]
+    bar[:] = np.array([*shown, _EMPTY, _EMPTY])[np.searchsorted(ends, at, "right")]
 
 
 def _draw_line(area: _Sheet, text: str, number: str, colour: _Colour | None) -> None:
