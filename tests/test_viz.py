@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torchvision import tv_tensors
 
-from tv_mixaug import viz
+from tv_mixaug import CutMix, make_collate_fn, viz
 from tv_mixaug.labels import PairedLabels
+from tv_mixaug.plans import identity_plan
 from tv_mixaug.viz import draw_batch
 
 MARGIN, GAP = 16, 12
@@ -194,6 +195,29 @@ def test_columns_and_title_set_the_layout():
     assert draw_batch(images, cell=96, columns=3).shape[1] == 2 * MARGIN + 3 * 96 + 2 * GAP
 
 
+def test_a_plan_is_written_below(written):
+    """What a plan did to each picture, and with which other, stands below it, labelled or not."""
+    op, own = torch.tensor([0, 1, 2, 3], dtype=torch.uint8), torch.arange(4)
+    plan = identity_plan(4)._replace(op=op, partner=own.flip(0))
+    deeds = ["0: unchanged", "1: filled", "2: blended with 1", "3: pasted from 0"]
+    without = draw_batch(torch.rand(4, 3, 8, 8), plan=plan)
+    assert written == deeds
+    sheet = draw_batch(torch.rand(4, 3, 8, 8), torch.zeros(4, dtype=torch.int64), plan=plan)
+    assert [text for text in written[4:] if ":" in text] == deeds
+    assert sheet.shape[0] > without.shape[0]
+
+
+def test_a_recorded_batch_is_shown_as_it_comes(written, tmp_path):
+    """Images, labels and plan of a collate function go into show, and each deed is said."""
+    collate_fn = make_collate_fn(CutMix(num_classes=3, mode="sample", p=0.5), seed=1, record=True)
+    images, labels, plan = collate_fn([(torch.rand(3, 16, 16), i % 3) for i in range(6)])
+    viz.show(images, labels, ["a", "b", "c"], plan=plan, path=tmp_path / "a.png")
+    said = [text for text in written if ":" in text]
+    pairs = enumerate(zip(plan.op.tolist(), plan.partner.tolist(), strict=True))
+    assert said == [f"{i}: pasted from {k}" if op else f"{i}: unchanged" for i, (op, k) in pairs]
+    assert len(set(plan.op.tolist())) == 2
+
+
 @given(
     batch=st.integers(1, 5),
     channels=st.sampled_from([1, 3]),
@@ -248,6 +272,9 @@ IMAGES = torch.rand(2, 3, 8, 8)
         ((IMAGES, torch.tensor([0, 2]), ["a", "b"]), {}, ValueError, "class_names must name"),
         ((IMAGES, torch.rand(2, 2), ["a", "b", "c"]), {}, ValueError, "class_names must have"),
         ((IMAGES, torch.tensor([0, 1]), "ab"), {}, TypeError, "class_names must be a sequence"),
+        ((IMAGES, None, identity_plan(2)), {}, TypeError, "got Plan; give a plan as plan=."),
+        ((IMAGES,), {"plan": (0, 0)}, TypeError, "plan must be a Plan, got tuple."),
+        ((IMAGES,), {"plan": identity_plan(3)}, ValueError, "plan must be of the 2 images, got on"),
         ((IMAGES,), {"columns": 0}, ValueError, "columns must be >= 1, got 0."),
         ((IMAGES,), {"columns": 2.0}, TypeError, "columns must be an int"),
         ((IMAGES,), {"cell": 0}, ValueError, "cell must be >= 1, got 0."),
