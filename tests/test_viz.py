@@ -9,11 +9,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch._subclasses import FakeTensorMode
 from torchvision import tv_tensors
 
 from tv_mixaug import CutMix, make_collate_fn, viz
 from tv_mixaug.labels import PairedLabels
-from tv_mixaug.plans import identity_plan
+from tv_mixaug.plans import Plan, identity_plan
 from tv_mixaug.viz import draw_batch
 
 MARGIN, GAP = 16, 12
@@ -335,3 +336,24 @@ def test_show_renders_inline_in_a_notebook(monkeypatch, tmp_path):
     assert len(shown) == 1
     shell.kernel = None  # IPython in a terminal
     assert viz.show(IMAGES, path=tmp_path / "b.png").exists()
+
+
+def test_plans_and_pairs_are_printed_in_a_line():
+    """What stands in a notebook's cell is what was done and the shapes, not every number."""
+    plan = identity_plan(3)._replace(op=torch.tensor([3, 0, 3], dtype=torch.uint8))
+    plan = plan._replace(lam=torch.tensor([0.25, 1.0, 0.5]))
+    text = "partner=(3,) int64, lam=[0.25 to 1.00], boxes=(3, 1, 4) int64, noise=(3,) int64)"
+    assert repr(plan) == f"Plan(op=[1 none, 2 paste], {text}"
+    pair = PairedLabels(torch.arange(3), torch.zeros(3, 5), plan.lam)
+    text = "labels=(3,) int64, partner_labels=(3, 5) float32, lam=[0.25 to 1.00]"
+    assert repr(pair) == f"PairedLabels({text})"
+
+
+@pytest.mark.parametrize("kind", [Plan, PairedLabels])
+def test_anything_in_a_plan_can_be_printed(kind):
+    """What frameworks put in a field, a tensor without values or none at all, is printed too."""
+    for item in (None, "leaf", torch.empty(0), torch.empty(2, device="meta"), torch.tensor(7)):
+        text = repr(kind(*[item] * len(kind._fields)))
+        assert text.startswith(f"{kind.__name__}({kind._fields[0]}=")
+    with FakeTensorMode():
+        assert "lam=(2,) float32" in repr(kind(*[torch.empty(2)] * len(kind._fields)))
