@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -68,8 +69,6 @@ def draw_flower(kind: str, size: int | Sequence[int] = 256, seed: int = 0) -> Fl
         raise kind_error("size", "an int or a (height, width) pair", size)
     height, width = (check_integer("size", side, 1) for side in sides)
     seed = check_integer("seed", seed, 0)
-    import cv2
-
     scale = 2 if height * width <= 128 * 128 else 1  # small pictures show every jagged edge
     rng = np.random.default_rng((seed, CLASS_NAMES.index(kind)))
     canvas = _Canvas(height * scale, width * scale, rng)
@@ -194,8 +193,6 @@ class _Canvas:
         blossom: bool = False,
     ) -> None:
         """Paint a petal, leaf or stem with a shadow below; its tip is brighter than its root."""
-        import cv2
-
         t = np.linspace(0, 1, 40)
         half = t**0.5 * (1 - t) ** sharpness
         side = 0.5j * width * half / half.max() * way / abs(way)
@@ -226,8 +223,6 @@ class _Canvas:
 
 def _backdrop(height: int, width: int, rng: np.random.Generator) -> _Pixels:
     """Make a garden out of focus: slow changes of colour with some bright spots."""
-    import cv2
-
     rows, columns = -(-height // 4), -(-width // 4)  # nothing in it is sharp
     tones = np.exp(rng.normal(0, 0.16, (4, 4, 1)) + rng.normal(0, 0.06, (4, 4, 3)))
     tones *= _colour(rng.choice(_BACKDROPS))

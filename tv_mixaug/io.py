@@ -10,6 +10,7 @@ import stat
 import struct
 from pathlib import Path
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -65,8 +66,6 @@ def read_image(
     """
     _check_path("path", path)
     limit = math.inf if max_pixels is None else check_count("max_pixels", max_pixels)
-    import cv2
-
     data, name = _read_bytes(path), os.fspath(path)
     if _is_cut_short(data):
         raise ValueError(f"path {name!r} is cut short; copy the file again.")
@@ -117,8 +116,6 @@ def write_image(path: str | os.PathLike[str], pixels: npt.NDArray[np.uint8]) -> 
     pixels = np.asarray(pixels)
     if pixels.dtype != np.uint8 or pixels.shape[2:] != (3,) or not pixels.size:
         raise ValueError(f"pixels must be (H, W, 3) uint8, got {pixels.shape} {pixels.dtype}.")
-    import cv2
-
     longest = _LONGEST.get(file.suffix.lower(), max(pixels.shape))
     if max(pixels.shape) > longest:  # OpenCV would find out as well, and print about it
         raise ValueError(

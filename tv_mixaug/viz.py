@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -162,8 +163,6 @@ def show(
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython else None
     if path is None and getattr(shell, "kernel", None):  # IPython in a terminal has none
-        import cv2
-
         notebook = importlib.import_module("IPython.display")
         data = cv2.imencode(".png", sheet[..., ::-1])[1].tobytes()
         notebook.display(notebook.Image(data=data))
@@ -295,8 +294,6 @@ def _draw_bar(bar: _Sheet, weights: _Weights, colours: dict[int, _Colour]) -> No
 
 def _draw_line(area: _Sheet, text: str, number: str, colour: _Colour | None) -> None:
     """Write a text on the left, after a dot if it has a colour, and its number on the right."""
-    import cv2
-
     width, room = area.shape[1], _text_width(number, 0.42)
     if colour is None:
         return _write(area, text, 0, 13, width, _FAINT)
@@ -329,8 +326,6 @@ def _colour(slot: int) -> _Colour:
 
 
 def _text_width(text: str, scale: float) -> int:
-    import cv2
-
     return int(cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)[0][0])
 
 
@@ -338,8 +333,6 @@ def _write(
     area: _Sheet, text: str, x: int, y: int, room: int, colour: _Colour, scale: float = 0.42
 ) -> None:
     """Write a line from (x, y) on its baseline, shortened to the room there is."""
-    import cv2
-
     shown = text
     while shown and _text_width(shown, scale) > room:
         text = text[:-1]
