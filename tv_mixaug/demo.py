@@ -51,19 +51,14 @@ def run_demo(folder: Path, size: int = 256, steps: int = 200) -> tuple[npt.NDArr
     # Read once more without a loader, so that the check does not rest on what it checks.
     plain = torch.stack([dataset[i][0] for i in order])
     classes = torch.tensor([dataset[i][1] for i in order])
-    collate_fn = _make_mixes(_SEED)
+    mixes = _make_mixes(_SEED)
     loader = DataLoader(
-        dataset,
-        batch_size=len(order),
-        sampler=order,
-        num_workers=2,
-        collate_fn=collate_fn,
-        persistent_workers=True,
+        dataset, len(order), sampler=order, num_workers=2, collate_fn=mixes, persistent_workers=True
     )
     sheets, all_equal = [], True
     for number, name in enumerate(("No mixing", "Cutout", "Mixup", "CutMix")):
-        collate_fn.set_p([float(i == number) for i in (1, 2, 3)])  # the running workers follow
-        collate_fn.set_epoch(number)
+        mixes.set_p([float(i == number) for i in (1, 2, 3)])  # the running workers follow
+        mixes.set_epoch(number)
         with _interrupts_held():
             batches = iter(loader)
         images, labels = next(batches)

@@ -99,10 +99,9 @@ def draw_batch(
     if not (title is None or isinstance(title, str)):
         raise TypeError(f"title must be a str or None, got {type(title).__name__}.")
     colours = _choose_colours(weights)
-    lines = [_describe_label(row, class_names, colours) for row in weights] or [[]] * count
-    if plan is not None:
-        deeds = _describe_plan(plan, count)
-        lines = [[*above, below] for above, below in zip(lines, deeds, strict=True)]
+    deeds: list[list[_Line]] = [[]] * count if plan is None else _describe_plan(plan, count)
+    names = [_describe_label(row, class_names, colours) for row in weights] or [[]] * count
+    lines = [above + below for above, below in zip(names, deeds, strict=True)]
 
     bar = height + 4  # where it begins
     text = bar + _BAR + 3 if weights else height
@@ -257,13 +256,13 @@ def _describe_label(
     return lines or [("no label", "", None)]
 
 
-def _describe_plan(plan: Any, count: int) -> list[_Line]:
+def _describe_plan(plan: Any, count: int) -> list[list[_Line]]:
     if not isinstance(plan, Plan):
         raise TypeError(f"plan must be a Plan, got {type(plan).__name__}.")
     if len(plan.op) != count:
         raise ValueError(f"plan must be of the {count} images, got one of {len(plan.op)}.")
     deeds = enumerate(zip(plan.op.tolist(), plan.partner.tolist(), strict=True))
-    return [(f"{i}: {_DEEDS[op].format(partner)}", "", None) for i, (op, partner) in deeds]
+    return [[(f"{i}: {_DEEDS[op].format(partner)}", "", None)] for i, (op, partner) in deeds]
 
 
 def _check_names(names: Any, weights: list[_Weights], labels: Any) -> None:
@@ -277,8 +276,8 @@ def _check_names(names: Any, weights: list[_Weights], labels: Any) -> None:
         raise ValueError(
             f"class_names must name every class, got {len(names)} names and class {highest}."
         )
-    columns = labels.shape[1] if isinstance(labels, Tensor) and labels.ndim == 2 else len(names)
-    if columns != len(names):
+    if isinstance(labels, Tensor) and labels.ndim == 2 and labels.shape[1] != len(names):
+        columns = labels.shape[1]
         raise ValueError(
             f"class_names must have a name for each of the {columns} classes, got {len(names)}."
         )
