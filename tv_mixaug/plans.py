@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -34,6 +35,28 @@ class Plan(NamedTuple):
     lam: Tensor
     boxes: Tensor
     noise: Tensor
+
+    def __repr__(self) -> str:
+        return describe(self)
+
+
+def describe(items: Any) -> str:
+    """Return what a plan or paired labels are printed as: counts, ranges and shapes, no numbers."""
+    parts = []
+    for name, item in zip(items._fields, items, strict=True):
+        text = repr(item)
+        if isinstance(item, Tensor):
+            text = f"{tuple(item.shape)} {str(item.dtype).removeprefix('torch.')}"
+            # Of tensors that stand for others, as while compiling, there are no values.
+            known = type(item) is Tensor and not item.is_meta and item.numel() > 0
+            if known and name == "op":
+                counts = sorted(Counter(item.flatten().tolist()).items())
+                names = dict(enumerate(OP_NAMES))
+                text = f"[{', '.join(f'{n} {names.get(op, op)}' for op, n in counts)}]"
+            elif known and name == "lam":
+                text = f"[{float(item.min()):.2f} to {float(item.max()):.2f}]"
+        parts.append(f"{name}={text}")
+    return f"{type(items).__name__}({', '.join(parts)})"
 
 
 def take_items(kind: type[Any]) -> None:
