@@ -444,6 +444,14 @@ class Scale(v2.Transform):
         return inpt * 2
 
 
+class Split(v2.Transform):
+    """Make several images of each."""
+
+    def transform(self, inpt, params):
+        """Change a leaf."""
+        return (inpt, inpt)
+
+
 def halve(batch):
     return batch[0][..., ::2, ::2], batch[1]
 
@@ -459,7 +467,9 @@ def halve(batch):
         (Scale(), "Scale did more than move the probe"),
         (v2.Lambda(lambda x: x / 2), "Lambda did more than move the probe"),
         (v2.Lambda(lambda x: x[..., None] if x.ndim > 1 else x), "Lambda"),
-        (v2.FiveCrop(5), "FiveCrop changed the structure"),
+        (Split(), "Split changed the structure"),
+        (lambda b: (b[0].flip(0), b[1].flip(0)), "<lambda> changed the labels at \\[1\\]"),
+        (lambda b: (b[0], b[1] + 1), "<lambda> changed the labels at \\[1\\]"),
     ],
 )
 def test_what_cannot_be_followed_is_named(step, text):
