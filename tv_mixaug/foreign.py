@@ -37,7 +37,7 @@ def apply(
     name = getattr(step, "__name__", type(step).__name__)
     before, numbers = reader.read(batch, lambda *_: None), None
     if isinstance(step, v2.Transform):
-        batch, numbers = _apply_v2(step, name, before, reader.reading.layout, follow)
+        batch, numbers = _apply_v2(step, name, before, follow)
     else:
         batch = step(batch)
     if not follow:
@@ -67,13 +67,13 @@ def apply(
 
 
 def _apply_v2(
-    step: v2.Transform, name: str, before: Batch, layout: str | None, follow: bool
+    step: v2.Transform, name: str, before: Batch, follow: bool
 ) -> tuple[Any, Tensor | None]:
     # A list, since mappings and lists of classes of their own are closed to v2.
-    given = list(before.values)
-    places = [p for p, leaf in enumerate(before.layout.leaves) if leaf.role is Role.IMAGE]
+    given, leaves = list(before.values), before.layout.leaves
+    places = [place for place, leaf in enumerate(leaves) if leaf.role is Role.IMAGE]
     for place in places:
-        given[place] = _to_tv(given[place], layout)
+        given[place] = _to_tv(given[place], leaves[place])
     # ToDtype refuses types that it was not told of.
     followed = follow and not isinstance(step, v2.ToDtype)
     probes = [make_probe(given[places[0]])] if followed else []
@@ -81,7 +81,7 @@ def _apply_v2(
     if (
         not isinstance(done, list)
         or len(done) != len(given) + len(probes)
-        or not all(isinstance(done[place], Tensor) for place in places)
+        or any(getattr(done[place], "ndim", 0) != given[place].ndim for place in places)
     ):
         raise ValueError(f"{name} changed the structure of the batch, which cannot be followed.")
     for probe in probes:
@@ -94,38 +94,29 @@ def _apply_v2(
             )
     for place in places:
         old, new = before.values[place], done[place]
-        done[place] = old if new is given[place] else _from_tv(new, old, layout)
+        done[place] = old if new is given[place] else _from_tv(new, old, leaves[place])
     return put_together(done, before.structure), numbers
 
 
-def _to_tv(value: Any, layout: str | None) -> Tensor:
+def _to_tv(value: Any, leaf: Leaf) -> Tensor:
     """Return images as v2 knows them: one tv_tensor (B, ..., C, H, W)."""
     one = value[0] if isinstance(value, (list, tuple)) else value
     images: Tensor = value if one is value else torch.stack(tuple(value))
-    kind: type[Tensor] = type(one)
-    if not isinstance(one, tv_tensors.TVTensor):
-        if layout is not None:
-            images = images.permute(_order(layout))
-            images = images if "C" in layout else images.unsqueeze(-3)
-        kind = tv_tensors.Image if images.ndim == 4 else tv_tensors.Video
-    return images.as_subclass(kind)
+    images = images if leaf.channel_axis >= 0 else images.unsqueeze(-1)
+    images = images.movedim((leaf.channel_axis, *leaf.axes[-2:]), (-3, -2, -1))
+    kind: Any = tv_tensors.Image if images.ndim == 4 else tv_tensors.Video
+    return images.as_subclass(type(one) if isinstance(one, tv_tensors.TVTensor) else kind)
 
 
-def _from_tv(images: Tensor, old: Any, layout: str | None) -> Any:
+def _from_tv(images: Tensor, old: Any, leaf: Leaf) -> Any:
     """Return images in the form of the old ones."""
     one = old[0] if isinstance(old, (list, tuple)) else old
-    if not isinstance(one, tv_tensors.TVTensor):
-        images = images.as_subclass(Tensor)
-        if layout is not None:
-            images = images if "C" in layout else images.squeeze(-3)
-            images = images.permute(torch.tensor(_order(layout)).argsort().tolist())
+    kind = type(images) if isinstance(one, tv_tensors.TVTensor) else Tensor
+    images = images.movedim((-3, -2, -1), (leaf.channel_axis, *leaf.axes[-2:]))
+    images = images if leaf.channel_axis >= 0 else images.squeeze(-1)
     if one is old:
-        return images
-    return type(old)([image.as_subclass(type(images)) for image in images])
-
-
-def _order(layout: str) -> list[int]:
-    return [layout.index(axis) for axis in "BTDCHW" if axis in layout]
+        return images.as_subclass(kind)
+    return type(old)([image.as_subclass(kind) for image in images.as_subclass(Tensor)])
 
 
 class Probe(tv_tensors.TVTensor):  # type: ignore[misc]  # torchvision has no types
