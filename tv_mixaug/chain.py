@@ -27,25 +27,26 @@ class Chain(v2.Transform):  # type: ignore[misc]  # torchvision has no types
     ones of ``torchvision.transforms.v2`` included, and the labels are counted at the end.
 
     Args:
-        transforms: Mixup, CutMix and Cutout with ``targets="soft"`` and one label format, and any
-            other transforms of v2; at least one of ours, which may stand in ``Compose``,
-            ``RandomApply``, ``RandomChoice``, ``RandomOrder`` or ``nn.Sequential``. Pixels that
-            geometric transforms fill are nobody's, whatever the fill. What v2's RandomErasing
-            erases still counts for its owner. Where images are interpolated, a pixel at the seam of
-            a paste is a blend of two sources and counts for the nearest. Other callables get the
-            batch as it is, and must not move pixels.
+        transforms: Those of ours with ``targets="soft"`` and one label format, layout,
+            ``labels_getter`` and ``passthrough``, and any other transforms of v2; at least one of
+            ours, which may stand in ``Compose``, ``RandomApply``, ``RandomChoice``, ``RandomOrder``
+            or ``nn.Sequential``. Pixels that geometric transforms fill are nobody's, whatever the
+            fill. What v2's RandomErasing erases still counts for its owner. Where images are
+            interpolated, a pixel at the seam of a paste is a blend of several sources and counts
+            for the nearest. Other callables get the batch as it is; they must not move pixels, nor
+            change labels.
         provenance: False applies the transforms one after the other, and each mixes the labels by
             its own rule, as ``v2.Compose`` would.
         erased: What becomes of the pixels that are nobody's: ``"renormalise"``: the weights of the
             visible ones sum to 1; ``"nobody"``: their share is missing from the sum; ``"owner"``:
-            pixels erased by Cutout count as if they were visible.
+            pixels that ours erased count as if they were visible.
         p: Probability that ours in the chain are applied to a batch, in [0, 1]. The others, which
             resize or normalise, always are.
 
     Raises:
         TypeError: If an argument is of the wrong kind.
-        ValueError: If there is no transform of ours, if they differ in label format or layout, make
-            pairs or cut cuboids, or if a transform cannot be followed.
+        ValueError: If there is no transform of ours, if they read batches differently, make pairs
+            or cut cuboids, or if a transform cannot be followed.
 
     Example:
         >>> from tv_mixaug import CutMix

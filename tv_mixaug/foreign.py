@@ -104,7 +104,7 @@ def _to_tv(value: Any, leaf: Leaf) -> Tensor:
     images: Tensor = value if one is value else torch.stack(tuple(value))
     images = images if leaf.channel_axis >= 0 else images.unsqueeze(-1)
     images = images.movedim((leaf.channel_axis, *leaf.axes[-2:]), (-3, -2, -1))
-    kind: Any = tv_tensors.Image if images.ndim == 4 else tv_tensors.Video
+    kind: type[Tensor] = tv_tensors.Image if images.ndim == 4 else tv_tensors.Video
     return images.as_subclass(type(one) if isinstance(one, tv_tensors.TVTensor) else kind)
 
 
