@@ -510,6 +510,7 @@ def halve(batch):
         (v2.Lambda(lambda x: x / 2), "Lambda did more than move the probe"),
         (v2.Lambda(lambda x: x[..., None] if x.ndim > 1 else x), "Lambda"),
         (Split(), "Split changed the structure"),
+        (v2.Lambda(lambda x: x[:, 0], tv_tensors.Image), "Lambda changed the structure"),
         (lambda b: (b[0].flip(0), b[1].flip(0)), "<lambda> changed the labels at \\[1\\]"),
         (lambda b: (b[0], b[1] + 1), "<lambda> changed the labels at \\[1\\]"),
     ],
@@ -791,6 +792,22 @@ def test_a_chain_holds_transforms_and_is_none():
     out, plan = pickle.loads(pickle.dumps(chain)).mix((coded_images(), torch.arange(K)), p=1)  # noqa: S301
     assert not plan.op.any()
     assert out[0].shape[-2:] == (35, 50)
+
+
+def test_labels_are_checked_before_anything_is_drawn():
+    """A class out of range is named, whatever comes first, and no random number is used up."""
+    chain = Chain([v2.RandomRotation(30), CutMix(num_classes=K)], p=0.5)
+    before = torch.get_rng_state()
+    with pytest.raises(ValueError, match="labels at \\[1\\] must be in \\[0, 5\\), got 5"):
+        chain(coded_images(), torch.arange(1, K + 1))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_labels_may_change_dtype_and_device_on_the_way():
+    """What counts is that a step leaves their values as they are."""
+    steps = [CutMix(num_classes="regression"), lambda b: (b[0].double(), b[1].double())]
+    images, ages = Chain(steps)(coded_images(), torch.rand(K))
+    assert (images.dtype, ages.dtype) == (torch.float64, torch.float32)
 
 
 def test_an_empty_batch_passes():
