@@ -6,7 +6,7 @@ from loading import CLASSES, Pictures, make, same
 from torch.utils.data import DataLoader, default_collate
 from torchvision.transforms import v2
 
-from tv_mixaug import Chain, CutMix, Cutout, Mixup, make_collate_fn
+from tv_mixaug import Chain, CutMix, Cutout, Mixup, OneOf, make_collate_fn, timm
 
 MIXUP, CUTMIX = Mixup(num_classes=CLASSES), CutMix(num_classes=CLASSES)
 COLLATE_FNS = {
@@ -19,6 +19,9 @@ COLLATE_FNS = {
     "chain": make_collate_fn(Chain([CUTMIX, v2.Normalize([0.5] * 3, [0.5] * 3), MIXUP])),
     "own stacking": make_collate_fn(CUTMIX, collate_fn=lambda samples: default_collate(samples)),
     "record": make(),
+    "one of, each sample": make_collate_fn(OneOf([MIXUP, CUTMIX], mode="sample")),
+    "a chain of one of": make_collate_fn(OneOf([Chain([CUTMIX, MIXUP]), MIXUP], [0.5, 0.5])),
+    "as timm": make_collate_fn(timm.Mixup(0.8, 1.0, label_smoothing=0.1, num_classes=CLASSES)),
 }
 
 
@@ -70,5 +73,7 @@ def test_epochs_of_a_seeded_function_are_validated_without_a_warning():
 @pytest.mark.parametrize("transforms", [v2.Compose([CUTMIX]), [v2.CutMix(num_classes=CLASSES)]])
 def test_transforms_that_give_no_format_are_refused(transforms):
     """Without one of ours unmixed labels would have another format: the call says what to do."""
-    with pytest.raises(ValueError, match=r"one of tv_mixaug's.*got (Compose|CutMix); make them"):
+    with pytest.raises(
+        ValueError, match=r"one of tv_mixaug's.*got (Compose|\[CutMix\]); make them"
+    ):
         make_collate_fn(transforms).for_validation()

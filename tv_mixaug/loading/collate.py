@@ -223,15 +223,14 @@ class CollateFn:
             >>> labels
             tensor([[0., 0., 1.]])
         """
-        if not any(isinstance(t, OURS) for t in self.transforms):
-            names = ", ".join(type(t).__name__ for t in self.transforms)
+        if self.transform.label_format is None:
             raise ValueError(
-                "transforms must have one of tv_mixaug's or a Chain, which give unmixed labels the "
-                f"format of mixed ones, got {names}; make them a Chain of tv_mixaug's."
+                "transforms must have one of tv_mixaug's, which gives unmixed labels the format of "
+                f"mixed ones, got {self.transform.title}; make them a Chain of tv_mixaug's."
             )
         plain = copy.copy(self)
         plain.seed = None
-        plain.set_p([0.0] * len(self.transforms) if self._is_list else 0.0)
+        plain.set_p(self.transform.never)
         return plain
 
     def __getstate__(self) -> dict[str, Any]:
