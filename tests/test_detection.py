@@ -4,17 +4,20 @@ Pictures are coded: image i holds i + 1 everywhere, and 0 where it is erased. So
 says which pixels of which object are still to be seen.
 """
 
+import collections
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from torch.utils.data import DataLoader
-from torchvision import models, tv_tensors
+from torchvision import models, ops, tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as v2f
 
 from tv_mixaug import CutMix, Cutout, Mixup, make_collate_fn
+from tv_mixaug.plans import BLEND, make_recipe
 
 SIZE = (13, 17)
 FORMATS = ("plain", "XYXY", "XYWH", "CXCYWH")
@@ -381,3 +384,104 @@ def test_a_collate_that_zips_is_welcome(kind):
     assert type(targets) is kind
     assert images[0].shape == (3, 16, 16)
     assert all("mix_weight" in one for one in targets)
+
+
+# --- The DETR family ----------------------------------------------------------------------------
+
+
+class Fixed(Mixup):
+    """Mix each image with the one before it, by a weight that was chosen."""
+
+    def draw(self, batch, p, generator):
+        """Draw nothing."""
+        return make_recipe(BLEND, batch.length, True, partner=1, lam=self.weight)
+
+
+@pytest.mark.parametrize("lam", [0.45, 0.5, 0.55])
+def test_mixup_is_that_of_the_detr_family(lam):
+    """For one plan images and targets are those of a plain loop that rolls the batch by one."""
+    torch.manual_seed(0)
+    images, targets = torch.rand(4, 3, 32, 48), []
+    for count in (2, 0, 3, 1):
+        middle = torch.rand(count, 2) / 2 + 0.25
+        boxes = torch.cat([middle, torch.rand(count, 2) / 2 + 0.01], 1)
+        labels, area = torch.randint(80, (count,)), torch.rand(count)
+        targets.append({"boxes": boxes, "labels": labels, "area": area, "image_id": count})
+
+    rolled = images.roll(1, dims=0)
+    expected = []
+    for own, other in zip(targets, targets[-1:] + targets[:-1], strict=True):
+        joined = {key: torch.cat([own[key], other[key]]) for key in ("boxes", "labels", "area")}
+        weights = [lam] * len(own["boxes"]) + [1 - lam] * len(other["boxes"])
+        expected.append({**own, **joined, "mix_weight": torch.tensor(weights)})
+
+    transform = Fixed(box_format="cxcywh_normalised")
+    transform.weight = lam
+    mixed_images, mixed = transform(images, targets)
+    torch.testing.assert_close(mixed_images, lam * images + (1 - lam) * rolled)
+    for target, wanted in zip(mixed, expected, strict=True):
+        assert target.keys() == wanted.keys()
+        assert target["image_id"] == wanted["image_id"]
+        for key in ("boxes", "labels", "area"):
+            assert torch.equal(target[key], wanted[key])
+        torch.testing.assert_close(target["mix_weight"], wanted["mix_weight"])
+
+
+def draw_processed(count, owner, size):
+    """Make a target as the image processors of Hugging Face make them."""
+    low = torch.rand(count, 2) * 0.5
+    sides = torch.rand(count, 2) * 0.4 + 0.1
+    height, width = size
+    return collections.UserDict(
+        size=torch.tensor(size),
+        image_id=torch.tensor([owner]),
+        class_labels=torch.arange(count) + 10 * owner,
+        boxes=torch.cat([low + sides / 2, sides], 1),
+        area=sides.prod(1) * width * height,
+        iscrowd=torch.zeros(count, dtype=torch.int64),
+        orig_size=torch.tensor([480, 640]),
+    )
+
+
+@pytest.mark.parametrize("kind", [Mixup, CutMix, Cutout])
+@given(st.lists(st.integers(0, 4), min_size=2, max_size=4), seeds)
+def test_targets_of_hugging_face_s_processors_follow(kind, counts, seed):
+    """class_labels, boxes, area and iscrowd go with their object; the sizes stay the image's."""
+    torch.manual_seed(seed)
+    size = (24, 32)
+    labels = [draw_processed(count, owner, size) for owner, count in enumerate(counts)]
+    pixels = torch.arange(1.0, len(counts) + 1).view(-1, 1, 1, 1).expand(-1, 3, *size)
+    transform = kind(box_format="cxcywh_normalised")
+    batch, plan = transform.mix({"pixel_values": pixels, "labels": labels})
+    scale = torch.tensor([size[1], size[0]] * 2)
+    for row, target in enumerate(batch["labels"]):
+        own = labels[row]
+        for key in ("size", "image_id", "orig_size"):
+            assert target[key] is own[key]
+        for place, code in enumerate(target["class_labels"].tolist()):
+            owner, index = divmod(code, 10)
+            assert owner in (row, int(plan.partner[row]))
+            before = ops.box_convert(labels[owner]["boxes"][index] * scale, "cxcywh", "xyxy")
+            after = ops.box_convert(target["boxes"][place] * scale, "cxcywh", "xyxy")
+            assert (after[:2] >= before[:2] - 1e-3).all()
+            assert (after[2:] <= before[2:] + 1e-3).all()
+            assert 0 < target["area"][place] <= labels[owner]["area"][index]
+            if kind is Mixup:
+                assert torch.equal(target["boxes"][place], labels[owner]["boxes"][index])
+            elif kind is CutMix:  # every side of a box lies at pixels of its image
+                x1, y1, x2, y2 = (after + torch.tensor([1e-3, 1e-3, -1e-3, -1e-3])).tolist()
+                seen = batch["pixel_values"][row, 0] == owner + 1
+                shown = seen[int(y1) : int(y2) + 1, int(x1) : int(x2) + 1]
+                assert all(edge.any() for edge in (shown[0], shown[-1], shown[:, 0], shown[:, -1]))
+        assert (target["iscrowd"] == 0).all()
+        lengths = {len(target[k]) for k in ("boxes", "class_labels", "area", "iscrowd")}
+        assert lengths == {len(target["mix_weight"])}
+
+
+@pytest.mark.parametrize(
+    ("box_format", "error"), [("yxyx", ValueError), (3, TypeError), (None, TypeError)]
+)
+def test_an_unknown_box_format_is_refused_at_once(box_format, error):
+    """The constructor says which formats there are."""
+    with pytest.raises(error, match="box_format must be"):
+        CutMix(box_format=box_format)

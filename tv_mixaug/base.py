@@ -89,6 +89,9 @@ class MixTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no ty
         passthrough: Keys or positions of tensors that are to be left as they are.
         layout: The axes of plain image tensors, B first, for example ``"BCDHW"`` for volumes;
             None for (B, C, H, W) and (B, T, C, H, W).
+        box_format: How the boxes of detection targets are written in plain tensors: ``"xyxy"``,
+            ``"xywh"`` or ``"cxcywh"`` in pixels, or ``"cxcywh_normalised"`` in shares of the width
+            and height, as the DETR family has them; ``BoundingBoxes`` know their format.
         inplace: Write the result into the images given.
 
     Raises:
@@ -105,6 +108,7 @@ class MixTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no ty
     ignore_index: int | None = None
     passthrough: Sequence[str | int] = ()
     layout: str | None = None
+    box_format: detection.BoxFormat = "xyxy"
     inplace: bool = False
 
     def __new__(cls, *_: Any, **__: Any) -> MixTransform:
@@ -139,6 +143,7 @@ class MixTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no ty
             check_integer("ignore_index", self.ignore_index)
         self.passthrough = check_passthrough(self.passthrough)
         self.layout = check_layout(self.layout)
+        check_choice("box_format", self.box_format, detection.BOX_FORMATS)
         check_bool("inplace", self.inplace)
         self._rules = Rules()
         self.reader = Reader(self.reading())
@@ -265,8 +270,8 @@ class MixTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no ty
                     check_classes(value, count, self.ignore_index, leaf.where)
                 case Role.OBJECTS:
                     bare, _ = split_objects(value, self.reader.reading.passthrough)
-                    height, width = read.size[-2:]
-                    detection.check_objects(bare, (height, width), leaf.where)
+                    sizes = [(read.size[-2], read.size[-1])] * read.length
+                    detection.check_objects(bare, sizes, leaf.where, self.box_format)
         return read
 
     def _carry_out(
@@ -306,7 +311,10 @@ class MixTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no ty
                 return value if mixed is plain else rewrap(mixed, value)
             case Role.OBJECTS:
                 bare, passed = split_objects(value, self.reader.reading.passthrough)
-                objects = detection.mix_objects(bare, recipe.plan(), size[-2:], rules.min_visible)
+                sizes = [(size[-2], size[-1])] * recipe.count
+                objects = detection.mix_objects(
+                    bare, recipe.plan(), sizes, rules.min_visible, self.box_format
+                )
                 joined = [{**own, **rest} for own, rest in zip(objects, passed, strict=True)]
                 return joined if isinstance(value, list) else tuple(joined)
             case Role.OWN:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -252,3 +254,14 @@ def _rolled(values: Any, shift: int) -> Any:
 def _is_one(values: Any) -> bool:
     """Tell whether all samples have one value."""
     return len(values) > 0 and bool((values == values[:1]).all())
+
+
+def inner_lam(lam: float, size: Sequence[int], other: Sequence[int]) -> float:
+    """Return the weight of the own pixels where a blended image and its partner both have some.
+
+    The pixels beyond the partner's stay own, so ``lam``, the weight of the image, is not below it.
+    """
+    if tuple(size) == tuple(other):
+        return lam
+    shared = math.prod(map(min, size, other))
+    return max(0.0, 1 - (1 - lam) * math.prod(size) / shared)
