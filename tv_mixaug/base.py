@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, overload
 
 import torch
 from torch import Generator, Tensor
@@ -14,6 +14,7 @@ from tv_mixaug import detection
 from tv_mixaug.arguments import (
     check_bool,
     check_choice,
+    check_count,
     check_integer,
     check_layout,
     check_num_classes,
@@ -42,13 +43,17 @@ from tv_mixaug.plans import Plan, Recipe
 Mode = Literal["batch", "sample"]
 Targets = Literal["soft", "pair"]
 Cut = Literal["spatial", "cuboid"]
+Masks = Literal["soft", "dominant"]
 KindOfLabel = int | Literal["multi", "regression"]
 NumClassesArgument = KindOfLabel | Mapping[Any, KindOfLabel] | None
+T = TypeVar("T")
 Allocate = Callable[[torch.Size, torch.dtype], Tensor]
 
 
 class Rules(NamedTuple):
     """Say what the rules of the leaves need to know beside the plan.
+
+    Each is an argument of the transforms that it concerns, under the same name.
 
     Attributes:
         fill: What filled boxes take in images.
@@ -65,8 +70,119 @@ class Rules(NamedTuple):
     min_visible: float = 0.1
 
 
+class BatchTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no types
+    """Transform a batch with a probability, and make one label format of its labels.
+
+    The abstract base of rules, of choices between them and of chains.
+    """
+
+    p: Any
+    label_format: Any
+    never: Any = 0.0  # the p with which nothing is done
+    recordable: bool = True  # whether a plan says all that is done
+
+    @property
+    def title(self) -> str:
+        """A short name."""
+        return type(self).__name__
+
+    def check_p(self, p: Any) -> Any:
+        """Return a probability in the form of ``p``, checked.
+
+        Raises:
+            TypeError: If it is of the wrong kind.
+            ValueError: If it is out of range.
+        """
+        raise NotImplementedError
+
+    def choose(self, p: Any, generator: Generator | None) -> tuple[BatchTransform, Any]:
+        """Return what is to be applied to a batch, and with which probability."""
+        return self, p
+
+    def run(
+        self,
+        batch: Any,
+        p: Any,
+        *,
+        inplace: bool | None = None,
+        generator: Generator | None = None,
+        allocate: Allocate | None = None,
+    ) -> tuple[Any, Recipe | None]:
+        """Transform a batch and return what was drawn for it.
+
+        Args:
+            batch: The batch, as in :meth:`forward`.
+            p: A probability that was checked.
+            inplace: Whether to write into the images; None is the transform's own choice.
+            generator: A CPU generator that all random numbers come from; None is torch's own.
+            allocate: Makes the memory of soft labels from their shape and dtype.
+
+        Returns:
+            The transformed batch, and what was drawn; None where that cannot be told.
+        """
+        raise NotImplementedError
+
+    if TYPE_CHECKING:
+
+        @overload
+        def __call__(self, batch: T, /) -> T: ...
+        @overload
+        def __call__(self, *batch: Any) -> tuple[Any, ...]: ...
+        def __call__(self, *batch: Any) -> Any:
+            """Transform a batch; see :meth:`forward`."""
+
+    def forward(self, *inputs: Any) -> Any:
+        """Transform a batch.
+
+        Args:
+            *inputs: The batch in any nesting of tuples, lists, dicts and namedtuples: images
+                (B, C, H, W), videos (B, T, C, H, W), masks (B, H, W) or (B, 1, H, W), labels (B,)
+                or (B, K), lists of detection targets. Everything else passes through.
+
+        Returns:
+            The batch in the same nesting. The inputs are not changed unless ``inplace``.
+
+        Raises:
+            TypeError: If something in the batch is of the wrong kind.
+            ValueError: If shapes or labels are wrong, or a tensor would be left behind unmixed.
+        """
+        return self.run(inputs if len(inputs) != 1 else inputs[0], self.p)[0]
+
+    def mix(
+        self,
+        batch: T,
+        *,
+        p: Any = None,
+        inplace: bool | None = None,
+        generator: Generator | None = None,
+    ) -> tuple[T, Plan]:
+        """Transform a batch and return the plan with it, as tensors.
+
+        Args:
+            batch: The batch, as in :meth:`forward`.
+            p: Probability to be used instead of the transform's own.
+            inplace: Whether to write into the images, instead of the transform's own choice.
+            generator: A CPU generator that all random numbers come from; torch's own by default.
+
+        Returns:
+            The transformed batch, and the :class:`~tv_mixaug.plans.Plan` it was made by.
+
+        Raises:
+            TypeError: If an argument or something in the batch is of the wrong kind.
+            ValueError: If an argument, shapes or labels are wrong, or there is no plan that could
+                say what is done.
+        """
+        if inplace is not None:
+            check_bool("inplace", inplace)
+        chosen = self.p if p is None else self.check_p(p)
+        mixed, recipe = self.run(batch, chosen, inplace=inplace, generator=generator)
+        if recipe is None:
+            raise ValueError(f"mix() needs a transform that has a plan, got {self.title}.")
+        return mixed, recipe.plan()
+
+
 @dataclass(kw_only=True, eq=False, repr=False)
-class MixTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no types
+class MixTransform(BatchTransform):
     """Transform a batch by a plan; the abstract base of all transforms here.
 
     A rule to mix by is a subclass with :meth:`draw`, which draws a :class:`~tv_mixaug.plans.Plan`.
@@ -86,6 +202,10 @@ class MixTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no ty
             or else takes the first (B,) integer or (B, K) tensor behind the images; a function of
             the batch returns them; None says that there are none.
         ignore_index: Class index of samples, and value of mask pixels, without a label.
+        masks: What becomes of segmentation masks, in every batch: None or ``"dominant"``: class
+            ids, cut as the images are and, where images are blended, the mask of the larger weight
+            with ``"dominant"`` and an error with None; ``"soft"``: (B, K, H, W) float32 planes.
+        num_mask_classes: K of ``masks="soft"``.
         passthrough: Keys or positions of tensors that are to be left as they are.
         layout: The axes of plain image tensors, B first, for example ``"BCDHW"`` for volumes;
             None for (B, C, H, W) and (B, T, C, H, W).
@@ -106,6 +226,8 @@ class MixTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no ty
     targets: Targets = "soft"
     labels_getter: LabelsGetter = "default"
     ignore_index: int | None = None
+    masks: Masks | None = None
+    num_mask_classes: int | None = None
     passthrough: Sequence[str | int] = ()
     layout: str | None = None
     box_format: detection.BoxFormat = "xyxy"
@@ -141,12 +263,31 @@ class MixTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no ty
             )
         if self.ignore_index is not None:
             check_integer("ignore_index", self.ignore_index)
+        if self.masks is not None:
+            check_choice("masks", self.masks, ("soft", "dominant"))
+        if self.num_mask_classes is not None:
+            check_count("num_mask_classes", self.num_mask_classes)
+        elif self.masks == "soft":
+            raise ValueError("num_mask_classes must be given with masks='soft', got None.")
         self.passthrough = check_passthrough(self.passthrough)
         self.layout = check_layout(self.layout)
         check_choice("box_format", self.box_format, detection.BOX_FORMATS)
         check_bool("inplace", self.inplace)
-        self._rules = Rules()
-        self.reader = Reader(self.reading())
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an argument; before the next batch all are checked again and reach every rule."""
+        super().__setattr__(name, value)
+        self.__dict__.pop("_made", None)
+
+    @property
+    def made(self) -> tuple[Reader, Rules]:
+        """What is made of the arguments once: how batches are read, and what the rules know."""
+        made: tuple[Reader, Rules] | None = self.__dict__.get("_made")
+        if made is None:
+            self.__post_init__()
+            given = {name: getattr(self, name) for name in Rules._fields if hasattr(self, name)}
+            made = self.__dict__["_made"] = (Reader(self.reading()), Rules(**given))
+        return made
 
     @property
     def label_format(self) -> LabelFormat:
@@ -181,63 +322,21 @@ class MixTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no ty
         """
         raise NotImplementedError
 
-    def forward(self, *inputs: Any) -> Any:
-        """Transform a batch.
-
-        Args:
-            *inputs: The batch in any nesting of tuples, lists, dicts and namedtuples: images
-                (B, C, H, W), videos (B, T, C, H, W), masks (B, H, W) or (B, 1, H, W), labels (B,)
-                or (B, K), lists of detection targets. Everything else passes through.
-
-        Returns:
-            The batch in the same nesting. The inputs are not changed unless ``inplace``.
-
-        Raises:
-            TypeError: If something in the batch is of the wrong kind.
-            ValueError: If shapes or labels are wrong, or a tensor would be left behind unmixed.
-        """
-        return self.run(inputs if len(inputs) != 1 else inputs[0], self.p, self.inplace)[0]
-
-    def mix(
-        self,
-        batch: Any,
-        *,
-        p: float | None = None,
-        inplace: bool | None = None,
-        generator: Generator | None = None,
-    ) -> tuple[Any, Plan]:
-        """Transform a batch and return the plan with it, as tensors.
-
-        Args:
-            batch: The batch, as in :meth:`forward`.
-            p: Probability to be used instead of the transform's own.
-            inplace: Whether to write into the images, instead of the transform's own choice.
-            generator: A CPU generator that all random numbers come from; torch's own by default.
-
-        Returns:
-            The transformed batch, and the :class:`~tv_mixaug.plans.Plan` it was made by.
-
-        Raises:
-            TypeError: If an argument or something in the batch is of the wrong kind.
-            ValueError: If an argument, shapes or labels are wrong.
-        """
-        p = self.p if p is None else check_probability("p", p)
-        inplace = self.inplace if inplace is None else check_bool("inplace", inplace)
-        mixed, recipe = self.run(batch, p, inplace, generator)
-        return mixed, recipe.plan()
+    def check_p(self, p: Any) -> float:
+        """Return a probability, checked."""
+        return check_probability("p", p)
 
     def run(
         self,
         batch: Any,
-        p: float,
-        inplace: bool,
+        p: Any,
+        *,
+        inplace: bool | None = None,
         generator: Generator | None = None,
         allocate: Allocate | None = None,
     ) -> tuple[Any, Recipe]:
-        """Transform a batch and return what was drawn for it; see :meth:`mix`.
-
-        ``allocate`` makes the memory of soft labels from their shape and dtype.
-        """
+        """Transform a batch and return what was drawn for it; see :class:`BatchTransform`."""
+        inplace = self.inplace if inplace is None else inplace
         read = self._read(batch, inplace)
         recipe = self._draw(read, p, generator)
         return self._carry_out(read, recipe, inplace, allocate), recipe
@@ -252,24 +351,25 @@ class MixTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no ty
         read = Reader(self.reading()._replace(labels_getter=None)).read(inpt, self.check)
         return self._carry_out(read, Recipe.of(params["plan"]), self.inplace)
 
-    def _draw(self, batch: Batch, p: float, generator: Generator | None) -> Recipe:
+    def _draw(self, batch: Batch, p: Any, generator: Generator | None) -> Recipe:
         drawn = self.draw(batch, p, generator)
         return Recipe.of(drawn) if isinstance(drawn, Plan) else drawn
 
     def _read(self, batch: Any, inplace: bool) -> Batch:
-        read = self.reader.read(batch, self.check)
+        reader, rules = self.made
+        read = reader.read(batch, self.check)
         for leaf, value in read.pairs():
             match leaf.role:  # what a signature cannot tell
                 case Role.LABEL:
-                    form = self.reader.reading.form
+                    form = reader.reading.form
                     check_values(value, leaf.kind, form, leaf.where, indices=leaf.indices)
                 case Role.IMAGE if inplace:
                     _check_writable(leaf, value)
-                case Role.MASK if self._rules.masks == "soft":
-                    count = int(self._rules.num_mask_classes or 0)
+                case Role.MASK if rules.masks == "soft":
+                    count = int(rules.num_mask_classes or 0)
                     check_classes(value, count, self.ignore_index, leaf.where)
                 case Role.OBJECTS:
-                    bare, _ = split_objects(value, self.reader.reading.passthrough)
+                    bare, _ = split_objects(value, reader.reading.passthrough)
                     sizes = [(read.size[-2], read.size[-1])] * read.length
                     detection.check_objects(bare, sizes, leaf.where, self.box_format)
         return read
@@ -294,12 +394,12 @@ class MixTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no ty
         allocate: Allocate | None,
     ) -> Any:
         """Mix one leaf by the rule of its role."""
-        rules = self._rules
+        reader, rules = self.made
         match leaf.role:
             case Role.IMAGE:
                 return _mix_images(leaf, value, recipe, rules.fill, inplace)
             case Role.LABEL:
-                form = self.reader.reading.form
+                form = reader.reading.form
                 return mix_targets(
                     value, recipe, leaf.kind, form, indices=leaf.indices, allocate=allocate
                 )
@@ -310,7 +410,7 @@ class MixTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no ty
                 )
                 return value if mixed is plain else rewrap(mixed, value)
             case Role.OBJECTS:
-                bare, passed = split_objects(value, self.reader.reading.passthrough)
+                bare, passed = split_objects(value, reader.reading.passthrough)
                 sizes = [(size[-2], size[-1])] * recipe.count
                 objects = detection.mix_objects(
                     bare, recipe.plan(), sizes, rules.min_visible, self.box_format

@@ -38,18 +38,37 @@ def draw_applied(
     return float(draw_uniform((1,), generator)[0]) < p
 
 
-def draw_lam(alpha: float, count: int, generator: Generator | None = None) -> Any:
-    """Draw ``count`` values from Beta(alpha, alpha), float64, without NaN for any alpha > 0."""
-    if alpha == 1:
+def draw_lam(
+    alpha: float | tuple[float, float],
+    count: int,
+    generator: Generator | None = None,
+    *,
+    lam: float | tuple[float, float] | None = None,
+) -> Any:
+    """Draw weights from Beta(alpha, alpha) or Beta(*alpha), without NaN for any parameters > 0.
+
+    ``lam``, where it is given, takes the place of that law: one number, or the ends of a range.
+
+    Returns:
+        (count,) float64.
+    """
+    if isinstance(lam, float):
+        return np.full(count, lam)
+    if isinstance(lam, tuple):
+        return lam[0] + (lam[1] - lam[0]) * draw_uniform((count,), generator)
+    pair = alpha if isinstance(alpha, tuple) else (alpha, alpha)
+    if pair == (1, 1):
         return draw_uniform((count,), generator)
-    if 0.1 <= alpha <= 1e9:
-        shape = torch.full((count, 2), alpha, dtype=torch.float64, device="cpu")
+    concentration = torch.tensor(pair, dtype=torch.float64, device="cpu")
+    if min(pair) >= 0.1 and max(pair) <= 1e9:
+        shape = concentration.expand(count, 2)
         return torch._sample_dirichlet(shape, generator).numpy()[:, 0]
-    # Both gamma variates of a small alpha underflow to 0, and those of a large one overflow. Their
-    # logarithms do not: log Gamma(a) = log Gamma(a + 1) + log(U) / a.
-    shape = torch.full((2, count), alpha + 1, dtype=torch.float64, device="cpu")
+    # Both gamma variates of small parameters underflow to 0, and those of large ones overflow.
+    # Their logarithms do not: log Gamma(a) = log Gamma(a + 1) + log(U) / a.
+    shape = (concentration[:, None] + 1).expand(2, count)
     gamma = np.log(torch._standard_gamma(shape, generator).numpy())
-    power = np.log1p(-draw_uniform((2, count), generator)) / max(alpha, 1e-300)  # or it overflows
+    least = np.maximum(np.array(pair), 1e-300)  # or the quotient overflows
+    power = np.log1p(-draw_uniform((2, count), generator)) / least[:, None]
     odds = gamma[0] + power[0] - gamma[1] - power[1]
     return torch.sigmoid(torch.from_numpy(odds)).numpy()
 
@@ -73,6 +92,31 @@ def draw_boxes(sides: Any, size: Sequence[int], generator: Generator | None = No
     np.maximum(start[..., ::-1], 0, out=boxes[..., :dims], casting="unsafe")
     np.minimum(stop, sizes[::-1], out=boxes[..., dims:], casting="unsafe")
     return boxes
+
+
+def draw_inner_boxes(
+    areas: Any, ratios: Any, size: Sequence[int], generator: Generator | None = None
+) -> Any:
+    """Place boxes of given areas uniformly inside the image, by the law of Random Erasing.
+
+    Args:
+        areas: (..., T) array, the areas in pixels that are tried one after the other, until a box
+            is smaller than the image.
+        ratios: (..., T) array, height / width of the boxes that are tried.
+        size: (height, width) of the image in pixels.
+        generator: Where the places come from.
+
+    Returns:
+        (..., 4) int64: x1, y1, x2, y2; all zeros where none of the T boxes is small enough.
+    """
+    sides = np.rint(np.sqrt(areas[..., None] * np.stack([ratios, 1 / ratios], -1)))
+    fits = (sides < size).all(-1)
+    first = fits.argmax(-1)[..., None, None]
+    sides = np.take_along_axis(sides, first, -2)[..., 0, :] * fits.any(-1)[..., None]
+    free = np.asarray(size) - sides + 1
+    start = np.floor(draw_uniform(sides.shape, generator) * free) * (sides > 0)
+    boxes = np.concatenate([start[..., ::-1], (start + sides)[..., ::-1]], -1)
+    return (boxes * (sides > 0).all(-1)[..., None]).astype(np.int64)
 
 
 def draw_partner(
@@ -143,14 +187,13 @@ def fenced(generator: Generator | None) -> Iterator[None]:
             torch.default_generator.set_state(state)
 
 
-def draw_noise(shape: Sequence[int], seed: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Generate the noise that belongs to a seed: the same values for the same arguments.
+def draw_noise(shape: Sequence[int], seed: int, dtype: torch.dtype) -> Tensor:
+    """Generate the noise that belongs to a seed on the CPU: the same for the same arguments.
 
     uint8: uniform over 0 to 255. Floating point: standard normal, as in Random Erasing.
     """
-    generator = torch.Generator(device).manual_seed(seed)
+    generator = torch.Generator("cpu").manual_seed(seed)
     if dtype.is_floating_point:
-        return torch.randn(
-            tuple(shape), generator=generator, device=device, dtype=torch.float32
-        ).to(dtype)
-    return torch.randint(256, tuple(shape), generator=generator, device=device, dtype=dtype)
+        normal = torch.randn(tuple(shape), generator=generator, dtype=torch.float32, device="cpu")
+        return normal.to(dtype)
+    return torch.randint(256, tuple(shape), generator=generator, dtype=dtype, device="cpu")

@@ -78,7 +78,8 @@ def carry_out(
         source: The batch, or its samples.
         recipe: The plan.
         fill: What filled boxes take: a number, a value for each index of ``channel_axis``, a tensor
-            that broadcasts to the batch, ``"noise"``, or None to leave them as they are.
+            that broadcasts to the batch, ``"noise"``, ``"color"``, or None to leave them as they
+            are.
         axes: The axes that boxes cut, slowest first; by default the last ones.
         channel_axis: The axis that has a fill for each index.
         inplace: Whether to write into ``source``.
@@ -117,7 +118,8 @@ def replay(
             map. For cut plans its last axes are those of the images, in the same size.
         plan: The recorded plan, on any device.
         fill: What filled boxes take: a number, a value for each channel, a tensor that broadcasts
-            to ``images``, ``"noise"``, or None to leave them as they are.
+            to ``images``, ``"noise"`` or ``"color"`` by the plan's seeds, or None to leave them as
+            they are.
         axes: The axes that boxes cut; by default the last 2 or 3.
 
     Returns:
@@ -308,7 +310,7 @@ def _fill(
 ) -> None:
     """Fill: boxes that all share as a block, else box by box on the host, by a mask on a device."""
     if isinstance(fill, str):
-        _fill_noise(out, recipe, axes)
+        _fill_noise(out, recipe, fill, axes, channel_axis)
         return
     value = _value(fill, out, channel_axis)
     if recipe.only and len(recipe.boxes) == 1:
@@ -335,15 +337,28 @@ def _value(fill: Any, images: Tensor, channel_axis: int) -> Tensor:
     return value.to(images.device, images.dtype, non_blocking=True)
 
 
-def _fill_noise(out: Tensor, recipe: Recipe, axes: Sequence[int]) -> None:
-    """Fill with noise, box by box: each has a seed of its own."""
-    known = Recipe.of(Plan(*(x.cpu() for x in recipe.unknown))) if recipe.unknown else recipe
-    boxes, seeds = known.regions(), known.seeds()
-    for row in known.rows(FILL):
-        for place, box in enumerate(boxes[row]):
-            if any(box):
-                target = out[row][_index(box, axes, out.ndim)]
-                target.copy_(draw_noise(target.shape, seeds[row] + place, out.dtype, out.device))
+def _fill_noise(
+    out: Tensor, recipe: Recipe, fill: str, axes: Sequence[int], channel_axis: int
+) -> None:
+    """Fill with noise, of which each box has its own: box by box on the host, else all at once."""
+    if out.is_cpu and recipe.unknown is None:
+        boxes, seeds = recipe.regions(), recipe.seeds()
+        for row in recipe.rows(FILL):
+            for place, box in enumerate(boxes[row]):
+                if any(box):
+                    target = out[row][_index(box, axes, out.ndim)]
+                    shape = list(target.shape)
+                    if fill == "color":
+                        channels = channel_axis % out.ndim - 1
+                        shape = [n if a == channels else 1 for a, n in enumerate(shape)]
+                    target.copy_(draw_noise(shape, seeds[row] + place, out.dtype))
+        return
+    plan = recipe.on(out.device)
+    filled = (plan.op == FILL)[:, None, None]
+    for place in range(plan.boxes.shape[1]):
+        inside = kernels.inside_boxes(out, plan.boxes[:, place : place + 1] * filled, axes)
+        value = kernels.noise(plan.noise + place, out, fill, channel_axis)
+        out.copy_(torch.where(inside, value, out))
 
 
 def _at_once(
@@ -366,7 +381,8 @@ def _at_once(
         out = torch.where(inside & done(PASTE), other, out)
     if FILL in ops and isinstance(fill, str):
         out = out.clone()
-        _fill_noise(out, recipe, kernels.cut_axes(images.ndim, plan.boxes, axes))
+        places = kernels.cut_axes(images.ndim, plan.boxes, axes)
+        _fill_noise(out, recipe, fill, places, channel_axis)
     elif FILL in ops and fill is not None:
         out = torch.where(inside & done(FILL), _value(fill, images, channel_axis), out)
     return out

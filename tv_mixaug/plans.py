@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 NONE, FILL, BLEND, PASTE = range(4)
@@ -214,6 +215,30 @@ def make_recipe(
     ops = op if isinstance(applied, bool) else applied * np.uint8(op)
     lam = float(np.float32(lam)) if np.ndim(lam) == 0 else lam.astype(np.float32)
     return Recipe(count, ops, partner, lam, boxes, noise)
+
+
+def choose_plans(plans: Sequence[Plan], chosen: Tensor) -> Plan:
+    """Give each sample its entry of the plan that was chosen for it.
+
+    Args:
+        plans: Plans of one batch. Where they differ in the number of boxes, N is the largest;
+            those without boxes may have fewer axes than the others.
+        chosen: (B,) int64, the place in ``plans`` of each sample's; -1 leaves the sample as it is.
+
+    Example:
+        >>> one = identity_plan(2)._replace(lam=torch.tensor([0.25, 0.75]))
+        >>> choose_plans([one], torch.tensor([-1, 0])).lam.tolist()
+        [1.0, 0.75]
+    """
+    count, sides = len(chosen), max(plan.boxes.shape[2] for plan in plans)
+    holes = max(plan.boxes.shape[1] for plan in plans)
+    every = [*plans, identity_plan(count, sides // 2, holes)]
+    boxes = [
+        F.pad(b, (0, sides - b.shape[2], 0, holes - b.shape[1])) for b in (p.boxes for p in every)
+    ]
+    padded = [plan._replace(boxes=b) for plan, b in zip(every, boxes, strict=True)]
+    rows = torch.arange(count, device=chosen.device)
+    return Plan(*(torch.stack(fields)[chosen, rows] for fields in zip(*padded, strict=True)))
 
 
 def identity_plan(batch_size: int, dims: int = 2, holes: int = 1) -> Plan:
