@@ -23,7 +23,7 @@ from tv_mixaug.arguments import (
     check_probability,
     kind_error,
 )
-from tv_mixaug.execute import Fill, Samples, carry_out
+from tv_mixaug.execute import Fill, Samples, carry_out, carry_out_pairs
 from tv_mixaug.labels import LabelFormat, check_values, mix_targets
 from tv_mixaug.leaves import (
     LEAF_RULES,
@@ -38,12 +38,13 @@ from tv_mixaug.leaves import (
     split_objects,
 )
 from tv_mixaug.masks import check_classes, mix_masks
-from tv_mixaug.plans import Plan, Recipe
+from tv_mixaug.plans import Plan, Recipe, fit_plan
 
 Mode = Literal["batch", "sample"]
 Targets = Literal["soft", "pair"]
 Cut = Literal["spatial", "cuboid"]
 Masks = Literal["soft", "dominant"]
+Sizes = Literal["equal", "overlap"]
 KindOfLabel = int | Literal["multi", "regression"]
 NumClassesArgument = KindOfLabel | Mapping[Any, KindOfLabel] | None
 T = TypeVar("T")
@@ -209,6 +210,10 @@ class MixTransform(BatchTransform):
         passthrough: Keys or positions of tensors that are to be left as they are.
         layout: The axes of plain image tensors, B first, for example ``"BCDHW"`` for volumes;
             None for (B, C, H, W) and (B, T, C, H, W).
+        sizes: ``"equal"``: all images of a list have one size; ``"overlap"``: they may differ. They
+            then lie with their upper left corners on each other, keep their sizes and are mixed
+            where both have pixels; labels count the pixels of the own image. Boxes are drawn for
+            each image then, with ``mode="batch"`` too.
         box_format: How the boxes of detection targets are written in plain tensors: ``"xyxy"``,
             ``"xywh"`` or ``"cxcywh"`` in pixels, or ``"cxcywh_normalised"`` in shares of the width
             and height, as the DETR family has them; ``BoundingBoxes`` know their format.
@@ -230,6 +235,7 @@ class MixTransform(BatchTransform):
     num_mask_classes: int | None = None
     passthrough: Sequence[str | int] = ()
     layout: str | None = None
+    sizes: Sizes = "equal"
     box_format: detection.BoxFormat = "xyxy"
     inplace: bool = False
 
@@ -271,6 +277,7 @@ class MixTransform(BatchTransform):
             raise ValueError("num_mask_classes must be given with masks='soft', got None.")
         self.passthrough = check_passthrough(self.passthrough)
         self.layout = check_layout(self.layout)
+        check_choice("sizes", self.sizes, ("equal", "overlap"))
         check_choice("box_format", self.box_format, detection.BOX_FORMATS)
         check_bool("inplace", self.inplace)
 
@@ -304,6 +311,7 @@ class MixTransform(BatchTransform):
             passthrough=tuple(self.passthrough),
             need_labels=True,
             one_size=False,
+            unequal=self.sizes == "overlap",
         )
 
     def check(self, leaf: Leaf, value: Any) -> None:
@@ -353,6 +361,10 @@ class MixTransform(BatchTransform):
 
     def _draw(self, batch: Batch, p: Any, generator: Generator | None) -> Recipe:
         drawn = self.draw(batch, p, generator)
+        if batch.layout.sizes:
+            return Recipe.of(
+                fit_plan(drawn if isinstance(drawn, Plan) else drawn.plan(), batch.sizes)
+            )
         return Recipe.of(drawn) if isinstance(drawn, Plan) else drawn
 
     def _read(self, batch: Any, inplace: bool) -> Batch:
@@ -370,8 +382,7 @@ class MixTransform(BatchTransform):
                     check_classes(value, count, self.ignore_index, leaf.where)
                 case Role.OBJECTS:
                     bare, _ = split_objects(value, reader.reading.passthrough)
-                    sizes = [(read.size[-2], read.size[-1])] * read.length
-                    detection.check_objects(bare, sizes, leaf.where, self.box_format)
+                    detection.check_objects(bare, read.sizes, leaf.where, self.box_format)
         return read
 
     def _carry_out(
@@ -380,7 +391,7 @@ class MixTransform(BatchTransform):
         leaves, values = batch.layout.leaves, batch.values.copy()
         for place in batch.layout.steps:
             values[place] = self._mix_leaf(
-                leaves[place], values[place], recipe, batch.size, inplace, allocate
+                leaves[place], values[place], recipe, batch.sizes, inplace, allocate
             )
         return put_together(values, batch.structure)
 
@@ -389,7 +400,7 @@ class MixTransform(BatchTransform):
         leaf: Leaf,
         value: Any,
         recipe: Recipe,
-        size: tuple[int, ...],
+        sizes: tuple[tuple[int, int], ...],
         inplace: bool,
         allocate: Allocate | None,
     ) -> Any:
@@ -411,7 +422,6 @@ class MixTransform(BatchTransform):
                 return value if mixed is plain else rewrap(mixed, value)
             case Role.OBJECTS:
                 bare, passed = split_objects(value, reader.reading.passthrough)
-                sizes = [(size[-2], size[-1])] * recipe.count
                 objects = detection.mix_objects(
                     bare, recipe.plan(), sizes, rules.min_visible, self.box_format
                 )
@@ -434,12 +444,15 @@ def _mix_images(leaf: Leaf, value: Any, recipe: Recipe, fill: Fill, inplace: boo
         mixed = carry_out(plain, *how, inplace=inplace)
         return value if inplace else rewrap(mixed, value)
     plain_list = [one.as_subclass(Tensor) for one in value]
-    mixed = carry_out(torch.stack(plain_list), *how, inplace=True)
+    if len({one.shape for one in plain_list}) > 1:
+        parts = carry_out_pairs(plain_list, *how)
+    else:
+        parts = list(carry_out(torch.stack(plain_list), *how, inplace=True).unbind(0))
     if inplace:
-        for old, new in zip(plain_list, mixed, strict=True):
+        for old, new in zip(plain_list, parts, strict=True):
             old.copy_(new)
         return value
-    return type(value)(rewrap(new, old) for new, old in zip(mixed.unbind(0), value, strict=True))
+    return type(value)(rewrap(new, old) for new, old in zip(parts, value, strict=True))
 
 
 def _check_writable(leaf: Leaf, value: Any) -> None:

@@ -90,7 +90,7 @@ v2.SanitizeBoundingBoxes() drops empty ones.
                     f"{where}[{i}][{key!r}] must be there, with one entry for each box, as in the "
                     f"other images, got {'a single value' if key in target else 'none'}."
                 )
-            kind = _kind(target[key])
+            kind = _kind(key, target[key])
             if kind != (expected := expected or kind):
                 raise ValueError(
                     f"{where}[{i}][{key!r}] must be {expected} as in the images before, got {kind}."
@@ -472,8 +472,9 @@ def _check_memory(value: Tensor, boxes: Tensor, place: str) -> None:
         )
 
 
-def _kind(value: Tensor) -> str:
+def _kind(key: str, value: Tensor) -> str:
+    """Describe what an entry has to share with those of other images."""
     style = f" {value.format.name}" if isinstance(value, tv_tensors.BoundingBoxes) else ""
-    shape = ", ".join(map(str, ("N", *value.shape[1:])))
-    device = "" if value.is_cpu else f" on {value.device}"
-    return f"{type(value).__name__}{style} ({shape}){device}"
+    shape = f"({', '.join(map(str, ('N', *value.shape[1:])))})"
+    shape = SHAPES[key] if key == "masks" else shape  # each as large as its image
+    return f"{type(value).__name__}{style} {shape}{'' if value.is_cpu else f' on {value.device}'}"
