@@ -4,17 +4,16 @@ A target is a mapping as torchvision's detection references or Hugging Face's im
 it: ``boxes``, and beside it entries that belong to the objects (``labels`` or ``class_labels``,
 ``masks``, ``keypoints``, ``area``, ...) or to the image (``image_id``, ...).
 
-One rule serves all plans: rectangles are hidden from the own objects and from the partner's, and
-what stays visible of both is joined. Boxes of every format are read as corners in pixels, cut, and
-written back.
+One rule serves all plans: of the own objects what lies inside rectangles is hidden, of the
+partner's what lies outside, and what stays visible of both is joined. Boxes of every format are
+read as corners in pixels, cut, and written back.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence
-from itertools import pairwise
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -23,7 +22,6 @@ from torch.nn import functional as F
 from torchvision import tv_tensors
 
 from tv_mixaug import plans
-from tv_mixaug.leaves import rewrap
 from tv_mixaug.plans import Plan
 
 __all__ = ["BOX_FORMATS", "BoxFormat", "check_objects", "mix_objects"]
@@ -64,27 +62,25 @@ def check_objects(
 
     Raises:
         TypeError: If a target is no mapping, or an entry is a container or an array.
-        ValueError: If boxes are rotated, or have no area in the image; if sizes or devices
-            disagree; if an entry has not one value for each box, or differs in kind between
-            images; if no rule covers an entry.
+        ValueError: If boxes are rotated or have no area in the image, sizes or devices disagree, an
+            entry has not a row for each box or differs between images, or no rule covers it.
 
     Example:
-        >>> check_objects([{"boxes": torch.tensor([[2, 2, 2, 6]])}], [(8, 8)], "targets")
+        >>> check_objects([{"boxes": torch.zeros(2, 3)}], [(8, 8)], "targets")
         Traceback (most recent call last):
             ...
-        ValueError: targets[0]['boxes'][0] must have a positive width and height inside the image \
-of size (8, 8), got [2, 2, 2, 6] read as xyxy; box_format= says how plain boxes are written, and \
-v2.SanitizeBoundingBoxes() drops empty ones.
+        ValueError: targets[0]['boxes'] must be (N, 4), got (2, 3).
     """
     for i, (target, size) in enumerate(zip(targets, sizes, strict=True)):
         _check_boxes(target, size, f"{where}[{i}]", box_format)
         for key, value in target.items():
             if key not in IMAGE_KEYS:
                 _check_entry(key, value, target["boxes"], size, f"{where}[{i}][{key!r}]")
-    full = [(i, target) for i, target in enumerate(targets) if len(target["boxes"])]
-    for key in {key: None for _, target in full for key in _object_keys(target)}:
+    for key in dict.fromkeys(key for target in targets for key in _object_keys(target)):
         expected = ""
-        for i, target in full:
+        for i, target in enumerate(targets):
+            if not len(target["boxes"]):
+                continue
             if key not in _object_keys(target):
                 raise ValueError(
                     f"{where}[{i}][{key!r}] must be there, with one entry for each box, as in the "
@@ -106,12 +102,11 @@ def mix_objects(
 ) -> list[dict[str, Any]]:
     """Do to the objects of each image what a plan did to its pixels.
 
-    An object's area is its mask's pixels, or its box where it has none. Where boxes are filled or
-    pasted, an object that keeps less than ``min_visible`` of it is dropped. Of the others the box
-    shrinks to the bounding rectangle of what is visible, ``masks`` are 0 where they are hidden and
-    ``area`` is scaled by the visible share. Hidden keypoints get visibility 0, or false in
-    ``keypoints_visible``; they do not move. Blended images keep the objects of both. Images of
-    different sizes lie with their upper left corners on each other, and so do their objects.
+    An object's area is its mask's pixels, or its box where it has none. An object of which less
+    than ``min_visible`` is to be seen is dropped. Of the others the box shrinks to the bounding
+    rectangle of what is visible, ``masks`` are 0 where they are hidden and ``area`` is scaled by
+    the visible share. Hidden keypoints get visibility 0, or false in ``keypoints_visible``; they do
+    not move. Images of different sizes lie with their upper left corners on each other.
 
     Args:
         targets: One target for each image, as :func:`check_objects` accepts them.
@@ -121,152 +116,107 @@ def mix_objects(
         box_format: How boxes in plain tensors are written, one of ``BOX_FORMATS``.
 
     Returns:
-        New dicts, the own objects first, with the same keys whether mixed or not: in addition
+        New dicts, the own objects first, with the same keys whether mixed or not. They also have
         ``mix_weight``, (N,) float32: the mean weight of the object's image over its pixels, times
-        the weight that it had; objects of weight 0 are left out. For keypoints without visibility
-        also ``keypoints_visible``, (N, K) bool. Entries of the image are the own image's.
+        the weight that it had; objects of weight 0 are left out. Keypoints without visibility get
+        ``keypoints_visible``, (N, K) bool. Entries of the image are the own image's.
 
     Example:
-        >>> targets = [{"boxes": torch.tensor([box])} for box in ([0, 0, 8, 4], [2, 2, 6, 6])]
-        >>> plan = plans.identity_plan(2)._replace(
-        ...     op=torch.tensor([plans.PASTE, plans.BLEND]).byte(),
-        ...     partner=torch.tensor([1, 0]),
-        ...     lam=torch.tensor([0.5, 0.75]),
-        ...     boxes=torch.tensor([[[4, 0, 8, 8]], [[0, 0, 0, 0]]]),
-        ... )
-        >>> pasted, blended = mix_objects(targets, plan, [(8, 8)] * 2, min_visible=0.5)
-        >>> pasted["boxes"].tolist(), blended["mix_weight"].tolist()
-        ([[0, 0, 4, 4], [4, 2, 6, 6]], [0.75, 0.25])
+        >>> targets = [{"boxes": torch.tensor([[0, 0, 8, 4]])}]
+        >>> holes = {"op": torch.tensor([plans.FILL]), "boxes": torch.tensor([[[4, 0, 8, 8]]])}
+        >>> plan = plans.identity_plan(1)._replace(**holes)
+        >>> mix_objects(targets, plan, [(8, 8)], 0.5)[0]["boxes"].tolist()
+        [[0, 0, 4, 4]]
     """
     rows = zip(targets, plan.op.tolist(), plan.partner.tolist(), plan.lam.tolist(), strict=True)
     mixed = []
     for row, (own, op, other, lam) in enumerate(rows):
-        mine, size = _complete(own), sizes[row]
-        how = (size, min_visible, box_format)
+        mine, size, how = _complete(own), sizes[row], (sizes[row], box_format, min_visible)
         if op == plans.FILL:
-            mine = _hide(mine, _object_keys(mine), plan.boxes[row], size, *how)
+            mine = _hide(mine, plan.boxes[row], False, size, *how)
         elif op and other != row:  # An image that is mixed with itself does not change.
-            theirs = _complete(targets[other])
-            keys = _object_keys(mine) | _object_keys(theirs)
+            theirs, their_size, shared = _complete(targets[other]), sizes[other], plan.boxes[row]
             if op == plans.PASTE:
-                patches = plan.boxes[row]
-                mine = _hide(mine, keys, patches, size, *how)
+                mine = _hide(mine, shared, False, size, *how)
             else:
-                height, width = map(min, size, sizes[other])
-                patches = torch.tensor([[0, 0, width, height]], device="cpu")
-                share = plans.inner_lam(lam, size, sizes[other])
-                alone: float | Tensor = 0.0
-                if size != sizes[other] and len(mine["boxes"]):
-                    view = _look(mine, keys, patches, size, box_format)
-                    alone = view.left / view.area
-                mine = _weigh(mine, keys, share + (1 - share) * alone)
-                theirs = _weigh(theirs, keys, 1 - share)
-            around = _outside(patches, sizes[other])
-            mine = _join(mine, _hide(theirs, keys, around, sizes[other], *how), keys)
+                height, width = map(min, size, their_size)
+                shared = torch.tensor([[0, 0, width, height]], device="cpu")
+                weight: float | Tensor = plans.inner_lam(lam, size, their_size)
+                theirs = _weigh(theirs, 1 - weight)
+                if size != their_size and len(mine["boxes"]):
+                    _, _, area, alone, _ = _look(mine, shared, False, size, box_format)
+                    weight = weight + (1 - weight) * alone / area
+                mine = _weigh(mine, weight)
+            if op == plans.PASTE or size != their_size:
+                theirs = _hide(theirs, shared, True, their_size, *how)
+            mine = _join(mine, theirs)
         mixed.append(mine)
     return mixed
 
 
-class _View(NamedTuple):
-    """Say what is to be seen of N objects with and without holes, in pixels and float64.
-
-    Attributes:
-        before: (N, 4) corners of the objects without the holes.
-        after: (N, 4) corners of what the holes leave visible.
-        area: (N,) pixels without the holes.
-        left: (N,) pixels that the holes leave visible.
-        masks: (N, H, W) masks that are 0 in the holes, or None.
-    """
-
-    before: Tensor
-    after: Tensor
-    area: Tensor
-    left: Tensor
-    masks: Tensor | None
-
-
-def _look(
-    target: Mapping[str, Any], keys: set[str], holes: Tensor, size: Size, box_format: str
-) -> _View:
-    """Look at objects through (M, 4) holes."""
-    before = _corners(target["boxes"], size, box_format)
-    area, left, after = _cut(before, holes.to(before))
-    if "masks" not in keys:
-        return _View(before, after, area, left, None)
-    masks = _raw(target["masks"])
-    open_masks = masks.clone()
-    for x1, y1, x2, y2 in holes.tolist():
-        open_masks[:, y1:y2, x1:x2] = 0
-    (pixels, tight), (pixels_left, tight_left) = _measure(masks), _measure(open_masks)
-    # Resizing leaves small objects without a pixel: those go by their box.
-    some = pixels > 0
-    before, after = tight.where(some[:, None], before), tight_left.where(some[:, None], after)
-    area, left = pixels.where(some, area), pixels_left.where(some, left)
-    return _View(before, after, area, left, open_masks)
-
-
 def _hide(
     target: dict[str, Any],
-    keys: set[str],
     holes: Tensor,
+    outside: bool,
     size: Size,
     canvas: Size,
-    min_visible: float,
     box_format: str,
+    min_visible: float,
 ) -> dict[str, Any]:
-    """Hide (M, 4) holes from objects, and lay those that stay visible on a canvas."""
+    """Hide (M, 4) holes, or all outside them, and lay the objects still visible on a canvas."""
     boxes, moves = target["boxes"], canvas != size
-    if not len(boxes) or not (len(holes) or moves):
+    if not len(boxes):
         return target
-    target, holes = dict(target), holes.to(boxes.device)
-    view = _look(target, keys, holes, size, box_format)
+    before, after, area, left, masks = _look(target, holes, outside, size, box_format)
     # A box that does not shrink keeps its own numbers, which may be finer than the mask's pixels.
-    shrinks = (view.after != view.before).any(-1, keepdim=True) | moves
-    new = {"boxes": _written(view.after, boxes, canvas, box_format).where(shrinks, _raw(boxes))}
-    if view.masks is not None:
+    shrinks = (after != before).any(-1, keepdim=True) | moves
+    new = {"boxes": _written(after, boxes, canvas, box_format).where(shrinks, _raw(boxes))}
+    if masks is not None:
         borders = (0, canvas[1] - size[1], 0, canvas[0] - size[0])
-        new["masks"] = F.pad(view.masks, borders) if moves else view.masks
-    if "keypoints" in keys:
+        new["masks"] = F.pad(masks, borders) if moves else masks
+    if "keypoints" in target:
         points = _raw(target["keypoints"])
         # A point on the border, or beyond it, goes by the nearest pixel.
         x = points[..., :1].long().clamp(0, size[1] - 1)
         y = points[..., 1:2].long().clamp(0, size[0] - 1)
-        x1, y1, x2, y2 = holes.unbind(1)
-        hidden = ((x >= x1) & (x < x2) & (y >= y1) & (y < y2)).any(-1)
-        if "keypoints_visible" in keys:
-            visible = target["keypoints_visible"]
-            new["keypoints_visible"] = _raw(visible).masked_fill(hidden, 0)
+        x1, y1, x2, y2 = holes.to(boxes.device).unbind(1)
+        hidden = ((x >= x1) & (x < x2) & (y >= y1) & (y < y2)).any(-1) ^ outside
+        if "keypoints_visible" in target:
+            new["keypoints_visible"] = target["keypoints_visible"].masked_fill(hidden, 0)
         if points.shape[-1] == 3:
-            seen = points[..., 2:].masked_fill(hidden[..., None], 0)
-            points = torch.cat([points[..., :2], seen], dim=-1)
+            seen = points[..., 2].masked_fill(hidden, 0)
+            points = torch.cat([points[..., :2], seen[..., None]], dim=-1)
         new["keypoints"] = points
-    if "area" in keys:
+    if "area" in target:
         given = _raw(target["area"])
-        scaled = given.double() * view.left / view.area
+        scaled = given.double() * left / area
         scaled = scaled if given.is_floating_point() else scaled.round()
-        new["area"] = scaled.to(given.dtype).where(view.left < view.area, given)
-    for key, value in new.items():
-        target[key] = _wrapped(value, target[key], canvas)
-    return _take(target, keys, view.left / view.area >= min_visible)
+        new["area"] = scaled.to(given.dtype).where(left < area, given)
+    laid = {key: _rewrap(value, target[key], canvas_size=canvas) for key, value in new.items()}
+    return _take({**target, **laid}, left / area >= min_visible)
 
 
-def _outside(patches: Tensor, size: Size) -> Tensor:
-    """Return (M, 4) rectangles that cover all of an image but the patches."""
-    height, width = size
-    xs = sorted({0, width, *patches[:, 0::2].flatten().tolist()})
-    ys = sorted({0, height, *patches[:, 1::2].flatten().tolist()})
-    held = patches.tolist()
-    cells = [
-        (x1, y1, x2, y2)
-        for x1, x2 in pairwise(xs)
-        for y1, y2 in pairwise(ys)
-        if not any(a <= x1 and b <= y1 and x2 <= c and y2 <= d for a, b, c, d in held)
-    ]
-    return torch.tensor(cells, dtype=torch.int64, device="cpu").view(-1, 4)
+def _look(
+    target: Mapping[str, Any], holes: Tensor, outside: bool, size: Size, box_format: str
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
+    """Find corners and areas of objects before and after hiding, and what is left of masks."""
+    before = _corners(target["boxes"], size, box_format)
+    area, left, after = _cut(before, holes.to(before), outside)
+    if "masks" not in target:
+        return before, after, area, left, None
+    masks = _raw(target["masks"])
+    masks_left = torch.zeros_like(masks) if outside else masks.clone()
+    for x1, y1, x2, y2 in holes.tolist():
+        masks_left[:, y1:y2, x1:x2] = masks[:, y1:y2, x1:x2] if outside else 0
+    (pixels, tight), (pixels_left, tight_left) = _measure(masks), _measure(masks_left)
+    # Resizing leaves small objects without a pixel: those go by their box.
+    some = pixels > 0
+    before, after = tight.where(some[:, None], before), tight_left.where(some[:, None], after)
+    return before, after, pixels.where(some, area), pixels_left.where(some, left), masks_left
 
 
-def _cut(boxes: Tensor, holes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Cut (M, 4) holes out of (N, 4) boxes: areas before and after, and bounding rectangles after.
+def _cut(boxes: Tensor, holes: Tensor, outside: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Cut (M, 4) holes, or all outside, from (N, 4) boxes: areas before and after, bounds after.
 
     The edges of the holes divide a box into cells, each hidden or visible as a whole, so the areas
     are exact however the holes overlap.
@@ -277,7 +227,7 @@ def _cut(boxes: Tensor, holes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     )
     in_x = (x[:, :-1, None] >= holes[:, 0]) & (x[:, 1:, None] <= holes[:, 2])
     in_y = (y[:, :-1, None] >= holes[:, 1]) & (y[:, 1:, None] <= holes[:, 3])
-    visible = ~(in_y[:, :, None] & in_x[:, None]).any(-1)
+    visible = (in_y[:, :, None] & in_x[:, None]).any(-1) ^ (not outside)
     area = y.diff()[:, :, None] * x.diff()[:, None]
     left = area * visible
     return area.sum((1, 2)), left.sum((1, 2)), _bounds(left > 0, x, y)
@@ -301,29 +251,27 @@ def _bounds(cells: Tensor, x: Tensor, y: Tensor) -> Tensor:
     return torch.stack(low + high, dim=-1)
 
 
-def _weigh(target: dict[str, Any], keys: set[str], weight: float | Tensor) -> dict[str, Any]:
+def _weigh(target: dict[str, Any], weight: float | Tensor) -> dict[str, Any]:
     """Multiply the weights of objects, and leave out those that have none."""
     old = target["mix_weight"]
     new = (old * weight).to(old.dtype)
-    return _take({**target, "mix_weight": new}, keys, new > 0)
+    return _take({**target, "mix_weight": new}, new > 0)
 
 
-def _take(target: Mapping[str, Any], keys: set[str], keep: Tensor) -> dict[str, Any]:
+def _take(target: Mapping[str, Any], keep: Tensor) -> dict[str, Any]:
     """Select objects in every entry that belongs to them."""
-    rows = keep.nonzero()[:, 0]
-    return {
-        k: rewrap(_raw(v).index_select(0, rows), v) if k in keys else v for k, v in target.items()
-    }
+    rows, taken = keep.nonzero()[:, 0], dict(target)
+    for key in _object_keys(target):
+        taken[key] = _rewrap(_raw(target[key]).index_select(0, rows), target[key])
+    return taken
 
 
-def _join(mine: dict[str, Any], theirs: dict[str, Any], keys: set[str]) -> dict[str, Any]:
+def _join(mine: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
     """Append their objects to mine; a side without objects has no say in the types."""
     sides = [side for side in (mine, theirs) if len(side["boxes"])]
-    if not sides:
-        return mine
-    order = [key for key in {**mine, **theirs} if key in keys]
-    joined = {k: rewrap(torch.cat([_raw(s[k]) for s in sides]), sides[0][k]) for k in order}
-    return {**mine, **joined}
+    for key in _object_keys(sides[0]) if sides else ():
+        mine[key] = _rewrap(torch.cat([_raw(side[key]) for side in sides]), sides[0][key])
+    return mine
 
 
 def _complete(own: Mapping[str, Any]) -> dict[str, Any]:
@@ -336,10 +284,10 @@ def _complete(own: Mapping[str, Any]) -> dict[str, Any]:
     return {**own, **{key: value for key, value in added.items() if key not in own}}
 
 
-def _object_keys(target: Mapping[str, Any]) -> set[str]:
+def _object_keys(target: Mapping[str, Any]) -> list[str]:
     """Name the entries of a checked target that have a row for each object."""
-    held = ((key, value) for key, value in target.items() if key not in IMAGE_KEYS)
-    return {key for key, value in held if isinstance(value, Tensor) and value.ndim}
+    tensors = [key for key, value in target.items() if isinstance(value, Tensor) and value.ndim]
+    return [key for key in tensors if key not in IMAGE_KEYS]
 
 
 # --- Box formats --------------------------------------------------------------------------------
@@ -386,10 +334,9 @@ def _half(sides: Tensor, boxes: Tensor) -> Tensor:
     return sides / 2 if boxes.is_floating_point() else (sides / 2).ceil()
 
 
-def _wrapped(new: Tensor, old: Tensor, canvas: Size) -> Tensor:
-    """Give an entry the type of the one that it replaces, on a canvas of its own."""
-    sized = {"canvas_size": canvas} if hasattr(old, "canvas_size") else {}
-    return tv_tensors.wrap(new, like=old, **sized) if isinstance(old, tv_tensors.TVTensor) else new
+def _rewrap(new: Tensor, old: Tensor, **canvas: Size) -> Tensor:
+    """Give an entry the type of the one that it replaces, perhaps on a canvas of another size."""
+    return tv_tensors.wrap(new, like=old, **canvas) if isinstance(old, tv_tensors.TVTensor) else new
 
 
 def _raw(value: Tensor) -> Tensor:
