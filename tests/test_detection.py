@@ -17,7 +17,16 @@ from torchvision import models, ops, tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as v2f
 
-from tv_mixaug import CutMix, Cutout, Mixup, RandomErasing, functional, make_collate_fn
+from tv_mixaug import (
+    Chain,
+    CutMix,
+    Cutout,
+    Mixup,
+    OneOf,
+    RandomErasing,
+    functional,
+    make_collate_fn,
+)
 from tv_mixaug.plans import BLEND, make_recipe
 
 SIZE = (13, 17)
@@ -704,3 +713,26 @@ def test_sizes_are_checked_in_the_constructor(options, error, text):
     """A wrong choice is refused at once, and weights against the pixels with it."""
     with pytest.raises(error, match=text):
         CutMix(**options)
+
+
+def test_a_chain_that_follows_pixels_takes_one_size():
+    """Provenance is counted on one canvas; step by step a chain takes unequal images too."""
+    steps = [Mixup(num_classes=2, sizes="overlap"), CutMix(num_classes=2, sizes="overlap")]
+    with pytest.raises(ValueError, match="sizes must be 'equal' in a chain with provenance"):
+        Chain(steps)
+    images, labels = Chain(steps, provenance=False)(UNEQUAL, torch.arange(2))
+    assert [image.shape for image in images] == [image.shape for image in UNEQUAL]
+    torch.testing.assert_close(labels.sum(1), torch.ones(2))
+
+
+@pytest.mark.parametrize("mode", ["batch", "sample"])
+def test_one_of_several_rules_mixes_unequal_images(mode):
+    """Each sample's label counts the pixels of the operation that was chosen for it."""
+    torch.manual_seed(2)
+    images, _, _ = draw_sized("XYXY", False)
+    count = len(images)
+    rules = [kind(num_classes=count, sizes="overlap") for kind in (Mixup, CutMix)]
+    for _ in range(5):
+        out, labels = OneOf(rules, mode=mode)(images, torch.arange(count))
+        shares = torch.stack([image.mean((1, 2)) for image in out])
+        torch.testing.assert_close(labels, shares, atol=1e-6, rtol=0)

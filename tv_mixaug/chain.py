@@ -60,7 +60,7 @@ class Chain(BatchTransform):
     Raises:
         TypeError: If an argument is of the wrong kind.
         ValueError: If there is no transform of ours, if they differ in label format or layout, make
-            pairs or cut cuboids, or if a transform cannot be followed.
+            pairs, cut cuboids or mix unequal sizes, or if a transform cannot be followed.
 
     Example:
         >>> from tv_mixaug import CutMix
@@ -105,6 +105,8 @@ class Chain(BatchTransform):
             isinstance(t, CutTransform) and t.cut != "spatial" for t in self._ours
         ):
             raise ValueError("cut must be 'spatial' in a chain with provenance, got 'cuboid'.")
+        if provenance and any(t.sizes != "equal" for t in self._ours):
+            raise ValueError("sizes must be 'equal' in a chain with provenance, got 'overlap'.")
 
     @property
     def label_format(self) -> LabelFormat:
