@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, overload
 
 import torch
 from torch import Generator, Tensor
+from torch.compiler import is_compiling
 from torchvision.transforms import v2
 
 from tv_mixaug import detection
@@ -23,6 +24,7 @@ from tv_mixaug.arguments import (
     check_probability,
     kind_error,
 )
+from tv_mixaug.draws import Source
 from tv_mixaug.execute import Fill, Samples, carry_out, carry_out_pairs
 from tv_mixaug.labels import LabelFormat, check_values, mix_targets
 from tv_mixaug.leaves import (
@@ -96,7 +98,7 @@ class BatchTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no 
         """
         raise NotImplementedError
 
-    def choose(self, p: Any, generator: Generator | None) -> tuple[BatchTransform, Any]:
+    def choose(self, p: Any, generator: Source) -> tuple[BatchTransform, Any]:
         """Return what is to be applied to a batch, and with which probability."""
         return self, p
 
@@ -180,6 +182,46 @@ class BatchTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no 
         if recipe is None:
             raise ValueError(f"mix() needs a transform that has a plan, got {self.title}.")
         return mixed, recipe.plan()
+
+    def draw_plan(
+        self,
+        batch: Any,
+        *,
+        device: torch.device | str | None = None,
+        p: Any = None,
+        generator: Generator | None = None,
+    ) -> Plan:
+        """Draw the plan for a batch and leave the batch alone; ``functional.replay`` uses it.
+
+        So two views, or a student and a teacher, are mixed by one plan.
+
+        Args:
+            batch: The batch, as in :meth:`forward`.
+            device: Where the plan is drawn and lies. On a device nothing waits and nothing is
+                copied. By default that of ``generator``, or the host.
+            p: Probability to be used instead of the transform's own.
+            generator: Where random numbers come from, on that device; torch's own by default.
+
+        Raises:
+            TypeError: If an argument or something in the batch is of the wrong kind.
+            ValueError: If an argument, shapes or labels are wrong.
+
+        Example:
+            >>> images, labels = torch.rand(4, 3, 8, 8), torch.arange(4)
+            >>> CutMix(num_classes=4).draw_plan((images, labels)).partner.shape
+            torch.Size([4])
+        """
+        source: Source = generator
+        if device is not None:
+            place = torch.device(device)
+            if generator is not None and generator.device.type != place.type:
+                raise ValueError(f"generator must be on {place}, got one on {generator.device}.")
+            if generator is None and place.type != "cpu":
+                source = place
+        rule, chosen = self.choose(self.p if p is None else self.check_p(p), source)
+        if not isinstance(rule, MixTransform):
+            raise ValueError(f"draw_plan() needs a transform that has a plan, got {rule.title}.")
+        return rule._draw(rule._read(batch, False), chosen, source).plan()
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -289,6 +331,9 @@ class MixTransform(BatchTransform):
     @property
     def made(self) -> tuple[Reader, Rules]:
         """What is made of the arguments once: how batches are read, and what the rules know."""
+        return self._make()
+
+    def _make(self) -> tuple[Reader, Rules]:
         made: tuple[Reader, Rules] | None = self.__dict__.get("_made")
         if made is None:
             self.__post_init__()
@@ -317,13 +362,14 @@ class MixTransform(BatchTransform):
     def check(self, leaf: Leaf, value: Any) -> None:
         """Raise if the rules cannot treat a leaf of this type, shape and dtype."""
 
-    def draw(self, batch: Batch, p: float, generator: Generator | None) -> Recipe | Plan:
+    def draw(self, batch: Batch, p: float, generator: Source) -> Recipe | Plan:
         """Draw the plan for a batch that was checked.
 
         Args:
             batch: The batch, with its ``length``, ``size`` and ``labels``.
             p: The probability to be used.
-            generator: Where all random numbers come from; None is torch's own.
+            generator: Where all random numbers come from; None is torch's own. A device, or a
+                generator of one, asks for tensors there.
 
         Returns:
             What was drawn, as :func:`~tv_mixaug.plans.make_recipe` makes it, or a plan on the CPU.
@@ -346,7 +392,8 @@ class MixTransform(BatchTransform):
         """Transform a batch and return what was drawn for it; see :class:`BatchTransform`."""
         inplace = self.inplace if inplace is None else inplace
         read = self._read(batch, inplace)
-        recipe = self._draw(read, p, generator)
+        source = _source_in_graph(read, generator) if is_compiling() else generator
+        recipe = self._draw(read, p, source)
         return self._carry_out(read, recipe, inplace, allocate), recipe
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
@@ -359,28 +406,27 @@ class MixTransform(BatchTransform):
         read = Reader(self.reading()._replace(labels_getter=None)).read(inpt, self.check)
         return self._carry_out(read, Recipe.of(params["plan"]), self.inplace)
 
-    def _draw(self, batch: Batch, p: Any, generator: Generator | None) -> Recipe:
+    def _draw(self, batch: Batch, p: Any, generator: Source) -> Recipe:
         drawn = self.draw(batch, p, generator)
+        recipe = Recipe.of(drawn) if isinstance(drawn, Plan) else drawn
         if batch.layout.sizes:
-            return Recipe.of(
-                fit_plan(drawn if isinstance(drawn, Plan) else drawn.plan(), batch.sizes)
-            )
-        return Recipe.of(drawn) if isinstance(drawn, Plan) else drawn
+            return Recipe.of(fit_plan(recipe.plan(), batch.sizes))
+        return recipe
 
     def _read(self, batch: Any, inplace: bool) -> Batch:
         reader, rules = self.made
         read = reader.read(batch, self.check)
         for leaf, value in read.pairs():
             match leaf.role:  # what a signature cannot tell
-                case Role.LABEL:
+                case Role.LABEL if not is_compiling():
                     form = reader.reading.form
                     check_values(value, leaf.kind, form, leaf.where, indices=leaf.indices)
                 case Role.IMAGE if inplace:
                     _check_writable(leaf, value)
-                case Role.MASK if rules.masks == "soft":
+                case Role.MASK if rules.masks == "soft" and not is_compiling():
                     count = int(rules.num_mask_classes or 0)
                     check_classes(value, count, self.ignore_index, leaf.where)
-                case Role.OBJECTS:
+                case Role.OBJECTS if not is_compiling():
                     bare, _ = split_objects(value, reader.reading.passthrough)
                     detection.check_objects(bare, read.sizes, leaf.where, self.box_format)
         return read
@@ -453,6 +499,23 @@ def _mix_images(leaf: Leaf, value: Any, recipe: Recipe, fill: Fill, inplace: boo
             old.copy_(new)
         return value
     return type(value)(rewrap(new, old) for new, old in zip(parts, value, strict=True))
+
+
+def _source_in_graph(batch: Batch, generator: Generator | None) -> torch.device:
+    """Return where a compiled graph draws: on the images' device, from its own stream."""
+    if generator is not None:
+        raise ValueError("generator must be None inside torch.compile, which has its own stream.")
+    leaf = next((leaf for leaf in batch.layout.leaves if leaf.role is Role.OBJECTS), None)
+    if leaf is not None:
+        raise TypeError(
+            f"the detection targets at {leaf.where} cannot be mixed inside torch.compile, since "
+            "their number changes; mix them in the loader."
+        )
+    if batch.layout.sizes:
+        raise TypeError("images of unequal size cannot be mixed inside torch.compile.")
+    image: Any = next(value for leaf, value in batch.pairs() if leaf.role is Role.IMAGE)
+    device: torch.device = (image[0] if isinstance(image, (list, tuple)) else image).device
+    return device
 
 
 def _check_writable(leaf: Leaf, value: Any) -> None:

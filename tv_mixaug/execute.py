@@ -194,6 +194,35 @@ def replay(
     return images.clone() if done is images else done
 
 
+def region_mask(plan: Plan, size: Sequence[int]) -> Tensor:
+    """Return M of a plan, ``out = M * own + (1 - M) * other``, the weight of the own pixels.
+
+    Args:
+        plan: The :class:`~tv_mixaug.plans.Plan`.
+        size: (height, width) in pixels, or (depth, height, width) for cuboids.
+
+    Returns:
+        (B, 1, *size) float32 in [0, 1] on the plan's device. Its mean is the label weight where the
+        other is a partner.
+
+    Raises:
+        ValueError: If the size has not the axes of the plan's boxes.
+
+    Example:
+        >>> from tv_mixaug import plans
+        >>> region_mask(plans.identity_plan(2), (4, 4)).mean((1, 2, 3)).tolist()
+        [1.0, 1.0]
+    """
+    dims = plan.boxes.shape[-1] // 2
+    if len(size) != dims:
+        raise ValueError(f"size must have the {dims} sides that boxes cut, got {tuple(size)}.")
+    ones = torch.ones(len(plan.op), 1, *size, dtype=torch.float32, device=plan.op.device)
+    op, lam = (field.view(-1, *[1] * (dims + 1)) for field in (plan.op, plan.lam))
+    cut = (op == FILL) | (op == PASTE)
+    mine = torch.where(op == BLEND, lam.to(torch.float32), ones)
+    return torch.where(kernels.inside_boxes(ones, plan.boxes) & cut, 0.0, mine)
+
+
 # --- How it is done -----------------------------------------------------------------------------
 
 
@@ -411,18 +440,20 @@ def _at_once(
 
     if BLEND in ops and images.dtype in kernels.MIXED_DTYPES:
         mixed = kernels.blend(images, other, kernels.column(plan.lam, images))
-        out = torch.where(done(BLEND), mixed, out)
+        out = mixed if recipe.only == BLEND else torch.where(done(BLEND), mixed, out)
     if ops == (BLEND,):
         return out
     inside = kernels.inside_boxes(images, plan.boxes, axes)
     if PASTE in ops:
-        out = torch.where(inside & done(PASTE), other, out)
+        pasted = inside if ops == (PASTE,) else inside & done(PASTE)
+        out = torch.where(pasted, other, out)
     if FILL in ops and isinstance(fill, str):
         out = out.clone()
         places = kernels.cut_axes(images.ndim, plan.boxes, axes)
         _fill_noise(out, recipe, fill, places, channel_axis)
     elif FILL in ops and fill is not None:
-        out = torch.where(inside & done(FILL), _value(fill, images, channel_axis), out)
+        filled = inside if ops == (FILL,) else inside & done(FILL)
+        out = torch.where(filled, _value(fill, images, channel_axis), out)
     return out
 
 

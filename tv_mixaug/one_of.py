@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Generator
+from torch.compiler import is_compiling
 
 from tv_mixaug.arguments import check_choice, check_probability, check_shares
 from tv_mixaug.base import Allocate, BatchTransform, MixTransform, Mode, Rules
-from tv_mixaug.draws import draw_applied, draw_uniform, fenced
+from tv_mixaug.draws import Source, draw_applied, draw_uniform, fenced, is_on_device
 from tv_mixaug.labels import LabelFormat, check_one_format
 from tv_mixaug.leaves import Batch, Leaf, Reader, Reading
 from tv_mixaug.plans import Recipe, choose_plans
@@ -70,11 +71,17 @@ class OneOf(BatchTransform):
         _check_agreement(ours, "masks", lambda t: (t.masks == "soft", t.num_mask_classes))
         self.recordable = all(t.recordable for t in self.transforms)
         self.label_format: LabelFormat | None = formats[0][1] if formats else None
-        self._each: _EachItsOwn | None = None
-        if mode == "sample":
-            if len(ours) < len(self.transforms):
-                raise TypeError("transforms must all be of tv_mixaug's rules with mode='sample'.")
-            self._each = _EachItsOwn(ours)
+        if mode == "sample" and len(ours) < len(self.transforms):
+            raise TypeError("transforms must all be of tv_mixaug's rules with mode='sample'.")
+        self._together: _Together | None = None
+        self._apart = "transforms must all be of tv_mixaug's rules."
+        if len(ours) == len(self.transforms):
+            try:
+                self._together = _Together(ours, mode)
+            except ValueError as error:
+                if mode == "sample":
+                    raise
+                self._apart = str(error)
         self.p = p
 
     @property
@@ -100,10 +107,12 @@ class OneOf(BatchTransform):
         """Return the probability of each transform, checked; equal shares for None."""
         return check_shares(p, len(self.transforms))
 
-    def choose(self, p: Any, generator: Generator | None) -> tuple[BatchTransform, Any]:
+    def choose(self, p: Any, generator: Source) -> tuple[BatchTransform, Any]:
         """Draw what is to be applied to a batch, and return with it the probability it uses."""
-        if self._each is not None:
-            return self._each, p
+        if self.mode == "sample" or is_compiling() or is_on_device(generator):
+            if self._together is None:
+                raise ValueError(f"to draw on a device or in a compiled graph, {self._apart}")
+            return self._together, p
         point = float(draw_uniform((1,), generator)[0])
         for transform, share in zip(self.transforms, p, strict=True):
             if point < share:
@@ -182,11 +191,12 @@ def as_batch_transform(transform: Any) -> BatchTransform:
     return Foreign(transform)
 
 
-class _EachItsOwn(MixTransform):
-    """Give each sample the operation of one of several rules, all in one plan."""
+class _Together(MixTransform):
+    """Draw the plans of several rules, and one plan of each sample's choice among them."""
 
-    def __init__(self, rules: Sequence[MixTransform]) -> None:
+    def __init__(self, rules: Sequence[MixTransform], mode: Mode) -> None:
         self.rules, self._theirs = tuple(rules), [rule.made for rule in rules]
+        self.mode = mode
         self.__post_init__()
 
     def __post_init__(self) -> None:
@@ -202,9 +212,9 @@ class _EachItsOwn(MixTransform):
     @property
     def made(self) -> tuple[Reader, Rules]:
         """What is made of the arguments, anew where one of a rule was changed."""
-        if (theirs := [rule.made for rule in self.rules]) != self._theirs:
+        if not is_compiling() and (theirs := [rule.made for rule in self.rules]) != self._theirs:
             self._theirs = theirs
-        return super().made
+        return self._make()
 
     def reading(self) -> Reading:
         """Return how batches are to be read: as strictly as by any of the rules."""
@@ -222,12 +232,12 @@ class _EachItsOwn(MixTransform):
         for rule in self.rules:
             rule.check(leaf, value)
 
-    def _draw(self, batch: Batch, p: Any, generator: Generator | None) -> Recipe:
-        point = draw_uniform((batch.length,), generator)
-        chosen = np.searchsorted(np.cumsum(p), point, side="right")
-        chosen[chosen == len(self.rules)] = -1
+    def _draw(self, batch: Batch, p: Any, generator: Source) -> Recipe:
+        point = draw_uniform((batch.length if self.mode == "sample" else 1,), generator)
+        chosen = sum(point >= end for end in itertools.accumulate(p))
+        chosen = torch.as_tensor(chosen - (chosen == len(p)) * (len(p) + 1)).expand(batch.length)
         plans = [rule._draw(batch, rule.p, generator).plan() for rule in self.rules]
-        return Recipe.of(choose_plans(plans, torch.from_numpy(chosen)))
+        return Recipe.of(choose_plans(plans, chosen))
 
 
 def _check_agreement(rules: Sequence[MixTransform], name: str, of: Callable[[Any], Any]) -> None:

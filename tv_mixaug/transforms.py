@@ -8,7 +8,6 @@ from dataclasses import KW_ONLY, dataclass
 from typing import Any, Literal
 
 import numpy as np
-from torch import Generator
 
 from tv_mixaug import draws, kernels
 from tv_mixaug.arguments import (
@@ -25,7 +24,7 @@ from tv_mixaug.arguments import (
     check_visible,
 )
 from tv_mixaug.base import Cut, MixTransform, Mode
-from tv_mixaug.draws import Pairing
+from tv_mixaug.draws import Pairing, Source
 from tv_mixaug.leaves import Batch, Leaf, Reading, Role
 from tv_mixaug.plans import BLEND, FILL, PASTE, Recipe, box_volumes, make_recipe
 
@@ -68,9 +67,7 @@ class PairTransform(MixTransform):
                 "time; use targets='soft' in a chain."
             )
 
-    def draw_pairs(
-        self, batch: Batch, p: float, generator: Generator | None
-    ) -> tuple[Any, Any, Any]:
+    def draw_pairs(self, batch: Batch, p: float, generator: Source) -> tuple[Any, Any, Any]:
         """Draw which samples are mixed, with whom, and one lam, or one for each sample."""
         each, count = self.mode == "sample", batch.length
         applied = draws.draw_applied(count, p, each, generator)
@@ -105,7 +102,7 @@ class Mixup(PairTransform):
                 "class ids cannot be blended."
             )
 
-    def draw(self, batch: Batch, p: float, generator: Generator | None) -> Recipe:
+    def draw(self, batch: Batch, p: float, generator: Source) -> Recipe:
         """Draw partner and lam."""
         applied, partner, lam = self.draw_pairs(batch, p, generator)
         lam = lam if self.mode == "sample" else lam[0]
@@ -177,7 +174,7 @@ class CutMix(PairTransform, CutTransform):
         if self.sizes == "overlap" and not self.correct_lam:
             raise ValueError("correct_lam must be True with sizes='overlap', got False.")
 
-    def draw(self, batch: Batch, p: float, generator: Generator | None) -> Recipe:
+    def draw(self, batch: Batch, p: float, generator: Source) -> Recipe:
         """Draw partner, lam and boxes."""
         applied, partner, lam = self.draw_pairs(batch, p, generator)
         if batch.layout.sizes:
@@ -191,10 +188,10 @@ class CutMix(PairTransform, CutTransform):
         lam = lam if self.mode == "sample" else lam[0]
         return make_recipe(PASTE, batch.length, applied, partner=partner, lam=lam, boxes=boxes)
 
-    def draw_boxes(self, lam: Any, size: tuple[int, ...], generator: Generator | None) -> Any:
+    def draw_boxes(self, lam: Any, size: tuple[int, ...], generator: Source) -> Any:
         """Draw for each lam a box, of any shape (..., 2 d) int64."""
-        share = (1 - lam[..., None]) ** (1 / len(size))
-        return draws.draw_boxes(np.rint(share * size), size, generator)
+        sides = draws.share_sides((1 - lam) ** (1 / len(size)), size)
+        return draws.draw_boxes(sides, size, generator)
 
 
 @dataclass(eq=False, repr=False)
@@ -252,7 +249,7 @@ class FillTransform(CutTransform):
                 f"{shape}, got {len(self.fill)} values."
             )
 
-    def draw(self, batch: Batch, p: float, generator: Generator | None) -> Recipe:
+    def draw(self, batch: Batch, p: float, generator: Source) -> Recipe:
         """Draw the boxes."""
         each, count = self.mode == "sample", batch.length
         applied = draws.draw_applied(count, p, each, generator)
@@ -264,7 +261,7 @@ class FillTransform(CutTransform):
         noise = draws.draw_seeds(count, generator) if isinstance(self.fill, str) else None
         return make_recipe(FILL, count, applied, boxes=boxes, noise=noise)
 
-    def draw_boxes(self, count: int, size: tuple[int, ...], generator: Generator | None) -> Any:
+    def draw_boxes(self, count: int, size: tuple[int, ...], generator: Source) -> Any:
         """Draw (count, N, 2 d) int64 boxes."""
         raise NotImplementedError
 
@@ -302,13 +299,13 @@ class Cutout(FillTransform):
         self.size = check_hole_size(self.size, 3 if self.cut == "cuboid" else 2)
         check_count("holes", self.holes)
 
-    def draw_boxes(self, count: int, size: tuple[int, ...], generator: Generator | None) -> Any:
+    def draw_boxes(self, count: int, size: tuple[int, ...], generator: Source) -> Any:
         """Draw (count, N, 2 d) int64 boxes with uniform centres."""
         wanted: Any = self.size  # checked, so one for each side
         sides = [
             s if isinstance(s, int) else round(s * n) for s, n in zip(wanted, size, strict=True)
         ]
-        holes = np.broadcast_to(sides, (count, self.holes, len(size)))
+        holes = draws.repeat(sides, (count, self.holes, len(size)), generator)
         return draws.draw_boxes(holes, size, generator)
 
 
@@ -357,16 +354,14 @@ class RandomErasing(FillTransform):
         if len(counts) != 2 or check_count("count", counts[0]) > check_count("count", counts[1]):
             raise ValueError(f"count must be an int or (least, most), got {self.count}.")
 
-    def draw_boxes(self, count: int, size: tuple[int, ...], generator: Generator | None) -> Any:
+    def draw_boxes(self, count: int, size: tuple[int, ...], generator: Source) -> Any:
         """Draw (count, N, 4) int64 boxes inside the image; empty ones where fewer are wanted."""
         least, most = self.count if isinstance(self.count, (list, tuple)) else (self.count,) * 2
-        share, shape = draws.draw_uniform((2, count, most, TRIES), generator)
+        share, shape, number = draws.draw_uniform((3, count, most, TRIES), generator)
         area = (self.scale[0] + (self.scale[1] - self.scale[0]) * share) * math.prod(size)
-        low, high = map(math.log, self.ratio)
-        number = np.full((count, 1), least)
-        if most > least:
-            drawn = draws.draw_uniform((count, 1), generator) * (most - least + 1)
-            number = least + np.floor(drawn).astype(np.int64)
-        ratio = np.exp(low + (high - low) * shape)
-        boxes = draws.draw_inner_boxes(area / number[..., None], ratio, size, generator)
-        return boxes * (np.arange(most) < number)[..., None]
+        low, high = self.ratio
+        ratio = low * (high / low) ** shape
+        number = least + number[:, :1, :1] * (most - least + 1) // 1
+        boxes = draws.draw_inner_boxes(area / number, ratio, size, generator)
+        place = draws.repeat(range(most), (1, most), generator)
+        return boxes * (place < number[..., 0])[..., None]

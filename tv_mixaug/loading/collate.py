@@ -93,12 +93,12 @@ class CollateFn:
     def __init__(
         self,
         transforms: Any,
-        p: Any,
-        collate_fn: Any,
-        seed: int | None,
-        rank: int | None,
-        record: bool,
-        reuse_memory: bool | None,
+        p: Any = None,
+        collate_fn: Any = None,
+        seed: int | None = None,
+        rank: int | None = None,
+        record: bool = False,
+        reuse_memory: bool | None = None,
     ) -> None:
         is_choice = isinstance(transforms, Sequence)
         self.transform = OneOf(transforms, p) if is_choice else as_batch_transform(transforms)
