@@ -666,6 +666,20 @@ def test_a_plain_format_changes_nothing_but_the_numbers(box_format, batch, data,
             assert_same({key: mixed[key] for key in rest}, rest)
 
 
+@pytest.mark.parametrize("tenths", range(1, 11))
+def test_exactly_min_visible_is_enough_in_shares_too(tenths):
+    """Shares in float32 miss whole pixels a little, which must not decide who stays."""
+    size = (7, 30)
+    lines = [[x, 2, x + 10, 3] for x in range(20)]
+    shares = rewrite(torch.tensor(lines).float(), "cxcywh_normalised", size)
+    for x, line in enumerate(shares):
+        own = {"boxes": line[None]}
+        for hidden, count in ((x + 10 - tenths, 1), (x + 11 - tenths, 0)):
+            how = {"box_format": "cxcywh_normalised"}
+            mixed = cutout_objects(own, [[0, 0, hidden, 7]], size, tenths / 10, **how)
+            assert len(mixed["boxes"]) == count
+
+
 def test_typed_boxes_keep_their_own_format():
     """BoundingBoxes say themselves how they are written, whatever is said of plain tensors."""
     own = {"boxes": make_boxes([[2, 2, 7, 6]], "XYWH", torch.float32, (8, 8))}
