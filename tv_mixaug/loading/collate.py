@@ -12,7 +12,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from tv_mixaug.arguments import check_bool, check_integer
-from tv_mixaug.base import MixTransform
+from tv_mixaug.base import How, MixTransform
 from tv_mixaug.draws import fenced
 from tv_mixaug.loading import ring
 from tv_mixaug.loading.frames import is_starting_worker
@@ -155,9 +155,7 @@ class CollateFn:
             batch = collate_samples(samples, allocate, keep_apart=is_rule)
         # What a collate function of the user's returns may be the data set's own memory.
         inplace = is_rule and self.collate_fn is None
-        batch, recipe = transform.run(
-            batch, p, inplace=inplace, generator=generator, allocate=allocate
-        )
+        batch, recipe = transform.run(batch, p, How(inplace, generator, allocate))
         return _with_plan(batch, recipe.plan()) if self.record and recipe else batch
 
     def __repr__(self) -> str:
