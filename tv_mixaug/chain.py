@@ -44,8 +44,8 @@ class Chain(BatchTransform):
 
     Raises:
         TypeError: If an argument is of the wrong kind.
-        ValueError: If there is no transform of ours, if they read batches differently, make pairs
-            or cut cuboids, or if a transform cannot be followed.
+        ValueError: If there is no transform of ours, if they read batches differently, make pairs,
+            cut cuboids or mix unequal sizes, or if a transform cannot be followed.
 
     Example:
         >>> from tv_mixaug import CutMix
@@ -96,6 +96,8 @@ class Chain(BatchTransform):
             raise ValueError("targets must be 'soft' in a chain with provenance, got 'pair'.")
         if provenance and any(reading.cuboid for reading in readings):
             raise ValueError("cut must be 'spatial' in a chain with provenance, got 'cuboid'.")
+        if provenance and any(reading.unequal for reading in readings):
+            raise ValueError("sizes must be 'equal' in a chain with provenance, got 'overlap'.")
         one_size = any(reading.one_size for reading in readings)
         reading = readings[0]._replace(need_labels=True, one_size=one_size)
         self._reader = Reader(reading)
