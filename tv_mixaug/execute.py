@@ -202,8 +202,8 @@ def region_mask(plan: Plan, size: Sequence[int]) -> Tensor:
         size: (height, width) in pixels, or (depth, height, width) for cuboids.
 
     Returns:
-        (B, 1, H, W) or (B, 1, D, H, W) float32 in [0, 1] on the plan's device. Its mean is the label weight where the
-        other is a partner.
+        (B, 1, H, W) or (B, 1, D, H, W) float32 in [0, 1] on the plan's device. Its mean is the
+        label weight where the other is a partner.
 
     Raises:
         ValueError: If the size has not the axes of the plan's boxes.
