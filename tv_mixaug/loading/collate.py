@@ -273,8 +273,8 @@ class CollateFn:
             allocate = ring.allocate_again if self.reuse_memory else ring.allocate
             batch = collate_samples(samples, allocate, keep_apart=ours)
         if ours:
-            # What a collate function of the user's returns may be the data set's own memory.
-            batch, recipe = transform.run(batch, p, self.collate_fn is None, generator, allocate)
+            # What a function of the user's returns may be the data set's own memory.
+            batch, recipe = transform.run(batch, p, False, generator, allocate)
             return _with_plan(batch, recipe.plan()) if self.record else batch
         if isinstance(transform, Chain):
             return transform.mix(batch, p=p, generator=generator)[0]

@@ -147,9 +147,11 @@ def _stack(tensors: Column, kinds: set[type], allocate: Allocate, keep_apart: bo
         batch = torch.stack(tensors, out=allocate(size, first.dtype))
     except (RuntimeError, TypeError):  # of several shapes, on a device, with gradients, sparse, ...
         try:
-            batch = torchs.collate_tensor_fn(tensors)
+            batch, is_image = torchs.collate_tensor_fn(tensors), False
         except (RuntimeError, TypeError) as error:
             raise _refusal(tensors) from error
+    if keep_apart and is_image:
+        return Samples(batch, allocate, tv_type)
     return batch if tv_type is None else batch.as_subclass(tv_type)
 
 
