@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, nn
 
 from tv_mixaug.arguments import check_bool, check_integer, check_probability
 from tv_mixaug.base import MixTransform
@@ -19,6 +19,7 @@ from tv_mixaug.labels import check_one_format
 from tv_mixaug.loading import ring
 from tv_mixaug.loading.frames import is_starting_worker
 from tv_mixaug.loading.numbering import Numbering
+from tv_mixaug.loading.shared import Shared
 from tv_mixaug.loading.stacking import collate_samples
 from tv_mixaug.plans import Plan
 
@@ -133,7 +134,7 @@ class CollateFn:
         self.collate_fn, self.record = collate_fn, record
         self.reuse_memory = collate_fn is None if reuse_memory is None else reuse_memory
         # Workers hold this memory too, so they see what is set while they run.
-        self._p = _shared(self._check_p(p), torch.float64)
+        self._p = Shared(self._check_p(p), torch.float64)
         self._numbering = Numbering()
 
     def __call__(self, samples: Samples) -> Any:
@@ -167,7 +168,7 @@ class CollateFn:
     @property
     def p(self) -> float | list[float]:
         """The probability in use: a number for one transform, a list for a list."""
-        values: list[float] = self._p.tolist()
+        values: list[float] = self._p.get()
         return values if self._is_list else values[0]
 
     def set_p(self, p: float | Sequence[float]) -> None:
@@ -182,7 +183,7 @@ class CollateFn:
         """
         if p is None:
             raise TypeError("p must be a number or a list of numbers, got None.")
-        self._p.copy_(torch.tensor(self._check_p(p), dtype=torch.float64, device="cpu"))
+        self._p.set(self._check_p(p))
 
     @property
     def epoch(self) -> int:
@@ -208,12 +209,8 @@ class CollateFn:
         """Return the state: shared with a worker that is spawned, a copy for anyone else."""
         if is_starting_worker():
             return {**self.__dict__, "rank": self._find_rank()}  # known only here
-        values = {"_p": self._p.tolist(), "_numbering": copy.copy(self._numbering)}
-        return {**self.__dict__, **values}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._p = _shared(self._p, torch.float64)
+        copies = {"_p": copy.copy(self._p), "_numbering": copy.copy(self._numbering)}
+        return {**self.__dict__, **copies}
 
     def _check_p(self, p: Any) -> list[float]:
         count = len(self.transforms)
@@ -252,7 +249,7 @@ class CollateFn:
 
     def _choose(self, generator: Generator | None) -> tuple[Any, float]:
         """Draw the transform of this batch and the probability it is to use itself."""
-        values = self._p.tolist()
+        values = self._p.get()
         first = self.transforms[0]
         if not self._is_list and isinstance(first, OURS):
             return first, values[0]
@@ -282,10 +279,6 @@ class CollateFn:
             return batch
         with fenced(generator):
             return transform(batch)
-
-
-def _shared(value: Any, dtype: torch.dtype) -> Tensor:
-    return torch.as_tensor(value, dtype=dtype, device="cpu").share_memory_()  # type: ignore[no-untyped-call,no-any-return]
 
 
 def _hash(key: tuple[int, ...]) -> int:
