@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import multiprocessing.queues
 import os
 import pickle
 import shutil
@@ -299,6 +300,22 @@ def test_without_blocks_batches_come_in_fresh_memory(expected, monkeypatch, has_
     else:
         monkeypatch.delattr(os, "memfd_create")
     found = list(loader_of(make(reuse_memory=True)))
+    assert same(found, expected[0])
+    assert not any(is_lent(batch[0]) for batch in found)
+
+
+def only_for_python(queue):
+    """Hide a queue's thread from all but its own module, as if Python had renamed it."""
+    if sys._getframe(1).f_globals["__name__"] != "multiprocessing.queues":
+        raise AttributeError("_thread")
+    return queue.__dict__["_thread"]
+
+
+def test_without_the_thread_of_a_queue_batches_come_in_fresh_memory(expected, monkeypatch):
+    """Should Python rename what tells who sends a batch, nothing is lent, and nothing fails."""
+    hidden = property(only_for_python, lambda queue, thread: vars(queue).update(_thread=thread))
+    monkeypatch.setattr(multiprocessing.queues.Queue, "_thread", hidden, raising=False)
+    found = list(loader_of(make(reuse_memory=True), multiprocessing_context="fork"))
     assert same(found, expected[0])
     assert not any(is_lent(batch[0]) for batch in found)
 
