@@ -102,7 +102,7 @@ KEEPERS = {
 def test_views_that_are_kept_are_not_overwritten(expected, name):
     """A view of any kind protects the batch below it, though the batch itself is gone."""
     keep = KEEPERS[name]
-    loader = loader_of(make(reuse_memory=True))
+    loader = loader_of(make(reuse_memory=True), num_workers=1)
     kept = [keep(batch[0]) for batch in loader]
     wanted = [keep(batch[0].clone()) for batch in expected[0]]
     for one, other in zip(kept, wanted, strict=True):
@@ -304,7 +304,7 @@ def test_without_blocks_batches_come_in_fresh_memory(expected, monkeypatch, has_
         monkeypatch.setattr(os, "memfd_create", refuse)
     else:
         monkeypatch.delattr(os, "memfd_create")
-    found = list(loader_of(make(reuse_memory=True)))
+    found = list(loader_of(make(reuse_memory=True), num_workers=1))
     assert same(found, expected[0])
     assert not any(is_lent(batch[0]) for batch in found)
 
@@ -320,7 +320,8 @@ def test_without_the_thread_of_a_queue_batches_come_in_fresh_memory(expected, mo
     """Should Python rename what tells who sends a batch, nothing is lent, and nothing fails."""
     hidden = property(only_for_python, lambda queue, thread: vars(queue).update(_thread=thread))
     monkeypatch.setattr(multiprocessing.queues.Queue, "_thread", hidden, raising=False)
-    found = list(loader_of(make(reuse_memory=True), multiprocessing_context="fork"))
+    options = {"num_workers": 1, "multiprocessing_context": "fork"}
+    found = list(loader_of(make(reuse_memory=True), **options))
     assert same(found, expected[0])
     assert not any(is_lent(batch[0]) for batch in found)
 
