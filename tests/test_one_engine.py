@@ -187,7 +187,7 @@ def test_the_memory_of_layouts_is_bounded():
     mix = Mixup(labels_getter=None)
     for side in range(1, 3 * MOST_LAYOUTS):
         mix(torch.zeros(1, 1, 1, side))
-    assert len(mix.reader.layouts) <= MOST_LAYOUTS
+    assert len(mix.made[0].layouts) <= MOST_LAYOUTS
 
 
 def test_soft_labels_are_written_into_the_memory_that_is_given():
@@ -200,7 +200,7 @@ def test_soft_labels_are_written_into_the_memory_that_is_given():
 
     images, labels = torch.rand(4, 1, 8, 8), torch.tensor([0, 1, 2, 99])
     mix = CutMix(num_classes=100, ignore_index=-1)
-    (_, soft), recipe = mix.run((images, labels), 1.0, False, allocate=allocate)
+    (_, soft), recipe = mix.run((images, labels), 1.0, allocate=allocate)
     plan = recipe.plan()
     assert soft.data_ptr() == made[0].data_ptr()
     expected = functional.mix_labels(torch.eye(100)[labels], plan.partner, plan.lam)

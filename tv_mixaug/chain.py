@@ -11,10 +11,10 @@ from torchvision.transforms import v2
 
 from tv_mixaug import containers, draws, functional, plans
 from tv_mixaug.arguments import check_bool, check_choice, check_probability
-from tv_mixaug.base import MixTransform
+from tv_mixaug.base import Allocate, BatchTransform, MixTransform
 from tv_mixaug.labels import LabelFormat, check_one_format, encode_labels
 from tv_mixaug.leaves import Batch, Reading, Role, put_together, read_batch
-from tv_mixaug.plans import Plan
+from tv_mixaug.plans import Plan, Recipe
 from tv_mixaug.transforms import CutTransform
 
 ERASED = ("renormalise", "nobody", "owner")
@@ -34,7 +34,7 @@ class Pixels(NamedTuple):
     weights: Tensor
 
 
-class Chain(v2.Transform):  # type: ignore[misc]  # torchvision has no types
+class Chain(BatchTransform):
     """Apply transforms in a row and label each image by the pixels that are left of each sample.
 
     Mixing labels step by step is wrong as soon as a later step covers or crops what an earlier one
@@ -73,6 +73,8 @@ class Chain(v2.Transform):  # type: ignore[misc]  # torchvision has no types
         True
     """
 
+    recordable = False
+
     def __init__(
         self,
         transforms: Sequence[Callable[..., Any]],
@@ -109,44 +111,27 @@ class Chain(v2.Transform):  # type: ignore[misc]  # torchvision has no types
         """What the chain makes of labels, the same in every batch."""
         return self._ours[0].label_format
 
-    def forward(self, *inputs: Any) -> Any:
-        """Apply the chain to a batch, which is given as to any transform of ours.
+    def check_p(self, p: Any) -> float:
+        """Return a probability, checked."""
+        return check_probability("p", p)
 
-        Args:
-            *inputs: The batch in any nesting.
-
-        Returns:
-            The batch in the same nesting, with labels that say what is visible.
-
-        Raises:
-            TypeError: If something in the batch is of the wrong kind.
-            ValueError: If the batch is refused, or a transform cannot be followed.
-        """
-        return self.mix(inputs if len(inputs) != 1 else inputs[0])[0]
-
-    def mix(
+    def run(
         self,
         batch: Any,
+        p: Any,
         *,
-        p: float | None = None,
         inplace: bool | None = None,
         generator: Generator | None = None,
-    ) -> tuple[Any, Plan]:
-        """Apply the chain to a batch; see :meth:`forward`.
-
-        Args:
-            batch: The batch.
-            p: Probability to be used instead of the chain's own.
-            inplace: As for ours, which a chain asks themselves.
-            generator: Where random numbers come from; torch's own by default. What is not ours
-                draws from torch's own, seeded from it.
+        allocate: Allocate | None = None,
+    ) -> tuple[Any, Recipe]:
+        """Apply the chain to a batch; ours are asked themselves whether they write into it.
 
         Returns:
-            The batch, and the identity plan, since no plan says what a chain did.
+            The batch, with labels that say what is visible, and the identity plan, since no plan
+            says what a chain did.
         """
         from tv_mixaug import foreign  # registers kernels with torchvision, so only where used
 
-        p = self.p if p is None else check_probability("p", p)
         read, pixels = read_batch(batch, self._reading()), None
         if self.provenance:
             image = next(v for leaf, v in read.pairs() if leaf.role is Role.IMAGE)
@@ -172,7 +157,7 @@ class Chain(v2.Transform):  # type: ignore[misc]  # torchvision has no types
             batch = step.mix(batch, p=0.0)[0]
         if pixels is not None:
             batch = self._set_labels(batch, read, pixels)
-        return batch, plans.identity_plan(read.length)
+        return batch, Recipe.of(plans.identity_plan(read.length))
 
     def _reading(self) -> Reading:
         one_size = any(isinstance(t, CutTransform) for t in self._ours)

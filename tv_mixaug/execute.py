@@ -79,7 +79,8 @@ def carry_out(
         source: The batch, or its samples.
         recipe: The plan.
         fill: What filled boxes take: a number, a value for each index of ``channel_axis``, a tensor
-            that broadcasts to the batch, ``"noise"``, or None to leave them as they are.
+            that broadcasts to the batch, ``"noise"``, ``"color"``, or None to leave them as they
+            are.
         axes: The axes that boxes cut, slowest first; by default the last ones.
         channel_axis: The axis that has a fill for each index.
         inplace: Whether to write into ``source``.
@@ -118,7 +119,8 @@ def replay(
             map. For cut plans its last axes are those of the images, in the same size.
         plan: The recorded plan, on any device.
         fill: What filled boxes take: a number, a value for each channel, a tensor that broadcasts
-            to ``images``, ``"noise"``, or None to leave them as they are.
+            to ``images``, ``"noise"`` or ``"color"`` by the plan's seeds, or None to leave them as
+            they are.
         axes: The axes that boxes cut; by default the last 2 or 3.
 
     Returns:
@@ -153,6 +155,35 @@ def replay(
         kernels.check_broadcast(fill, images)
     done = carry_out(images, recipe, fill, axes)
     return images.clone() if done is images else done
+
+
+def region_mask(plan: Plan, size: Sequence[int]) -> Tensor:
+    """Return M of a plan, ``out = M * own + (1 - M) * other``, the weight of the own pixels.
+
+    Args:
+        plan: The :class:`~tv_mixaug.plans.Plan`.
+        size: (height, width) in pixels, or (depth, height, width) for cuboids.
+
+    Returns:
+        (B, 1, *size) float32 in [0, 1] on the plan's device. Its mean is the label weight where the
+        other is a partner.
+
+    Raises:
+        ValueError: If the size has not the axes of the plan's boxes.
+
+    Example:
+        >>> from tv_mixaug import plans
+        >>> region_mask(plans.identity_plan(2), (4, 4)).mean((1, 2, 3)).tolist()
+        [1.0, 1.0]
+    """
+    dims = plan.boxes.shape[-1] // 2
+    if len(size) != dims:
+        raise ValueError(f"size must have the {dims} sides that boxes cut, got {tuple(size)}.")
+    ones = torch.ones(len(plan.op), 1, *size, dtype=torch.float32, device=plan.op.device)
+    op, lam = (field.view(-1, *[1] * (dims + 1)) for field in (plan.op, plan.lam))
+    cut = (op == FILL) | (op == PASTE)
+    mine = torch.where(op == BLEND, lam.to(torch.float32), ones)
+    return torch.where(kernels.inside_boxes(ones, plan.boxes) & cut, 0.0, mine)
 
 
 # --- How it is done -----------------------------------------------------------------------------
@@ -309,7 +340,7 @@ def _fill(
 ) -> None:
     """Fill: boxes that all share as a block, else box by box on the host, by a mask on a device."""
     if isinstance(fill, str):
-        _fill_noise(out, recipe, axes)
+        _fill_noise(out, recipe, fill, axes, channel_axis)
         return
     value = _value(fill, out, channel_axis)
     if recipe.only and len(recipe.boxes) == 1:
@@ -336,15 +367,28 @@ def _value(fill: Any, images: Tensor, channel_axis: int) -> Tensor:
     return value.to(images.device, images.dtype, non_blocking=True)
 
 
-def _fill_noise(out: Tensor, recipe: Recipe, axes: Sequence[int]) -> None:
-    """Fill with noise, box by box: each has a seed of its own."""
-    known = Recipe.of(Plan(*(x.cpu() for x in recipe.unknown))) if recipe.unknown else recipe
-    boxes, seeds = known.regions(), known.seeds()
-    for row in known.rows(FILL):
-        for place, box in enumerate(boxes[row]):
-            if any(box):
-                target = out[row][_index(box, axes, out.ndim)]
-                target.copy_(draw_noise(target.shape, seeds[row] + place, out.dtype, out.device))
+def _fill_noise(
+    out: Tensor, recipe: Recipe, fill: str, axes: Sequence[int], channel_axis: int
+) -> None:
+    """Fill with noise, of which each box has its own: box by box on the host, else all at once."""
+    if out.is_cpu and recipe.unknown is None:
+        boxes, seeds = recipe.regions(), recipe.seeds()
+        for row in recipe.rows(FILL):
+            for place, box in enumerate(boxes[row]):
+                if any(box):
+                    target = out[row][_index(box, axes, out.ndim)]
+                    shape = list(target.shape)
+                    if fill == "color":
+                        channels = channel_axis % out.ndim - 1
+                        shape = [n if a == channels else 1 for a, n in enumerate(shape)]
+                    target.copy_(draw_noise(shape, seeds[row] + place, out.dtype))
+        return
+    plan = recipe.on(out.device)
+    filled = (plan.op == FILL)[:, None, None]
+    for place in range(plan.boxes.shape[1]):
+        inside = kernels.inside_boxes(out, plan.boxes[:, place : place + 1] * filled, axes)
+        value = kernels.noise(plan.noise + place, out, fill, channel_axis)
+        out.copy_(torch.where(inside, value, out))
 
 
 def _at_once(
@@ -359,17 +403,20 @@ def _at_once(
 
     if BLEND in ops and images.dtype in kernels.MIXED_DTYPES:
         mixed = kernels.blend(images, other, kernels.column(plan.lam, images))
-        out = torch.where(done(BLEND), mixed, out)
+        out = mixed if recipe.only == BLEND else torch.where(done(BLEND), mixed, out)
     if ops == (BLEND,):
         return out
     inside = kernels.inside_boxes(images, plan.boxes, axes)
     if PASTE in ops:
-        out = torch.where(inside & done(PASTE), other, out)
+        pasted = inside if ops == (PASTE,) else inside & done(PASTE)
+        out = torch.where(pasted, other, out)
     if FILL in ops and isinstance(fill, str):
         out = out.clone()
-        _fill_noise(out, recipe, kernels.cut_axes(images.ndim, plan.boxes, axes))
+        places = kernels.cut_axes(images.ndim, plan.boxes, axes)
+        _fill_noise(out, recipe, fill, places, channel_axis)
     elif FILL in ops and fill is not None:
-        out = torch.where(inside & done(FILL), _value(fill, images, channel_axis), out)
+        filled = inside if ops == (FILL,) else inside & done(FILL)
+        out = torch.where(filled, _value(fill, images, channel_axis), out)
     return out
 
 

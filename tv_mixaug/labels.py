@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tv_mixaug.plans import Recipe, take_items
+from tv_mixaug.plans import Recipe, describe, take_items
 
 NumClasses = int | Literal["multi", "regression"] | None
 
@@ -26,6 +26,9 @@ class PairedLabels(NamedTuple):
     labels: Tensor
     partner_labels: Tensor
     lam: Tensor
+
+    def __repr__(self) -> str:
+        return describe(self)
 
 
 take_items(PairedLabels)

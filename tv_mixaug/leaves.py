@@ -167,6 +167,9 @@ class Reader:
                 leaf would be left behind unmixed.
         """
         values: list[Any] = []
+        if torch.compiler.is_compiling():
+            _take_apart(batch, values)
+            return Batch(values, self._find_layout(batch, values, check), batch)
         try:
             signature = _take_apart(batch, values)
         except RecursionError:
