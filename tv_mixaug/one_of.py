@@ -206,6 +206,7 @@ class _Together(MixTransform):
             _check_agreement(holders, name, operator.attrgetter(name))
             if holders:
                 setattr(self, name, getattr(holders[0], name))
+        self.never = [0.0] * len(self.rules)
         self.masks = next((rule.masks for rule in self.rules if rule.masks), None)
         super().__post_init__()
 

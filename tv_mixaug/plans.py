@@ -228,8 +228,8 @@ def make_recipe(
         noise: (B,) int64 seeds, or None.
     """
     if isinstance(applied, bool) and not applied:
-        sides = 4 if boxes is None else boxes.shape[-1]
-        return Recipe(count, boxes=np.zeros((1, 1, sides), np.int64))
+        shape = (1, 4) if boxes is None else boxes.shape[1:]
+        return Recipe(count, boxes=np.zeros((1, *shape), np.int64))
     drawn = next((x for x in (boxes, lam, partner, applied) if isinstance(x, Tensor)), None)
     if drawn is not None:
         return _make_unknown(op, count, applied, partner, lam, boxes, noise, drawn.device)
