@@ -397,5 +397,5 @@ def test_nodes_never_get_the_same(method):
         batches = nodes.Batcher(nodes.SamplerWrapper(SequentialSampler(range(24))), 4)
         load = nodes.ParallelMapper(batches, lambda batch: [Numbers()[n] for n in batch], 0)
         mixed = nodes.ParallelMapper(load, collate_fn, num_workers=2, method=method)
-        found = [str(batch[-1]) for batch in nodes.Loader(mixed)]
+        found = [str(tuple(batch[-1])) for batch in nodes.Loader(mixed)]
     assert len(found) == len(set(found)) == 6
