@@ -205,6 +205,8 @@ MADE = {
     "arrays of objects": [np.array([None]), np.array([None])],
     "arrays of times": [np.array(["2020"], "M8[D]"), np.array(["2021"], "M8[D]")],
     "arrays of records": [np.zeros(1, [("a", "i4")]), np.zeros(1, [("a", "i4")])],
+    "arrays of many bits": [np.zeros(1, np.longdouble), np.zeros(1, np.longdouble)],
+    "arrays of another byte order": [np.zeros(1, ">f4"), np.zeros(1, ">f4")],
     "unequal tensors": [torch.rand(2), torch.rand(3)],
     "unequal lists": [[1, 2], [3]],
     "unequal tuples": [(1,), (2, 3)],
@@ -267,8 +269,8 @@ def test_unusual_tensors(name, number):
         ([np.zeros(2), np.zeros(3)], r"one shape, got shapes \(2,\), \(3,\); resize or pad"),
         ([torch.ones(2), torch.empty(2, device="meta")], "one device, got devices cpu, meta"),
         ([torch.ones(2), tv_tensors.Mask(torch.ones(2))], "one type, got types Mask, Tensor; wrap"),
-        ([np.array([None])] * 2, r"arrays of numbers, got dtype object; convert .* array.astype"),
-        ([np.array(["a"])] * 2, r"arrays of numbers, got dtype <U1; convert"),
+        ([np.array([None])] * 2, r"arrays of numbers .* got dtype object; convert .* array.astype"),
+        ([np.array(["a"])] * 2, r"arrays of numbers .* got dtype <U1; convert"),
         ([np.zeros(2), torch.zeros(2)], "one structure, got Tensor and ndarray in the same place"),
         (["a", None], "one structure, got NoneType and str in the same place"),
         ([{"a": 1}, {"a": 1, "b": 2}], "the same keys"),
@@ -503,6 +505,8 @@ class Wanting(Cases):
 def test_workers_refuse_gradients():
     """A worker cannot send them, and says what to do, as torch's refuses them too."""
     loader = DataLoader(Wanting(), 2, collate_fn=plain, num_workers=1, timeout=60)
-    with pytest.raises(ValueError, match=r"require gradients; convert or detach\(\) them") as error:
+    with pytest.raises(
+        ValueError, match=r"that require gradients; convert or detach\(\) them"
+    ) as error:
         list(loader)
     traceback.clear_frames(error.tb)

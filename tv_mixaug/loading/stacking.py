@@ -28,17 +28,13 @@ OUTSIDE_TARGETS = tuple(
     for name in ("BoundingBoxes", "KeyPoints")
     if hasattr(tv_tensors, name)
 )
-# What keeps tensors from being stacked: its name, how it is told, and what to do.
-DIFFERENCES: tuple[tuple[str, Callable[[Tensor], str], str], ...] = (
-    ("type", lambda tensor: type(tensor).__name__, "wrap all of them alike in the data set"),
-    ("shape", lambda tensor: str(tuple(tensor.shape)), "resize or pad them in the data set"),
-    (
-        "dtype",
-        lambda tensor: str(tensor.dtype).removeprefix("torch."),
-        "convert them, with array.astype or v2.ToDtype, in the data set",
-    ),
-    ("device", lambda tensor: str(tensor.device), "leave them on one device"),
-)
+# What tensors must have in common, and what to do where they do not.
+ADVICE = {
+    "type": "wrap all of them alike in the data set",
+    "shape": "resize or pad them in the data set",
+    "dtype": "convert them in the data set, with array.astype or v2.ToDtype",
+    "device": "leave them on one device",
+}
 # What samples have in common, fetched for hundreds of them without a line of Python.
 _dtype = operator.attrgetter("dtype")
 _traits = operator.attrgetter("dtype", "shape", "is_cpu", "requires_grad", "layout")
@@ -74,9 +70,8 @@ def _collate(samples: Column, allocate: Allocate, keep_apart: bool) -> Any:
     if function is not None:
         kind = next((kind for kind in PLAIN_KINDS if isinstance(first, kind)), object)
         if not _all_are(kind, kinds):
-            raise TypeError(
-                f"samples must be of one structure, got {_names(kinds)} in the same place."
-            )
+            names = " and ".join(sorted(one.__name__ for one in kinds))
+            raise TypeError(f"samples must be of one structure, got {names} in the same place.")
         if function is torchs.collate_numpy_array_fn:
             samples, kinds = _as_tensors(samples), {Tensor}
             function = torchs.default_collate_fn_map[Tensor]
@@ -114,15 +109,16 @@ def _registered(sample: Any) -> Callable[..., Any] | None:
 
 
 def _as_tensors(arrays: Column) -> list[Tensor]:
-    for array in arrays:
-        if array.dtype.kind not in "biufc":
-            raise TypeError(
-                f"samples must hold arrays of numbers, got dtype {array.dtype}; convert them in "
-                "the data set, with array.astype(...), or leave them out."
-            )
     # torch takes no negative strides.
     dense = [a.copy() if any(step < 0 for step in a.strides) else a for a in arrays]
-    return [torch.as_tensor(array, device="cpu") for array in dense]
+    try:
+        return [torch.as_tensor(array, device="cpu") for array in dense]
+    except (TypeError, ValueError) as error:
+        got = ", ".join(sorted({str(array.dtype) for array in arrays}))
+        raise TypeError(
+            f"samples must hold arrays of numbers that torch knows, got dtype {got}; convert them "
+            "in the data set, with array.astype(...), or leave them out."
+        ) from error
 
 
 def _stack(tensors: Column, kinds: set[type], allocate: Allocate, keep_apart: bool) -> Any:
@@ -157,25 +153,22 @@ def _stack(tensors: Column, kinds: set[type], allocate: Allocate, keep_apart: bo
 
 def _refusal(tensors: Column) -> ValueError:
     """Say why tensors cannot be stacked."""
+    first = tensors[0]
     if all(tensor.layout == torch.strided and not tensor.is_nested for tensor in tensors):
-        for name, tell, advice in DIFFERENCES:
-            found = sorted(set(map(tell, tensors)))
+        traits = [(type(t).__name__, tuple(t.shape), t.dtype, t.device) for t in tensors]
+        for (name, advice), column in zip(ADVICE.items(), zip(*traits, strict=True), strict=True):
+            found = sorted({str(trait).removeprefix("torch.") for trait in column})
             if len(found) > 1:
                 return ValueError(
                     f"samples must hold tensors of one {name}, got {name}s {', '.join(found)}; "
                     f"{advice}, or pass a collate_fn of your own."
                 )
-    first = tensors[0]
-    got = "nested" if first.is_nested else f"{first.layout}".removeprefix("torch.")
-    got += " ones that require gradients" if first.requires_grad else " ones"
+    kind = "nested" if first.is_nested else str(first.layout).removeprefix("torch.")
     return ValueError(
-        f"samples must hold dense tensors that can be stacked, got {got}; convert or detach() them "
-        "in the data set, or pass a collate_fn of your own."
+        f"samples must hold dense tensors that can be stacked, got {kind} ones"
+        f"{' that require gradients' if first.requires_grad else ''}; convert or detach() them in "
+        "the data set, or pass a collate_fn of your own."
     )
-
-
-def _names(kinds: set[type]) -> str:
-    return " and ".join(sorted(kind.__name__ for kind in kinds))
 
 
 def _all_are(kind: Any, kinds: set[type]) -> bool:
