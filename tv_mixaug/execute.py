@@ -43,12 +43,14 @@ class Samples:
         allocate: Callable[[torch.Size, torch.dtype], Tensor],
         tv_type: type[Tensor] | None = None,
     ) -> None:
-        self.samples = samples if isinstance(samples, Tensor) else list(samples)
-        self.allocate = allocate
-        self.tv_type = tv_type
-        self.shape = torch.Size((len(samples), *samples[0].shape))
+        self.samples: Tensor | list[Tensor]
+        if isinstance(samples, Tensor):
+            self.samples, self.shape, self.dtype = samples, samples.shape, samples.dtype
+        else:
+            self.samples, self.dtype = list(samples), samples[0].dtype
+            self.shape = torch.Size((len(samples), *samples[0].shape))
         self.ndim = len(self.shape)
-        self.dtype = samples[0].dtype
+        self.allocate, self.tv_type = allocate, tv_type
 
     def empty(self) -> Tensor:
         """Return the uninitialised batch."""
