@@ -72,6 +72,20 @@ class Rules(NamedTuple):
     min_visible: float = 0.1
 
 
+class How(NamedTuple):
+    """Say how a batch is transformed, beside what is done.
+
+    Attributes:
+        inplace: Whether to write into the images; None is the transform's own choice.
+        generator: A CPU generator that all random numbers come from; None is torch's own.
+        allocate: Makes the memory of soft labels from their shape and dtype.
+    """
+
+    inplace: bool | None = None
+    generator: Generator | None = None
+    allocate: Allocate | None = None
+
+
 class BatchTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no types
     """Transform a batch with a probability, and make one label format of its labels.
 
@@ -95,29 +109,19 @@ class BatchTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no 
             TypeError: If it is of the wrong kind.
             ValueError: If it is out of range.
         """
-        raise NotImplementedError
+        return check_probability("p", p)
 
     def choose(self, p: Any, generator: Source) -> tuple[BatchTransform, Any]:
         """Return what is to be applied to a batch, and with which probability."""
         return self, p
 
-    def run(
-        self,
-        batch: Any,
-        p: Any,
-        *,
-        inplace: bool | None = None,
-        generator: Generator | None = None,
-        allocate: Allocate | None = None,
-    ) -> tuple[Any, Recipe | None]:
+    def run(self, batch: Any, p: Any, how: How) -> tuple[Any, Recipe | None]:
         """Transform a batch and return what was drawn for it.
 
         Args:
             batch: The batch, as in :meth:`forward`.
             p: A probability that was checked.
-            inplace: Whether to write into the images; None is the transform's own choice.
-            generator: A CPU generator that all random numbers come from; None is torch's own.
-            allocate: Makes the memory of soft labels from their shape and dtype.
+            how: How it is done.
 
         Returns:
             The transformed batch, and what was drawn; None where that cannot be told.
@@ -148,7 +152,7 @@ class BatchTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no 
             TypeError: If something in the batch is of the wrong kind.
             ValueError: If shapes or labels are wrong, or a tensor would be left behind unmixed.
         """
-        return self.run(inputs if len(inputs) != 1 else inputs[0], self.p)[0]
+        return self.run(inputs if len(inputs) != 1 else inputs[0], self.p, How())[0]
 
     def mix(
         self,
@@ -177,7 +181,7 @@ class BatchTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no 
         if inplace is not None:
             check_bool("inplace", inplace)
         chosen = self.p if p is None else self.check_p(p)
-        mixed, recipe = self.run(batch, chosen, inplace=inplace, generator=generator)
+        mixed, recipe = self.run(batch, chosen, How(inplace, generator))
         if recipe is None:
             raise ValueError(f"mix() needs a transform that has a plan, got {self.title}.")
         return mixed, recipe.plan()
@@ -363,25 +367,13 @@ class MixTransform(BatchTransform):
         """
         raise NotImplementedError
 
-    def check_p(self, p: Any) -> float:
-        """Return a probability, checked."""
-        return check_probability("p", p)
-
-    def run(
-        self,
-        batch: Any,
-        p: Any,
-        *,
-        inplace: bool | None = None,
-        generator: Generator | None = None,
-        allocate: Allocate | None = None,
-    ) -> tuple[Any, Recipe]:
+    def run(self, batch: Any, p: Any, how: How) -> tuple[Any, Recipe]:
         """Transform a batch and return what was drawn for it; see :class:`BatchTransform`."""
-        inplace = self.inplace if inplace is None else inplace
+        inplace = self.inplace if how.inplace is None else how.inplace
         read = self._read(batch, inplace)
-        source = _source_in_graph(read, generator) if is_compiling() else generator
+        source = _source_in_graph(read, how.generator) if is_compiling() else how.generator
         recipe = self._draw(read, p, source)
-        return self._carry_out(read, recipe, inplace, allocate), recipe
+        return self._carry_out(read, recipe, inplace, how.allocate), recipe
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         """Draw the parameters for a flat batch: the plan."""

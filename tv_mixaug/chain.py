@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from tv_mixaug import containers, draws, functional, plans
 from tv_mixaug.arguments import check_bool, check_choice, check_probability
-from tv_mixaug.base import Allocate, BatchTransform, MixTransform
+from tv_mixaug.base import BatchTransform, How, MixTransform
 from tv_mixaug.labels import LabelFormat, check_one_format, check_values, encode_labels
 from tv_mixaug.leaves import Batch, Leaf, Reader, Role, put_together
 from tv_mixaug.plans import Plan, Recipe
@@ -107,19 +107,7 @@ class Chain(BatchTransform):
         """What the chain makes of labels, the same in every batch."""
         return self._ours[0].label_format
 
-    def check_p(self, p: Any) -> float:
-        """Return a probability, checked."""
-        return check_probability("p", p)
-
-    def run(
-        self,
-        batch: Any,
-        p: Any,
-        *,
-        inplace: bool | None = None,
-        generator: Generator | None = None,
-        allocate: Allocate | None = None,
-    ) -> tuple[Any, Recipe]:
+    def run(self, batch: Any, p: Any, how: How) -> tuple[Any, Recipe]:
         """Apply the chain to a batch; its transforms decide themselves whether they write into it.
 
         Returns:
@@ -134,22 +122,22 @@ class Chain(BatchTransform):
                 check_values(value, leaf.kind, self.label_format, leaf.where, indices=leaf.indices)
                 labels[leaf] = encode_labels(value, leaf.kind, self.label_format)
         pixels = _number_samples(read)
-        applied = draws.draw_applied(1, p, False, generator)
+        applied = draws.draw_applied(1, p, False, how.generator)
         unused = list(self._ours)
-        for step, p_own in containers.draw(self.transforms, generator):
+        for step, p_own in containers.draw(self.transforms, how.generator):
             if isinstance(step, MixTransform):
                 unused = [one for one in unused if one is not step]
                 chosen = p_own if applied else step.never
-                batch, recipe = step.run(batch, chosen, generator=generator)
+                batch, recipe = step.run(batch, chosen, How(generator=how.generator))
                 pixels = self._follow(pixels, recipe.plan()) if self.provenance else pixels
                 continue
-            with draws.fenced(generator):
+            with draws.fenced(how.generator):
                 batch, moved = foreign.apply(
                     step, batch, self._later, labels, follow=self.provenance
                 )
             pixels = pixels if moved is None else foreign.carry(pixels, moved)
         for step in unused:  # what was not drawn still gives labels and masks their format
-            batch = step.run(batch, step.never)[0]
+            batch = step.run(batch, step.never, How())[0]
         if self.provenance:
             batch = self._set_labels(batch, labels, pixels)
         return batch, Recipe.of(plans.identity_plan(read.length))

@@ -12,7 +12,7 @@ import torch
 from torch import Generator, nn
 
 from tv_mixaug.arguments import check_bool, check_integer
-from tv_mixaug.base import MixTransform
+from tv_mixaug.base import How, MixTransform
 from tv_mixaug.draws import fenced
 from tv_mixaug.loading import ring
 from tv_mixaug.loading.frames import is_starting_worker
@@ -155,13 +155,10 @@ class CollateFn:
                 batch = self.collate_fn(samples)
         else:
             allocate = ring.allocate_again if self.reuse_memory else ring.allocate
-            batch = collate_samples(
-                samples, allocate, keep_apart=isinstance(transform, MixTransform)
-            )
+            keep_apart = isinstance(transform, MixTransform)
+            batch = collate_samples(samples, allocate, keep_apart=keep_apart)
         # What a function of the user's returns may be the data set's own memory.
-        batch, recipe = transform.run(
-            batch, p, inplace=False, generator=generator, allocate=allocate
-        )
+        batch, recipe = transform.run(batch, p, How(False, generator, allocate))
         return _with_plan(batch, recipe.plan()) if self.record and recipe else batch
 
     def __repr__(self) -> str:
