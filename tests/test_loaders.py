@@ -145,7 +145,7 @@ def test_a_pipeline_may_collate_by_itself():
         loader = DataLoader(Rebatched(collate_fn), batch_size=None, num_workers=workers)
         found.append(list(loader))
     assert same(*found)
-    every = [str(plan) for pair in found[0] for plan in plans(pair)]
+    every = [str(tuple(plan)) for pair in found[0] for plan in plans(pair)]
     assert len(set(every)) == len(every)
 
 
@@ -153,7 +153,7 @@ def test_without_a_seed_workers_do_not_repeat_each_other():
     """Without seed= no two batches of an epoch have one plan, and epochs differ."""
     options = {"num_workers": 2, "persistent_workers": True}
     found = epochs(make(seed=None), 2, **options)
-    every = [str(plan) for epoch in found for plan in plans(epoch[:-1])]
+    every = [str(tuple(plan)) for epoch in found for plan in plans(epoch[:-1])]
     assert len(set(every)) == len(every)
 
 

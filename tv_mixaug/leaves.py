@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, MutableSequence, Sequence
 from enum import Enum, auto
 from typing import Any, NamedTuple
 
@@ -292,20 +292,35 @@ def _paths(value: Any, path: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
 
 
 def _rebuild(value: Any, leaves: Iterator[Any]) -> Any:
-    """Put leaves back; a mapping of a class of its own keeps what it holds beside its items."""
     if _is_leaf(value):
         return next(leaves)
     if isinstance(value, Mapping):
-        items = {key: _rebuild(value[key], leaves) for key in value}
-        if not isinstance(value, MutableMapping):
-            return items
-        new = copy.copy(value)
-        for key, item in items.items():
-            new[key] = item
-        return new
-    if hasattr(value, "_fields"):
-        return type(value)(*[_rebuild(one, leaves) for one in value])
-    return type(value)([_rebuild(one, leaves) for one in value])
+        return rebuild(value, {key: _rebuild(value[key], leaves) for key in value})
+    return rebuild(value, [_rebuild(one, leaves) for one in value])
+
+
+def rebuild(container: Any, parts: Any) -> Any:
+    """Put parts, a dict or a list, into a container of the kind of another one.
+
+    As with ``default_collate``, one of a class of its own keeps what it holds beside its parts,
+    and becomes a dict or list if it cannot be made anew.
+    """
+    kind = type(container)
+    if isinstance(container, tuple) and hasattr(container, "_fields"):
+        return kind(*parts)
+    try:
+        if isinstance(container, MutableMapping):
+            new = copy.copy(container)
+            new.update(parts)
+            return new
+        if isinstance(container, MutableSequence):
+            copied = copy.copy(container)
+            for place, part in enumerate(parts):
+                copied[place] = part
+            return copied
+        return kind(parts)
+    except TypeError:
+        return parts
 
 
 def _is_leaf(value: Any) -> bool:
