@@ -70,6 +70,12 @@ NESTINGS = {
         lambda b: (b["image"], b["label"]),
     ),
 }
+# Where several columns fit and no name decides, the user does.
+CHOSEN = {
+    "typed and nested": {"passthrough": ("ids",)},
+    "ids first": {"labels_getter": lambda batch: batch[2]},
+    "index last": {"passthrough": (2,)},
+}
 FORMS = {
     "plain": lambda x: x,
     "Image": tv_tensors.Image,
@@ -93,7 +99,7 @@ def test_every_nesting_is_mixed_and_comes_back(kind, nesting, form):
     x, y = FORMS[form](images()), labels()
     batch = build(x, y)
     before = [copy.deepcopy(leaf) for leaf in (x, y)]
-    transform = kind(num_classes=COUNT)
+    transform = kind(num_classes=COUNT, **CHOSEN.get(nesting, {}))
     out = transform(*batch) if nesting == "two arguments" else transform(batch)
     mixed, soft = take(out)
     assert type(out) is type(batch)

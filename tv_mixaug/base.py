@@ -11,6 +11,7 @@ from torch import Generator, Tensor
 from torchvision.transforms import v2
 
 from tv_mixaug import detection
+from tv_mixaug.aliases import check_writable
 from tv_mixaug.arguments import (
     check_bool,
     check_choice,
@@ -23,7 +24,7 @@ from tv_mixaug.arguments import (
     kind_error,
 )
 from tv_mixaug.execute import Fill, Samples, carry_out
-from tv_mixaug.labels import LabelFormat, check_values, mix_targets
+from tv_mixaug.labels import LabelFormat, mix_targets
 from tv_mixaug.leaves import (
     LEAF_RULES,
     Batch,
@@ -253,13 +254,10 @@ class MixTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no ty
 
     def _read(self, batch: Any, inplace: bool) -> Batch:
         read = self.reader.read(batch, self.check)
+        if inplace:
+            check_writable(read)
         for leaf, value in read.pairs():
             match leaf.role:  # what a signature cannot tell
-                case Role.LABEL:
-                    form = self.reader.reading.form
-                    check_values(value, leaf.kind, form, leaf.where, indices=leaf.indices)
-                case Role.IMAGE if inplace:
-                    _check_writable(leaf, value)
                 case Role.MASK if self._rules.masks == "soft":
                     count = int(self._rules.num_mask_classes or 0)
                     check_classes(value, count, self.ignore_index, leaf.where)
@@ -332,20 +330,3 @@ def _mix_images(leaf: Leaf, value: Any, recipe: Recipe, fill: Fill, inplace: boo
             old.copy_(new)
         return value
     return type(value)(rewrap(new, old) for new, old in zip(mixed.unbind(0), value, strict=True))
-
-
-def _check_writable(leaf: Leaf, value: Any) -> None:
-    for tensor in value if isinstance(value, (list, tuple)) else [value]:
-        if not isinstance(tensor, Tensor):
-            continue
-        if tensor.requires_grad:
-            raise ValueError(
-                f"inplace must be False for the images at {leaf.where}, which require gradients."
-            )
-        if tensor.numel() and any(
-            n > 1 and s == 0 for n, s in zip(tensor.shape, tensor.stride(), strict=True)
-        ):
-            raise ValueError(
-                f"inplace must be False for the images at {leaf.where}, whose samples share memory "
-                "(an expanded tensor)."
-            )

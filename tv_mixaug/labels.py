@@ -27,6 +27,23 @@ class PairedLabels(NamedTuple):
     partner_labels: Tensor
     lam: Tensor
 
+    def to(self, device: torch.device | str | int, non_blocking: bool = False) -> PairedLabels:
+        """Move all three to a device.
+
+        Args:
+            device: Where they are to be.
+            non_blocking: Whether pinned memory is copied without waiting.
+
+        Returns:
+            New pairs on the device; what is there already is not copied.
+
+        Example:
+            >>> pair = PairedLabels(torch.tensor([1]), torch.tensor([0]), torch.tensor([0.5]))
+            >>> pair.to("meta").lam.device
+            device(type='meta')
+        """
+        return PairedLabels(*(x.to(device, non_blocking=non_blocking) for x in self))
+
 
 take_items(PairedLabels)
 

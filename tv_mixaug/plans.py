@@ -33,6 +33,10 @@ class Plan(NamedTuple):
     boxes: Tensor
     noise: Tensor
 
+    def to(self, device: torch.device | str | int, non_blocking: bool = False) -> Plan:
+        """Move all fields to a device, as ``Tensor.to`` does."""
+        return Plan(*(x.to(device, non_blocking=non_blocking) for x in self))
+
 
 def take_items(kind: type[Any]) -> None:
     """Let a namedtuple be made from one iterable of its fields too, and be loaded as weights.
