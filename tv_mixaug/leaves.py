@@ -27,6 +27,7 @@ MOST_LAYOUTS = 64
 MASK_NAME = re.compile(
     r"(masks?|seg(m|ments?|mentations?|maps?)?|trimaps?|panoptic|\bgts?)(?![a-z])|label|annotation"
 )
+LABEL_NAMES = ("label", "labels", "target", "targets", "y")
 BOX_NAME = re.compile(r"(b?box(es)?|keypoints?)(?![a-z])")
 
 
@@ -88,7 +89,7 @@ class Leaf(NamedTuple):
     def is_called_label(self) -> bool:
         """Tell whether its own key is a name for labels."""
         named = self.path and isinstance(nesting.key_of(self.path[-1]), str)
-        return bool(named) and ("label" in self.name or self.name in ("target", "targets", "y"))
+        return bool(named) and ("label" in self.name or self.name in LABEL_NAMES)
 
     @property
     def is_plain(self) -> bool:
@@ -350,18 +351,19 @@ def _images_of(leaves: list[Leaf], reading: Reading) -> list[Leaf]:
 def _check_pictures(images: list[Leaf]) -> None:
     """Refuse plain tensors that are shaped as images but called masks, or perhaps hold class ids.
 
-    Bytes with the channels of the first image, more than one, are an image too. Others are one if
-    a name says so, and if no image is of floating point.
+    Bytes with 3 or 4 channels, or with those of the first image, are an image too. With one channel
+    they are one if a name says so, and no other is of floating point.
     """
     floats = [leaf for leaf in images if leaf.dtype != torch.uint8]
     first = (floats or images)[0]
     for leaf in images:
         count = leaf.shape[leaf.channel_axis] if leaf.channel_axis > 0 else 1
-        is_view = count > 1 and count == first.shape[first.channel_axis]
+        usual = count in (3, 4) or 1 < count == first.shape[first.channel_axis]
+        is_view = usual and len(leaf.shape) == len(first.shape)
         named = leaf.name and not leaf.is_called_label and not floats
         doubtful = leaf.dtype == torch.uint8 and leaf is not first and not (is_view or named)
         if leaf.is_plain and (doubtful or MASK_NAME.search(leaf.name)):
-            raise _left_behind(leaf, boxed=False)
+            raise _left_behind(leaf)
 
 
 # --- Which are labels ---------------------------------------------------------------------------
@@ -395,9 +397,12 @@ def _guess_labels(
 ) -> list[int]:
     """Find the labels by name, or else by what fits: one place or none."""
     form, kind = reading.form, reading.form.num_classes
+    under = any(leaf.role is Role.OTHER and leaf.name in LABEL_NAMES for leaf in leaves)
     rest = [p for p, leaf in enumerate(leaves) if leaf.role is Role.OTHER and leaf.is_plain]
-    found = [p for p in rest if leaves[p].is_called_label]
-    found = found or [p for p in rest if not _why_no_labels(leaves[p], kind, length)]
+    named = [p for p in rest if leaves[p].is_called_label]
+    # What lies under a name for labels, but is no tensor, is not replaced by another column.
+    rest = [p for p in rest if leaves[p].name in LABEL_NAMES] if under else rest
+    found = named or [p for p in rest if not _why_no_labels(leaves[p], kind, length)]
     indices = [p for p in found if are_indices(values[p], kind)]
     # Indices that are left alone, as Cutout does without num_classes, need not be told apart.
     alone = kind is None and form.targets == "soft" and not reading.need_labels
@@ -407,6 +412,11 @@ def _guess_labels(
         found = [p for p in found if values[p].is_floating_point()] or found
     elif isinstance(kind, int):
         found = [p for p in found if p in indices or leaves[p].shape[1:] == (kind,)] or found
+    if not named and all(nesting.is_in_order(leaves[p].path) for p in found):
+        # By custom ids come before an image and its label behind, which mappings do not tell.
+        first = next(place for place, leaf in enumerate(leaves) if leaf.role is Role.IMAGE)
+        behind = [place for place in found if place > first]
+        found = behind if len(behind) == 1 else found
     if len(found) > 1:
         raise ValueError(
             f"labels could be at {' or '.join(leaves[p].where for p in found)}; say which with "
@@ -578,21 +588,19 @@ def _check_beside(
             is_map = len(shape) > 2 and (size[-2:] in sides or MASK_NAME.search(leaf.name))
             is_box = len(shape) > 1 and shape[-1] in (2, 3, 4) and BOX_NAME.search(leaf.name)
             if is_map or is_box:
-                raise _left_behind(leaf, boxed=not is_map)
+                raise _left_behind(leaf, boxed=bool(is_box))
     if issubclass(leaf.type, tv_tensors.TVTensor):
         raise _left_behind(leaf, boxed=True)
 
 
-def _left_behind(leaf: Leaf, *, boxed: bool) -> ValueError:
+def _left_behind(leaf: Leaf, *, boxed: bool = False) -> ValueError:
     hint = (
-        "put boxes and keypoints into a list of target dicts, one for each image"
+        "unmixed; put boxes and keypoints into a list of target dicts, one for each image"
         if boxed
-        else "wrap class ids as tv_tensors.Mask, pictures as tv_tensors.Image or Video"
+        else "unmixed or blended as numbers; wrap class ids as tv_tensors.Mask, pictures as "
+        "tv_tensors.Image or Video"
     )
-    return ValueError(
-        f"{leaf} would be left behind unmixed, or mixed as what it is not; {hint}, or name it in "
-        "passthrough=."
-    )
+    return ValueError(f"{leaf} would be left behind {hint}, or name it in passthrough=.")
 
 
 def _is_list(value: Any) -> bool:

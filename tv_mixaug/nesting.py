@@ -120,6 +120,11 @@ def key_of(step: Any) -> Any:
     return next((getattr(step, a) for a in ("key", "name", "idx") if hasattr(step, a)), None)
 
 
+def is_in_order(path: Path) -> bool:
+    """Tell a place that no mapping leads to, whose keys may come in any order."""
+    return not any(isinstance(step, pytree.MappingKey) for step in path)
+
+
 def in_words(path: Path) -> str:
     """Return a place in words, such as ``[0]['image']``."""
     return pytree.keystr(path) or "the top"
