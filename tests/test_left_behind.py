@@ -300,3 +300,13 @@ def test_integer_rows_hold_zeros_and_ones_everywhere(kind, dtype):
     for mix in ways_to_mix(kind):
         assert mix(rows).shape == (COUNT, K)
         refused(lambda: mix(rows * 2), "must be in 0 or 1")  # noqa: B023
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_a_getters_answer_is_checked_as_it_is(kind):
+    """Labels that are a view of a leaf have the view's shape, not the leaf's."""
+    both = torch.stack([LABELS, IDS], 1)
+    transform = kind(num_classes=K, labels_getter=lambda batch: batch["both"][:, 0])
+    assert transform({"x": X, "both": both})["both"].shape == (COUNT, K)
+    transform = kind(num_classes=K, labels_getter=lambda batch: batch["both"][1:, 0])
+    refused(lambda: transform({"x": X, "both": both}), "labels at ['both']", "length 4", "(3,)")

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from tv_mixaug.leaves import Batch, Leaf, Role
@@ -18,21 +16,22 @@ def check_writable(batch: Batch) -> None:
     Raises:
         ValueError: If images require gradients, or share memory with themselves or other leaves.
     """
-    held: dict[tuple[torch.device, int], list[tuple[Leaf, Tensor]]] = defaultdict(list)
+    held: dict[int, list[tuple[Leaf, Tensor]]] = {}
     for leaf, value in batch.pairs():
         for tensor in value if isinstance(value, (list, tuple)) else [value]:
-            if not isinstance(tensor, Tensor) or tensor.layout is not torch.strided:
+            if not isinstance(tensor, Tensor) or tensor.is_sparse:
                 continue
+            plain = tensor if type(tensor) is Tensor else tensor.as_subclass(Tensor)
             # As torch has it: what was computed from a leaf of the graph may be written to.
-            fixed = tensor.requires_grad and (tensor.is_leaf or tensor._is_view())
+            fixed = plain.requires_grad and (plain.is_leaf or plain._is_view())
             if fixed and leaf.role is Role.IMAGE:
                 raise ValueError(
                     f"inplace must be False for the images at {leaf.where}, which require "
                     "gradients."
                 )
-            if tensor.numel() and not tensor.is_meta:
-                memory = tensor.device, tensor.untyped_storage().data_ptr()
-                held[memory].append((leaf, tensor))
+            memory = plain.untyped_storage().data_ptr()
+            if memory:  # without elements, or on the meta device, there is none
+                held.setdefault(memory, []).append((leaf, plain))
     for group in held.values():
         written = any(leaf.role is Role.IMAGE for leaf, _ in group)
         if written and _overlap([tensor for _, tensor in group]):
@@ -45,7 +44,7 @@ def check_writable(batch: Batch) -> None:
 
 def _overlap(tensors: Sequence[Tensor]) -> bool:
     """Tell whether tensors in one storage have a byte that belongs to two of their elements."""
-    if any(map(_overlaps_itself, tensors)):
+    if any(not tensor.is_contiguous() and _overlaps_itself(tensor) for tensor in tensors):
         return True
     used = np.zeros(tensors[0].untyped_storage().nbytes() if len(tensors) > 1 else 0, bool)
     for tensor in tensors if len(tensors) > 1 else ():

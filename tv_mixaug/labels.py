@@ -42,7 +42,7 @@ class PairedLabels(NamedTuple):
             >>> pair.to("meta").lam.device
             device(type='meta')
         """
-        return PairedLabels(*(x.to(device, non_blocking=non_blocking) for x in self))
+        return PairedLabels(*(x.to(device=device, non_blocking=non_blocking) for x in self))
 
 
 take_items(PairedLabels)

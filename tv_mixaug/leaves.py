@@ -206,6 +206,11 @@ class Reader:
             raise ValueError(
                 "the batch must not contain itself, got a container that does."
             ) from None
+        except RuntimeError as error:  # torch's, of a nested tensor
+            raise TypeError(
+                "the batch must hold tensors that have a shape, got a nested one; pad it with "
+                "torch.nested.to_padded_tensor()."
+            ) from error
         layout = self.layouts.get(signature)
         if layout is None:
             layout = self._find_layout(batch, values, check)
@@ -229,10 +234,10 @@ class Reader:
         length = _images_of(leaves, reading)[0].shape[0]
         leaves = _mark_labels(batch, leaves, values, length, reading)
         images = _images_of(leaves, reading)
-        _check_pictures(images)
         for leaf, value in zip(leaves, values, strict=True):
             if leaf.role in NOUNS:
                 _check_leaf(leaf, value, length, reading)
+        _check_pictures(images)
         size = _find_size(images, reading)
         lists = nesting.find_lists(paths, length, [leaf.path for leaf in images])
         for leaf, value in zip(leaves, values, strict=True):
@@ -387,8 +392,13 @@ def _mark_labels(
         found = dict.fromkeys(_guess_labels(leaves, values, length, reading), kinds)
     leaves = leaves.copy()
     for place, kind in found.items():
-        indices = are_indices(values[place], kind)
-        leaves[place] = leaves[place]._replace(role=Role.LABEL, kind=kind, indices=indices)
+        value = values[place]
+        leaves[place] = leaves[place]._replace(
+            role=Role.LABEL,
+            shape=tuple(getattr(value, "shape", ())),  # of what a getter made of the leaf
+            kind=kind,
+            indices=are_indices(value, kind),
+        )
     return leaves
 
 
@@ -516,7 +526,10 @@ def _check_leaf(leaf: Leaf, value: Any, length: int, reading: Reading) -> None:
     for tensor in tensors:
         if tensor.layout is not torch.strided or tensor.is_quantized:
             got = tensor.dtype if tensor.is_quantized else tensor.layout
-            raise TypeError(f"{place} must be dense, got {got}; call to_dense() or dequantize().")
+            raise TypeError(
+                f"{place} must be dense, got {got}; call to_dense(), dequantize() or "
+                "torch.nested.to_padded_tensor()."
+            )
     if leaf.role is Role.LABEL:
         needed = reading.need_labels
         rules.check_labels(value, leaf.kind, reading.form, leaf.where, need_classes=needed)
@@ -572,25 +585,22 @@ def _check_beside(
 
     What depends on the pixels by its type, shape or name must have a rule.
     """
-    if leaf.role is Role.MASK and (
-        leaf.shape[-len(size) :] != size or len(leaf.shape) <= len(size)
-    ):
-        raise ValueError(
-            f"masks at {leaf.where} must have the images' size {size}, got shape {leaf.shape}."
-        )
+    shape, rank = leaf.shape, len(size)
+    if leaf.role is Role.MASK and (len(shape) <= rank or shape[-rank:] != size):
+        raise ValueError(f"masks at {leaf.where} must have the images' size {size}, got {shape}.")
     if leaf.role is not Role.OTHER:
         return
-    several = _is_list(value)
-    for shape in {(length, *v.shape) for v in value} if several else {leaf.shape}:
-        shape = (length, *shape) if nesting.is_under(leaf.path, lists) else shape
-        if shape[:1] == (length,):
-            sides = [shape[axis : axis + 2] for axis in range(1, len(shape) - 1)]
-            is_map = len(shape) > 2 and (size[-2:] in sides or MASK_NAME.search(leaf.name))
-            is_box = len(shape) > 1 and shape[-1] in (2, 3, 4) and BOX_NAME.search(leaf.name)
-            if is_map or is_box:
-                raise _left_behind(leaf, boxed=bool(is_box))
     if issubclass(leaf.type, tv_tensors.TVTensor):
         raise _left_behind(leaf, boxed=True)
+    for shape in {(length, *v.shape) for v in value} if _is_list(value) else {leaf.shape}:
+        shape = (length, *shape) if nesting.is_under(leaf.path, lists) else shape
+        if len(shape) < 2 or shape[0] != length:
+            continue
+        sides = [shape[axis : axis + 2] for axis in range(1, len(shape) - 1)]
+        is_map = len(shape) > 2 and (size[-2:] in sides or MASK_NAME.search(leaf.name))
+        is_box = shape[-1] in (2, 3, 4) and BOX_NAME.search(leaf.name)
+        if is_map or is_box:
+            raise _left_behind(leaf, boxed=bool(is_box))
 
 
 def _left_behind(leaf: Leaf, *, boxed: bool = False) -> ValueError:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+import operator
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -14,6 +15,8 @@ from tv_mixaug.kernels import MIXED_DTYPES
 from tv_mixaug.labels import PairedLabels
 
 Path = tuple[Any, ...]
+TYPED_TRAITS = operator.attrgetter("shape", "dtype", "device")
+PLAIN_TRAITS = operator.attrgetter("shape", "dtype", "device", "layout")
 
 
 def take_apart(value: Any, leaves: list[Any]) -> Any:
@@ -24,22 +27,13 @@ def take_apart(value: Any, leaves: list[Any]) -> Any:
     """
     kind = type(value)
     if isinstance(value, Tensor):
-        if value.is_nested:  # which has no shape
-            raise TypeError(
-                "the batch must hold tensors that have a shape, got a nested one; pad it with "
-                "torch.nested.to_padded_tensor()."
-            )
         leaves.append(value)
-        return kind, value.shape, value.dtype, value.device, value.layout
+        return kind, _traits(value)(value)
     if is_leaf(value):
         leaves.append(value)
         if kind in (list, tuple):  # images, of which each has a shape, or detection targets
-            tensors = [v for v in value if isinstance(v, Tensor)]
-            return (
-                kind,
-                len(value),
-                *[(type(v), v.shape, v.dtype, v.device, v.layout) for v in tensors],
-            )
+            each = map(_traits(value[0]), value) if isinstance(value[0], Tensor) else ()
+            return kind, *map(type, value), *each
         shape = getattr(value, "shape", None)
         if not isinstance(shape, tuple):
             return kind
@@ -47,6 +41,11 @@ def take_apart(value: Any, leaves: list[Any]) -> Any:
     if isinstance(value, Mapping):
         return kind, tuple(value), *[take_apart(value[key], leaves) for key in value]
     return kind, *[take_apart(one, leaves) for one in value]
+
+
+def _traits(tensor: Tensor) -> Callable[[Tensor], Any]:
+    """Return what gets all that matters of a tensor at once; tv_tensors are strided, and slow."""
+    return PLAIN_TRAITS if type(tensor) is Tensor else TYPED_TRAITS
 
 
 def find_paths(value: Any, path: Path = ()) -> Iterator[Path]:

@@ -35,7 +35,7 @@ class Plan(NamedTuple):
 
     def to(self, device: torch.device | str | int, non_blocking: bool = False) -> Plan:
         """Move all fields to a device, as ``Tensor.to`` does."""
-        return Plan(*(x.to(device, non_blocking=non_blocking) for x in self))
+        return Plan(*(x.to(device=device, non_blocking=non_blocking) for x in self))
 
 
 def take_items(kind: type[Any]) -> None:
