@@ -2,6 +2,8 @@
 
 import collections
 import copy
+import gc
+import weakref
 from collections import OrderedDict, namedtuple
 from typing import NamedTuple
 
@@ -317,6 +319,22 @@ def test_mappings_of_any_class_are_walked_and_kept(kind):
     assert out["name"] == "x"
     assert torch.equal(batch["views"][0], before)
     assert batch["label"].dtype == torch.int64
+
+
+@pytest.mark.parametrize("kind", [Mixup, CutMix, Cutout])
+def test_a_batch_is_let_go_at_once(kind):
+    """Nothing that is remembered, and no cycle, keeps a batch or its result in memory."""
+    transform = kind(num_classes=COUNT)
+    gc.disable()
+    try:
+        for _ in range(3):
+            batch = {"a": [images(), {"view": images()}], "label": labels()}
+            out = transform(batch)
+            seen = [weakref.ref(leaf) for b in (batch, out) for leaf in (b["label"], *b["a"][:1])]
+            del batch, out
+            assert not any(one() is not None for one in seen)
+    finally:
+        gc.enable()
 
 
 # --- Channels last ------------------------------------------------------------------------------

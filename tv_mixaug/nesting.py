@@ -64,28 +64,25 @@ def find_paths(value: Any, path: Path = ()) -> Iterator[Path]:
 
 
 def put_together(values: Sequence[Any], structure: Any) -> Any:
-    """Return a new batch in the nesting of ``structure`` with new leaves in the old places.
+    """Return a new batch in the nesting of ``structure`` with new leaves in the old places."""
+    return _rebuild(structure, iter(values))
 
-    A mapping of a class of its own keeps what it holds beside its items.
-    """
-    leaves = iter(values)
 
-    def rebuild(value: Any) -> Any:
-        if is_leaf(value):
-            return next(leaves)
-        if isinstance(value, Mapping):
-            items = {key: rebuild(value[key]) for key in value}
-            if not isinstance(value, MutableMapping):
-                return items
-            new = copy.copy(value)
-            for key, item in items.items():
-                new[key] = item
-            return new
-        if hasattr(value, "_fields"):
-            return type(value)(*[rebuild(one) for one in value])
-        return type(value)([rebuild(one) for one in value])
-
-    return rebuild(structure)
+def _rebuild(value: Any, leaves: Iterator[Any]) -> Any:
+    """Put leaves back; a mapping of a class of its own keeps what it holds beside its items."""
+    if is_leaf(value):
+        return next(leaves)
+    if isinstance(value, Mapping):
+        items = {key: _rebuild(value[key], leaves) for key in value}
+        if not isinstance(value, MutableMapping):
+            return items
+        new = copy.copy(value)
+        for key, item in items.items():
+            new[key] = item
+        return new
+    if hasattr(value, "_fields"):
+        return type(value)(*[_rebuild(one, leaves) for one in value])
+    return type(value)([_rebuild(one, leaves) for one in value])
 
 
 def is_leaf(value: Any) -> bool:
