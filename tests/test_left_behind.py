@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from coded import coded_images
+from refusals import refused
 from torchvision import tv_tensors
 
 from tv_mixaug import Chain, CutMix, Cutout, Mixup, make_collate_fn
@@ -19,16 +20,6 @@ MASK_KEYS = (
     "labelmap", "annotation", "trimap", "panoptic_seg",
 )  # fmt: skip
 IMAGE_KEYS = ("image", "view2", "masked_image", "picture", "usegpu", "message", "x")
-
-
-def refused(call, *parts, kind=ValueError):
-    """Check that a call is refused in words, and that nothing was drawn before."""
-    state = torch.get_rng_state()
-    with pytest.raises(kind) as caught:
-        call()
-    assert torch.equal(state, torch.get_rng_state()), "something was drawn"
-    for part in parts:
-        assert part in str(caught.value), str(caught.value)
 
 
 # --- Class ids beside images --------------------------------------------------------------------

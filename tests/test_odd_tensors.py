@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from refusals import refused
 from torch.utils._pytree import tree_leaves
 from torchvision import tv_tensors
 
@@ -17,16 +18,6 @@ COUNT, K = 4, 3
 ALL = (Mixup, CutMix, Cutout)
 X, Y = torch.rand(COUNT, 3, 8, 8), torch.tensor([0, 1, 2, 1])
 ROWS, MASKS = torch.eye(K)[Y], torch.randint(K, (COUNT, 8, 8))
-
-
-def refused(call, kind, *parts):
-    """Check that a call is refused in words, and that nothing was drawn before."""
-    state = torch.get_rng_state()
-    with pytest.raises(kind) as caught:
-        call()
-    assert torch.equal(state, torch.get_rng_state()), "something was drawn"
-    for part in parts:
-        assert part in str(caught.value), str(caught.value)
 
 
 def soft_masks(kind):
@@ -56,12 +47,12 @@ def test_tensors_without_dense_memory_are_refused(kind, make, place):
     batch[place] = MAKES[make](batch[place].as_subclass(torch.Tensor))
     if place == "masks" and make in ("sparse", "mkldnn", "jagged"):
         # Of these torchvision makes no Mask.
-        refused(lambda: transform(batch), ValueError, "left behind")
+        refused(lambda: transform(batch), "left behind")
         return
     if place == "masks":
         batch[place] = batch[place].as_subclass(tv_tensors.Mask)
     word = "to_padded_tensor" if make in ("nested", "jagged") else place
-    refused(lambda: transform(batch), TypeError, word)
+    refused(lambda: transform(batch), word, kind=TypeError)
 
 
 # --- Empty batches, gradients, devices ----------------------------------------------------------
@@ -143,7 +134,7 @@ def test_a_list_of_images_on_two_devices_is_refused(kind):
     transform, images = kind(num_classes=K), list(X)
     assert len(transform(images, Y)[0]) == COUNT
     images[1] = images[1].to("meta")
-    refused(lambda: transform(images, Y), ValueError, "images at [0]", "one device")
+    refused(lambda: transform(images, Y), "images at [0]", "one device")
 
 
 @pytest.mark.parametrize("kind", [list, dict, collections.UserDict, collections.OrderedDict])
@@ -153,7 +144,7 @@ def test_containers_that_hold_themselves_are_refused(kind):
         batch = kind([X, Y]) if kind is list else kind(x=X, label=Y)
         inner = [("a", batch)] if deep else batch
         batch.append(inner) if kind is list else batch.update(me=inner)
-        refused(lambda: CutMix(num_classes=K)(batch), ValueError, "must not contain itself")  # noqa: B023
+        refused(lambda: CutMix(num_classes=K)(batch), "must not contain itself")  # noqa: B023
     gc.collect()
 
 
@@ -199,7 +190,7 @@ def test_images_that_share_memory_are_not_written_to(kind, row):
     batch = SHARED[row]()
     before = copy.deepcopy(batch)
     transform = kind(labels_getter=None, inplace=True, passthrough=("kept",))
-    refused(lambda: transform(batch), ValueError, "inplace must be False", "['a']", "share memory")
+    refused(lambda: transform(batch), "inplace must be False", "['a']", "share memory")
     assert all(map(torch.equal, tree_leaves(before), tree_leaves(batch)))
     kind(labels_getter=None, passthrough=("kept",))(batch)
     assert all(map(torch.equal, tree_leaves(before), tree_leaves(batch)))
@@ -237,7 +228,7 @@ def test_any_two_views_are_written_to_only_if_no_element_is_shared(one, other):
     shared = len(addresses.unique()) < len(addresses)
     transform = Mixup(labels_getter=None, inplace=True)
     if shared:
-        refused(lambda: transform(tensors), ValueError, "share memory")
+        refused(lambda: transform(tensors), "share memory")
 
 
 def test_an_image_in_the_graph_is_written_to_as_torch_would():
@@ -245,7 +236,7 @@ def test_an_image_in_the_graph_is_written_to_as_torch_would():
     images = X.clone().requires_grad_()
     transform = CutMix(labels_getter=None, inplace=True)
     for given_images in (images, images[:], list(images)):
-        refused(lambda: transform(given_images), ValueError, "require gradients")  # noqa: B023
+        refused(lambda: transform(given_images), "require gradients")  # noqa: B023
     computed = images * 2
     out, plan = transform.mix(computed)
     assert out is computed
