@@ -115,7 +115,8 @@ class Sample(NamedTuple):
 def make(**options: Any) -> Any:
     """Return a collate function with two transforms, a seed and a record."""
     options = {"seed": 3, "record": True, **options}
-    transforms = [CutMix(num_classes=CLASSES, mode="sample"), Mixup(num_classes=CLASSES)]
+    form = {"num_classes": CLASSES, "passthrough": (2,)}  # a picture's number is no label
+    transforms = [CutMix(mode="sample", **form), Mixup(**form)]
     return make_collate_fn(transforms, **options)
 
 

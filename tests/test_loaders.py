@@ -278,9 +278,8 @@ def test_set_p_reaches_running_workers():
 
 def test_an_error_in_a_worker_reaches_the_user():
     """What the transform says in a worker is raised in the main process."""
-    loader = DataLoader(
-        Pictures(), 4, num_workers=2, timeout=60, collate_fn=make_collate_fn(Mixup(num_classes=2))
-    )
+    collate_fn = make_collate_fn(Mixup(num_classes=2, passthrough=(2,)))
+    loader = DataLoader(Pictures(), 4, num_workers=2, timeout=60, collate_fn=collate_fn)
     with pytest.raises(ValueError, match=r"labels at \[1\] must be in \[0, 2\), got 2") as error:
         list(loader)
     # The frames hold the loader's iterator, which has to end before the garbage collector finds it.

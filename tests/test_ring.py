@@ -287,7 +287,7 @@ def own_collate(samples):
 def test_memory_is_used_again_where_it_is_safe(options, lent):
     """Out of the box blocks are lent for the default collating; else nothing is opened."""
     before = set(memory._received)
-    collate_fn = make_collate_fn(Mixup(num_classes=CLASSES), **options)
+    collate_fn = make_collate_fn(Mixup(num_classes=CLASSES, passthrough=(2,)), **options)
     for images, *_ in loader_of(collate_fn, num_workers=1):
         assert is_lent(images) == lent
         assert (set(memory._received) > before) == lent

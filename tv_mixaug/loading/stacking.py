@@ -14,8 +14,8 @@ from torchvision import tv_tensors
 
 from tv_mixaug.execute import SMALL_SAMPLE, Samples
 from tv_mixaug.kernels import MIXED_DTYPES
-from tv_mixaug.leaves import is_objects, rebuild
 from tv_mixaug.loading import ring
+from tv_mixaug.nesting import is_objects, rebuild
 
 Column = list[Any] | tuple[Any, ...]  # what the samples have in one place
 Allocate = Callable[[torch.Size, torch.dtype], Tensor]
