@@ -91,14 +91,14 @@ class MixCriterion(nn.Module):
                 f"labels must be a tensor or PairedLabels, got {type(labels).__name__}."
             )
         if self.reduction == "none":
-            return losses
+            return losses.sum(1) if losses.ndim == 2 else losses
         total = losses.sum()
         return total if self.reduction == "sum" else total / known.sum().clamp(min=1e-12)
 
     def _mix(
         self, outputs: Tensor, own: Tensor, partner: Tensor, lam: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Return the (B,) losses of pairs and the share of each label that is known."""
+        """Return the (B, 2) shares that both labels have in the loss, and in what is known."""
         if lam.shape != outputs.shape[:1]:
             raise ValueError(
                 f"labels must have a lam of shape ({len(outputs)},), got {tuple(lam.shape)}."
@@ -108,11 +108,11 @@ class MixCriterion(nn.Module):
         if are_classes and type(self.criterion) is nn.CrossEntropyLoss:
             classes = torch.stack([own, partner], 1)
             return _mix_entropies(self.criterion, outputs, classes, lam, self.ignore_index)
-        (losses, known), (others, others_known) = (
-            self._measure(outputs, y) for y in (own, partner)
-        )
+        both = zip(self._measure(outputs, own), self._measure(outputs, partner), strict=True)
+        losses, known = (torch.stack(parts, 1) for parts in both)
         lam = lam.to(losses.dtype)
-        return lam * losses + (1 - lam) * others, lam * known + (1 - lam) * others_known
+        shares = torch.stack([lam, 1 - lam], 1)
+        return shares * losses, shares * known
 
     def _measure(self, outputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return the (B,) losses and the share of each label that is known."""
@@ -148,8 +148,8 @@ def _mix_entropies(
     if torch.is_autocast_enabled(outputs.device.type):  # which widens a cross-entropy
         dtype = torch.promote_types(dtype, torch.float32)
     log = outputs.log_softmax(1, dtype=dtype)
-    known = classes.ne(ignored)
-    classes = torch.where(known, classes, 0).long()
+    unknown = classes.eq(ignored)
+    classes = classes.masked_fill(unknown, 0).long()
     gains = log.gather(1, classes)
     weight, smoothing = criterion.weight, criterion.label_smoothing
     if weight is not None:
@@ -160,8 +160,8 @@ def _mix_entropies(
         gains = (1 - smoothing) * gains + smoothing * log.mean(1, keepdim=True)
     lam = lam.to(dtype)
     shares = torch.stack([lam, 1 - lam], 1).view(-1, 2, *[1] * (log.ndim - 2))
-    losses = (torch.where(known, gains, 0) * -shares).sum(1)
-    return _average(losses, 1), _average((shares * known).sum(1), 1)
+    losses = gains.masked_fill(unknown, 0) * -shares
+    return _average(losses, 2), _average(shares.masked_fill(unknown, 0), 2)
 
 
 def _average(values: Tensor, ndim: int) -> Tensor:
