@@ -103,9 +103,8 @@ class MixCriterion(nn.Module):
             raise ValueError(
                 f"labels must have a lam of shape ({len(outputs)},), got {tuple(lam.shape)}."
             )
-        positions = outputs.shape[:1] + outputs.shape[2:]
-        are_classes = own.shape == partner.shape == positions and not own.is_floating_point()
-        if are_classes and type(self.criterion) is nn.CrossEntropyLoss:
+        are_classes = own.shape == partner.shape == lam.shape and own.dtype == torch.int64
+        if type(self.criterion) is nn.CrossEntropyLoss and are_classes and outputs.ndim == 2:
             classes = torch.stack([own, partner], 1)
             return _mix_entropies(self.criterion, outputs, classes, lam, self.ignore_index)
         both = zip(self._measure(outputs, own), self._measure(outputs, partner), strict=True)
@@ -143,25 +142,22 @@ class MixCriterion(nn.Module):
 def _mix_entropies(
     criterion: nn.CrossEntropyLoss, outputs: Tensor, classes: Tensor, lam: Tensor, ignored: int
 ) -> tuple[Tensor, Tensor]:
-    """Return what ``_mix`` does, of the (B, 2, ...) classes of pairs, by one softmax."""
-    dtype = outputs.dtype
+    """Return what ``_mix`` does, for (B, 2) classes and by one softmax."""
     if torch.is_autocast_enabled(outputs.device.type):  # which widens a cross-entropy
-        dtype = torch.promote_types(dtype, torch.float32)
-    log = outputs.log_softmax(1, dtype=dtype)
+        outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
+    log = outputs.log_softmax(1)
     unknown = classes.eq(ignored)
-    classes = classes.masked_fill(unknown, 0).long()
+    classes = classes.masked_fill(unknown, 0)
     gains = log.gather(1, classes)
     weight, smoothing = criterion.weight, criterion.label_smoothing
     if weight is not None:
         gains = gains * weight[classes]
     if smoothing:
-        if weight is not None:
-            log = log * weight.view(-1, *[1] * (log.ndim - 2))
+        log = log if weight is None else log * weight
         gains = (1 - smoothing) * gains + smoothing * log.mean(1, keepdim=True)
-    lam = lam.to(dtype)
-    shares = torch.stack([lam, 1 - lam], 1).view(-1, 2, *[1] * (log.ndim - 2))
-    losses = gains.masked_fill(unknown, 0) * -shares
-    return _average(losses, 2), _average(shares.masked_fill(unknown, 0), 2)
+    lam = lam.to(log.dtype)
+    shares = torch.stack([lam, 1 - lam], 1)
+    return gains.masked_fill(unknown, 0) * -shares, shares.masked_fill(unknown, 0)
 
 
 def _average(values: Tensor, ndim: int) -> Tensor:
