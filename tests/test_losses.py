@@ -159,3 +159,22 @@ def test_the_loss_of_pairs_can_be_compiled():
     loss = MixCriterion(nn.CrossEntropyLoss(label_smoothing=0.1))
     compiled = torch.compile(loss, backend="eager", fullgraph=True)
     torch.testing.assert_close(compiled(outputs, pair), loss(outputs, pair))
+
+
+def test_a_pair_keeps_no_more_than_plain_labels_do():
+    """For its gradient the loss of a pair keeps one softmax, as the loss of indices does."""
+    outputs = torch.randn(8, 5000, requires_grad=True)
+    labels, partner = torch.randint(5000, (2, 8))
+    kept = []
+    for given_labels in (labels, PairedLabels(labels, partner, torch.rand(8))):
+        pieces = {}
+
+        def keep(tensor, pieces=pieces):
+            pieces[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            loss = MixCriterion(nn.CrossEntropyLoss())(outputs, given_labels)
+        assert loss.requires_grad
+        kept.append(sum(pieces.values()))
+    assert kept[1] < 1.1 * kept[0]

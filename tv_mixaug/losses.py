@@ -19,7 +19,8 @@ class MixCriterion(nn.Module):
     Replaces the ``mixup_criterion`` of tutorials: every sample has its own weight, and a sample
     whose label is unknown counts with the weight that is known. The loss of a pair is ``lam`` times
     that against its own label plus ``1 - lam`` times that against its partner's. An
-    ``nn.CrossEntropyLoss`` takes both from one softmax, any other criterion is called twice.
+    ``nn.CrossEntropyLoss`` of (B, K) outputs takes both from one softmax; any other criterion is
+    called twice.
 
     Args:
         criterion: Callable ``(outputs, labels) -> losses``. A module with a ``reduction`` is
