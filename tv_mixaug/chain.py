@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from tv_mixaug import containers, draws, functional, plans
 from tv_mixaug.arguments import check_bool, check_choice, check_probability
-from tv_mixaug.base import Allocate, BatchTransform, MixTransform
+from tv_mixaug.base import BatchTransform, How, MixTransform
 from tv_mixaug.labels import LabelFormat, check_one_format, check_values, encode_labels
 from tv_mixaug.leaves import Batch, Leaf, Reader, Role, put_together
 from tv_mixaug.plans import Plan, Recipe
@@ -44,8 +44,8 @@ class Chain(BatchTransform):
 
     Raises:
         TypeError: If an argument is of the wrong kind.
-        ValueError: If there is no transform of ours, if they read batches differently, make pairs
-            or cut cuboids, or if a transform cannot be followed.
+        ValueError: If there is no transform of ours, if they read batches differently, make pairs,
+            cut cuboids or mix unequal sizes, or if a transform cannot be followed.
 
     Example:
         >>> from tv_mixaug import CutMix
@@ -96,6 +96,8 @@ class Chain(BatchTransform):
             raise ValueError("targets must be 'soft' in a chain with provenance, got 'pair'.")
         if provenance and any(reading.cuboid for reading in readings):
             raise ValueError("cut must be 'spatial' in a chain with provenance, got 'cuboid'.")
+        if provenance and any(reading.unequal for reading in readings):
+            raise ValueError("sizes must be 'equal' in a chain with provenance, got 'overlap'.")
         one_size = any(reading.one_size for reading in readings)
         reading = readings[0]._replace(need_labels=True, one_size=one_size)
         self._reader = Reader(reading)
@@ -107,19 +109,7 @@ class Chain(BatchTransform):
         """What the chain makes of labels, the same in every batch."""
         return self._ours[0].label_format
 
-    def check_p(self, p: Any) -> float:
-        """Return a probability, checked."""
-        return check_probability("p", p)
-
-    def run(
-        self,
-        batch: Any,
-        p: Any,
-        *,
-        inplace: bool | None = None,
-        generator: Generator | None = None,
-        allocate: Allocate | None = None,
-    ) -> tuple[Any, Recipe]:
+    def run(self, batch: Any, p: Any, how: How) -> tuple[Any, Recipe]:
         """Apply the chain to a batch; its transforms decide themselves whether they write into it.
 
         Returns:
@@ -134,22 +124,22 @@ class Chain(BatchTransform):
                 check_values(value, leaf.kind, self.label_format, leaf.where, indices=leaf.indices)
                 labels[leaf] = encode_labels(value, leaf.kind, self.label_format)
         pixels = _number_samples(read)
-        applied = draws.draw_applied(1, p, False, generator)
+        applied = draws.draw_applied(1, p, False, how.generator)
         unused = list(self._ours)
-        for step, p_own in containers.draw(self.transforms, generator):
+        for step, p_own in containers.draw(self.transforms, how.generator):
             if isinstance(step, MixTransform):
                 unused = [one for one in unused if one is not step]
                 chosen = p_own if applied else step.never
-                batch, recipe = step.run(batch, chosen, generator=generator)
+                batch, recipe = step.run(batch, chosen, How(generator=how.generator))
                 pixels = self._follow(pixels, recipe.plan()) if self.provenance else pixels
                 continue
-            with draws.fenced(generator):
+            with draws.fenced(how.generator):
                 batch, moved = foreign.apply(
                     step, batch, self._later, labels, follow=self.provenance
                 )
             pixels = pixels if moved is None else foreign.carry(pixels, moved)
         for step in unused:  # what was not drawn still gives labels and masks their format
-            batch = step.run(batch, step.never)[0]
+            batch = step.run(batch, step.never, How())[0]
         if self.provenance:
             batch = self._set_labels(batch, labels, pixels)
         return batch, Recipe.of(plans.identity_plan(read.length))

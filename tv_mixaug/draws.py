@@ -69,7 +69,7 @@ def draw_lam(
     *,
     lam: float | tuple[float, float] | None = None,
 ) -> Any:
-    """Draw weights from Beta(alpha, alpha) or Beta(*alpha), without NaN for any parameters > 0.
+    """Draw weights from Beta(alpha, alpha) or from Beta(a, b), without NaN for any parameters > 0.
 
     ``lam``, where it is given, takes the place of that law: one number, or the ends of a range.
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from tv_mixaug import kernels
 from tv_mixaug.arguments import check_fill
 from tv_mixaug.draws import draw_noise
-from tv_mixaug.plans import BLEND, FILL, PASTE, Plan, Recipe
+from tv_mixaug.plans import BLEND, FILL, NONE, PASTE, Plan, Recipe, inner_lam
 
 # A smaller sample, in bytes, costs less than the call that would handle it alone.
 SMALL_SAMPLE = 1 << 16
@@ -104,6 +104,44 @@ def carry_out(
     return out
 
 
+def carry_out_pairs(
+    images: Sequence[Tensor], recipe: Recipe, fill: Fill, axes: Sequence[int], channel_axis: int
+) -> list[Tensor]:
+    """Do to images of different sizes what a plan says, where an image and its partner overlap.
+
+    Args:
+        images: B tensors (C, H, W), of which height and width may differ.
+        recipe: The plan, fitted to them by :func:`~tv_mixaug.plans.fit_plan`.
+        fill: As in :func:`carry_out`, like the axes, which count the batch's.
+        axes: The axes that boxes cut.
+        channel_axis: The axis that has a fill for each index.
+
+    Returns:
+        New tensors in the sizes of the images.
+    """
+    plan, mixed = recipe.plan(), [image.clone() for image in images]
+    sizes = [[image.shape[axis - 1] for axis in axes] for image in images]
+    rows = zip(plan.op.tolist(), plan.partner.tolist(), plan.lam.tolist(), strict=True)
+    for row, (op, other, lam) in enumerate(rows):
+        if op == NONE:
+            continue
+        other = row if op == FILL else other
+        own, partner = images[row], images[other]
+        region = tuple(slice(min(pair)) for pair in zip(own.shape, partner.shape, strict=True))
+        # The pair is a batch of its own, whose second image stays as it is.
+        weight = inner_lam(lam, sizes[row], sizes[other])
+        one = Plan(
+            op=torch.tensor([op, NONE], dtype=torch.uint8, device="cpu"),
+            partner=torch.tensor([1, 1], device="cpu"),
+            lam=torch.tensor([weight, 1.0], dtype=torch.float32, device="cpu"),
+            boxes=plan.boxes[[row, row]],
+            noise=plan.noise[[row, row]],
+        )
+        pair = torch.stack([own[region], partner[region]])
+        mixed[row][region] = carry_out(pair, Recipe.of(one), fill, axes, channel_axis)[0]
+    return mixed
+
+
 def replay(
     images: Tensor,
     plan: Plan,
@@ -164,7 +202,7 @@ def region_mask(plan: Plan, size: Sequence[int]) -> Tensor:
         size: (height, width) in pixels, or (depth, height, width) for cuboids.
 
     Returns:
-        (B, 1, *size) float32 in [0, 1] on the plan's device. Its mean is the label weight where the
+        (B, 1, H, W) or (B, 1, D, H, W) float32 in [0, 1] on the plan's device. Its mean is the label weight where the
         other is a partner.
 
     Raises:

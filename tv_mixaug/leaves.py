@@ -80,12 +80,14 @@ class Layout(NamedTuple):
             another leaf cannot be mixed.
         length: B.
         size: The sides in pixels that boxes cut: (H, W), or with the time or depth first.
+        sizes: (H, W) of each image of a list where they differ, else empty.
     """
 
     leaves: tuple[Leaf, ...]
     steps: tuple[int, ...]
     length: int
     size: tuple[int, ...]
+    sizes: tuple[tuple[int, int], ...] = ()
 
 
 class Batch(NamedTuple):
@@ -112,6 +114,12 @@ class Batch(NamedTuple):
         return self.layout.size
 
     @property
+    def sizes(self) -> tuple[tuple[int, int], ...]:
+        """(H, W) of each image."""
+        height, width = self.size[-2:]
+        return self.layout.sizes or ((height, width),) * self.length
+
+    @property
     def labels(self) -> Tensor | None:
         """The first labels; None if there are none."""
         return next((value for leaf, value in self.pairs() if leaf.role is Role.LABEL), None)
@@ -132,6 +140,7 @@ class Reading(NamedTuple):
         passthrough: Keys or positions of leaves to be left alone.
         need_labels: Whether a batch without labels is an error.
         one_size: Whether all images have to be of one size.
+        unequal: Whether the images of a list may differ in height and width.
     """
 
     form: LabelFormat
@@ -141,6 +150,7 @@ class Reading(NamedTuple):
     passthrough: tuple[str | int, ...]
     need_labels: bool
     one_size: bool
+    unequal: bool = False
 
 
 class Reader:
@@ -206,6 +216,7 @@ class Reader:
         first = values[images[0]]
         length = len(first) if _is_sequence(first) else first.shape[0]
         size = _check_images(leaves, values, length, reading)
+        sizes = _find_sizes(leaves, values)
         leaves = _mark_labels(batch, leaves, values, length, reading)
         for leaf, value in zip(leaves, values, strict=True):
             _check_leaf(leaf, value, length, size, reading)
@@ -217,7 +228,7 @@ class Reader:
             or isinstance(values[place], Samples)
         ]
         steps = sorted(treated, key=lambda place: leaves[place].role is Role.IMAGE)
-        return Layout(tuple(leaves), tuple(steps), length, size)
+        return Layout(tuple(leaves), tuple(steps), length, size, sizes)
 
 
 def read_batch(batch: Any, reading: Reading) -> Batch:
@@ -545,10 +556,13 @@ def _check_images(
             continue
         if _is_sequence(value):
             shapes = {tuple(v.shape) for v in value}
-            if len(shapes) > 1 or len({v.dtype for v in value}) > 1:
+            free = leaf.axes if reading.unequal else ()
+            alike = {tuple(n for a, n in enumerate(s, 1) if a not in free) for s in shapes}
+            if len(alike) > 1 or len({v.dtype for v in value}) > 1:
                 raise ValueError(
                     f"images at {leaf.where} must be of one size and dtype, got shapes "
-                    f"{sorted(shapes)}; resize or pad them first, in collate_fn= for example."
+                    f"{sorted(shapes)}; resize or pad them first, in collate_fn= for example, or "
+                    "mix them where both have pixels, with sizes='overlap'."
                 )
             shape, dtype = (len(value), *value[0].shape), value[0].dtype
         else:
@@ -589,6 +603,24 @@ def _check_images(
             + "."
         )
     return next(iter(sizes.values()))
+
+
+def _find_sizes(leaves: list[Leaf], values: list[Any]) -> tuple[tuple[int, int], ...]:
+    """Return the size of each image if those of a list differ: then all of them are such lists."""
+    images = {
+        leaf.where: tuple((v.shape[leaf.axes[-2] - 1], v.shape[leaf.axes[-1] - 1]) for v in value)
+        for leaf, value in zip(leaves, values, strict=True)
+        if leaf.role is Role.IMAGE and _is_sequence(value)
+    }
+    found = next((sizes for sizes in images.values() if len(set(sizes)) > 1), ())
+    for leaf in leaves if found else ():
+        beside = leaf.role in (Role.IMAGE, Role.MASK)
+        if beside and images.get(leaf.where) != found:
+            raise ValueError(
+                f"images of unequal size must be alone or beside lists of the same sizes {found}, "
+                f"got other sizes or a mask at {leaf.where}."
+            )
+    return found
 
 
 def _has_channels_last(shape: tuple[int, ...]) -> bool:

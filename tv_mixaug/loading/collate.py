@@ -12,7 +12,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from tv_mixaug.arguments import check_bool, check_integer
-from tv_mixaug.base import MixTransform
+from tv_mixaug.base import How, MixTransform
 from tv_mixaug.draws import fenced
 from tv_mixaug.loading import ring
 from tv_mixaug.loading.frames import is_starting_worker
@@ -155,9 +155,7 @@ class CollateFn:
             batch = collate_samples(samples, allocate, keep_apart=is_rule)
         # What a collate function of the user's returns may be the data set's own memory.
         inplace = is_rule and self.collate_fn is None
-        batch, recipe = transform.run(
-            batch, p, inplace=inplace, generator=generator, allocate=allocate
-        )
+        batch, recipe = transform.run(batch, p, How(inplace, generator, allocate))
         return _with_plan(batch, recipe.plan()) if self.record and recipe else batch
 
     def __repr__(self) -> str:
@@ -204,6 +202,36 @@ class CollateFn:
             ValueError: If it is negative, or not below 2**63.
         """
         self._numbering.restart(epoch, first_batch)
+
+    def for_validation(self) -> CollateFn:
+        """Make a function that collates alike and never mixes, for the validation loader.
+
+        Its batches are those that this one leaves unmixed, with the same types and label format,
+        smoothing included; steps of a chain that are not ours are made. ``set_p`` and
+        ``set_epoch`` of the one do not reach the other.
+
+        Returns:
+            The function, with ``p`` 0 and without a seed, since nothing of ours is drawn.
+
+        Raises:
+            ValueError: If no transform is ours, so that none gives unmixed labels their format.
+
+        Example:
+            >>> from tv_mixaug import CutMix
+            >>> collate = make_collate_fn(CutMix(num_classes=3), seed=0)
+            >>> images, labels = collate.for_validation()([(torch.rand(3, 8, 8), 2)])
+            >>> labels
+            tensor([[0., 0., 1.]])
+        """
+        if self.transform.label_format is None:
+            raise ValueError(
+                "transforms must have one of tv_mixaug's, which gives unmixed labels the format of "
+                f"mixed ones, got {self.transform.title}; make them a Chain of tv_mixaug's."
+            )
+        plain = copy.copy(self)
+        plain.seed = None
+        plain.set_p(self.transform.never)
+        return plain
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state: shared with a worker that is spawned, a copy for anyone else."""
