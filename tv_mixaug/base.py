@@ -12,6 +12,7 @@ from torch.compiler import is_compiling
 from torchvision.transforms import v2
 
 from tv_mixaug import detection
+from tv_mixaug.aliases import check_writable
 from tv_mixaug.arguments import (
     check_bool,
     check_choice,
@@ -26,7 +27,7 @@ from tv_mixaug.arguments import (
 )
 from tv_mixaug.draws import Source
 from tv_mixaug.execute import Fill, Samples, carry_out, carry_out_pairs
-from tv_mixaug.labels import LabelFormat, check_values, mix_targets
+from tv_mixaug.labels import LabelFormat, mix_targets
 from tv_mixaug.leaves import (
     LEAF_RULES,
     Batch,
@@ -35,11 +36,11 @@ from tv_mixaug.leaves import (
     Reader,
     Reading,
     Role,
-    put_together,
     rewrap,
     split_objects,
 )
 from tv_mixaug.masks import check_classes, mix_masks
+from tv_mixaug.nesting import put_together
 from tv_mixaug.plans import Plan, Recipe, fit_plan
 
 Mode = Literal["batch", "sample"]
@@ -246,7 +247,7 @@ class MixTransform(BatchTransform):
         targets: ``"soft"`` for (B, K) float32 labels, ``"pair"`` for
             :class:`~tv_mixaug.labels.PairedLabels`.
         labels_getter: ``"default"`` finds the labels by their key ("labels", "label", "target", …)
-            or else takes the first (B,) integer or (B, K) tensor behind the images; a function of
+            or else by what fits, where several that fit are an error; a function of
             the batch returns them; None says that there are none.
         ignore_index: Class index of samples, and value of mask pixels, without a label.
         masks: What becomes of segmentation masks, in every batch: None or ``"dominant"``: class
@@ -408,13 +409,10 @@ class MixTransform(BatchTransform):
     def _read(self, batch: Any, inplace: bool) -> Batch:
         reader, rules = self.made
         read = reader.read(batch, self.check)
+        if inplace:
+            check_writable(read)
         for leaf, value in read.pairs():
             match leaf.role:  # what a signature cannot tell
-                case Role.LABEL if not is_compiling():
-                    form = reader.reading.form
-                    check_values(value, leaf.kind, form, leaf.where, indices=leaf.indices)
-                case Role.IMAGE if inplace:
-                    _check_writable(leaf, value)
                 case Role.MASK if rules.masks == "soft" and not is_compiling():
                     count = int(rules.num_mask_classes or 0)
                     check_classes(value, count, self.ignore_index, leaf.where)
@@ -508,20 +506,3 @@ def _source_in_graph(batch: Batch, generator: Generator | None) -> torch.device:
     image: Any = next(value for leaf, value in batch.pairs() if leaf.role is Role.IMAGE)
     device: torch.device = (image[0] if isinstance(image, (list, tuple)) else image).device
     return device
-
-
-def _check_writable(leaf: Leaf, value: Any) -> None:
-    for tensor in value if isinstance(value, (list, tuple)) else [value]:
-        if not isinstance(tensor, Tensor):
-            continue
-        if tensor.requires_grad:
-            raise ValueError(
-                f"inplace must be False for the images at {leaf.where}, which require gradients."
-            )
-        if tensor.numel() and any(
-            n > 1 and s == 0 for n, s in zip(tensor.shape, tensor.stride(), strict=True)
-        ):
-            raise ValueError(
-                f"inplace must be False for the images at {leaf.where}, whose samples share memory "
-                "(an expanded tensor)."
-            )

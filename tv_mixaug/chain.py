@@ -11,8 +11,9 @@ from torch import Tensor
 from tv_mixaug import containers, draws, functional, plans
 from tv_mixaug.arguments import check_bool, check_choice, check_probability
 from tv_mixaug.base import BatchTransform, How, MixTransform
-from tv_mixaug.labels import LabelFormat, check_one_format, check_values, encode_labels
-from tv_mixaug.leaves import Batch, Leaf, Reader, Role, put_together
+from tv_mixaug.labels import LabelFormat, check_one_format, encode_labels
+from tv_mixaug.leaves import Batch, Leaf, Reader, Role
+from tv_mixaug.nesting import put_together
 from tv_mixaug.plans import Plan, Recipe
 
 ERASED = ("renormalise", "nobody", "owner")
@@ -121,7 +122,6 @@ class Chain(BatchTransform):
         read, labels = self._reader.read(batch, lambda *_: None), {}
         for leaf, value in read.pairs():
             if leaf.role is Role.LABEL:
-                check_values(value, leaf.kind, self.label_format, leaf.where, indices=leaf.indices)
                 labels[leaf] = encode_labels(value, leaf.kind, self.label_format)
         pixels = _number_samples(read)
         applied = draws.draw_applied(1, p, False, how.generator)

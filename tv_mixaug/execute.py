@@ -27,10 +27,10 @@ Fill = float | Sequence[float] | str | Tensor | None
 
 
 class Samples:
-    """Hold the samples of a batch that has not been stacked yet.
+    """Hold the samples of a batch in memory that may be written to, or not stacked yet.
 
     Args:
-        samples: B > 0 plain CPU tensors of one shape and dtype.
+        samples: B > 0 plain CPU tensors of one shape and dtype, or all of them stacked.
         allocate: Makes an uninitialised tensor of the given shape and dtype for the result.
         tv_type: The tv_tensor class of the samples; None if they are plain.
     """
@@ -39,16 +39,18 @@ class Samples:
 
     def __init__(
         self,
-        samples: Sequence[Tensor],
+        samples: Sequence[Tensor] | Tensor,
         allocate: Callable[[torch.Size, torch.dtype], Tensor],
         tv_type: type[Tensor] | None = None,
     ) -> None:
-        self.samples = list(samples)
-        self.allocate = allocate
-        self.tv_type = tv_type
-        self.shape = torch.Size((len(samples), *samples[0].shape))
+        self.samples: Tensor | list[Tensor]
+        if isinstance(samples, Tensor):
+            self.samples, self.shape, self.dtype = samples, samples.shape, samples.dtype
+        else:
+            self.samples, self.dtype = list(samples), samples[0].dtype
+            self.shape = torch.Size((len(samples), *samples[0].shape))
         self.ndim = len(self.shape)
-        self.dtype = samples[0].dtype
+        self.allocate, self.tv_type = allocate, tv_type
 
     def empty(self) -> Tensor:
         """Return the uninitialised batch."""
@@ -56,7 +58,8 @@ class Samples:
 
     def stack(self) -> Tensor:
         """Return the samples stacked, plain."""
-        return torch.stack(self.samples, out=self.empty())
+        held = self.samples
+        return held if isinstance(held, Tensor) else torch.stack(held, out=self.empty())
 
     def finish(self, batch: Tensor) -> Tensor:
         """Return the finished batch in the type of the samples."""
@@ -202,8 +205,8 @@ def region_mask(plan: Plan, size: Sequence[int]) -> Tensor:
         size: (height, width) in pixels, or (depth, height, width) for cuboids.
 
     Returns:
-        (B, 1, H, W) or (B, 1, D, H, W) float32 in [0, 1] on the plan's device. Its mean is the label weight where the
-        other is a partner.
+        (B, 1, H, W) or (B, 1, D, H, W) float32 in [0, 1] on the plan's device. Its mean is the
+        label weight where the other is a partner.
 
     Raises:
         ValueError: If the size has not the axes of the plan's boxes.
@@ -250,11 +253,11 @@ def _prepare(
     """Return the memory of the result, and the pixels that were there before it is written to."""
     whole = _overwrites(recipe, fill, source.is_cpu)
     if isinstance(source, Samples):
-        small = _is_small(source)
+        held = source.samples
         if whole:
-            return source.empty(), torch.stack(source.samples) if small else source.samples
+            return source.empty(), held
         out = source.stack()
-        return out, out if small and recipe.only is not None else source.samples
+        return out, held.clone() if held is out and recipe.only is None else held
     if not inplace:
         return torch.empty_like(source) if whole else source.clone(), source
     # A box is pasted in place if it is taken before any is written, a large sample is blended in

@@ -40,6 +40,10 @@ class Plan(NamedTuple):
     def __repr__(self) -> str:
         return describe(self)
 
+    def to(self, device: torch.device | str | int, non_blocking: bool = False) -> Plan:
+        """Move all fields to a device, as ``Tensor.to`` does."""
+        return Plan(*(x.to(device=device, non_blocking=non_blocking) for x in self))
+
 
 def describe(items: Any) -> str:
     """Return what a plan or paired labels are printed as: counts, ranges and shapes, no numbers."""

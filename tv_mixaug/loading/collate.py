@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, nn
 
 from tv_mixaug.arguments import check_bool, check_integer
 from tv_mixaug.base import How, MixTransform
@@ -17,6 +17,7 @@ from tv_mixaug.draws import fenced
 from tv_mixaug.loading import ring
 from tv_mixaug.loading.frames import is_starting_worker
 from tv_mixaug.loading.numbering import Numbering
+from tv_mixaug.loading.shared import Shared
 from tv_mixaug.loading.stacking import collate_samples
 from tv_mixaug.one_of import OneOf, as_batch_transform
 from tv_mixaug.plans import Plan
@@ -122,7 +123,9 @@ class CollateFn:
         self.collate_fn, self.record = collate_fn, record
         self.reuse_memory = collate_fn is None if reuse_memory is None else reuse_memory
         # Workers hold this memory too, so they see what is set while they run.
-        self._p = _shared(self.transform.p if p is None else self.transform.check_p(p))
+        self._p = Shared(
+            self.transform.p if p is None else self.transform.check_p(p), torch.float64
+        )
         self._numbering = Numbering()
 
     def __call__(self, samples: Samples) -> Any:
@@ -145,17 +148,17 @@ class CollateFn:
             raise ValueError("samples must hold at least one sample, got an empty list.")
         generator = self._generator()
         transform, p = self.transform.choose(self.p, generator)
-        is_rule, allocate = isinstance(transform, MixTransform), None
+        allocate = None
         if self.collate_fn is not None:
             # A copy of the generator: whoever collates, the mixes are the same.
             with fenced(generator and generator.clone_state()):
                 batch = self.collate_fn(samples)
         else:
             allocate = ring.allocate_again if self.reuse_memory else ring.allocate
-            batch = collate_samples(samples, allocate, keep_apart=is_rule)
-        # What a collate function of the user's returns may be the data set's own memory.
-        inplace = is_rule and self.collate_fn is None
-        batch, recipe = transform.run(batch, p, How(inplace, generator, allocate))
+            keep_apart = isinstance(transform, MixTransform)
+            batch = collate_samples(samples, allocate, keep_apart=keep_apart)
+        # What a function of the user's returns may be the data set's own memory.
+        batch, recipe = transform.run(batch, p, How(False, generator, allocate))
         return _with_plan(batch, recipe.plan()) if self.record and recipe else batch
 
     def __repr__(self) -> str:
@@ -165,7 +168,7 @@ class CollateFn:
     @property
     def p(self) -> float | list[float]:
         """The probability in use: a number for one transform, a list for a list."""
-        p: float | list[float] = self._p.tolist()
+        p: float | list[float] = self._p.get()
         return p
 
     def set_p(self, p: float | Sequence[float]) -> None:
@@ -180,8 +183,7 @@ class CollateFn:
         """
         if p is None:
             raise TypeError("p must be a number or a list of numbers, got None.")
-        checked = self.transform.check_p(p)
-        self._p.copy_(torch.tensor(checked, dtype=torch.float64, device="cpu"))
+        self._p.set(self.transform.check_p(p))
 
     @property
     def epoch(self) -> int:
@@ -237,12 +239,8 @@ class CollateFn:
         """Return the state: shared with a worker that is spawned, a copy for anyone else."""
         if is_starting_worker():
             return {**self.__dict__, "rank": self._find_rank()}  # known only here
-        values = {"_p": self._p.tolist(), "_numbering": copy.copy(self._numbering)}
-        return {**self.__dict__, **values}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._p = _shared(self._p)
+        copies = {"_p": copy.copy(self._p), "_numbering": copy.copy(self._numbering)}
+        return {**self.__dict__, **copies}
 
     def _find_rank(self) -> int:
         if self.rank is not None:
@@ -258,10 +256,6 @@ class CollateFn:
             return None
         key = (self.seed, self._find_rank(), *self._numbering.find())
         return torch.Generator("cpu").manual_seed(_hash(key))
-
-
-def _shared(p: Any) -> Tensor:
-    return torch.as_tensor(p, dtype=torch.float64, device="cpu").share_memory_()  # type: ignore[no-untyped-call,no-any-return]
 
 
 def _hash(key: tuple[int, ...]) -> int:
