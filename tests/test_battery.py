@@ -38,14 +38,12 @@ def one_of(mode, p=1.0, **options):
     return OneOf(rules, [p / 3] * 3, mode=mode)
 
 
-def by_timm(*alphas, mode="batch", p=1.0, labels_getter="default", masks=None, **options):
-    """Return timm's Mixup; what timm does not know is set on its rule."""
-    mix = timm.Mixup(*alphas, prob=p, mode=mode, label_smoothing=0.0, **options)
-    mix.rule.labels_getter, mix.rule.masks = labels_getter, masks
-    return mix
+def by_timm(*alphas, mode="batch", p=1.0, **options):
+    """Return timm's Mixup."""
+    return timm.Mixup(*alphas, prob=p, mode=mode, label_smoothing=0.0, **options)
 
 
-# Each makes a transform from what all take: num_classes, p, labels_getter and masks.
+# Each makes a transform from what all take: num_classes, p, masks, ….
 TABLE = {
     "mixup": lambda **options: Mixup(0.8, **options),
     "mixup, sample": lambda **options: Mixup(0.8, mode="sample", pairing="shuffle", **options),
@@ -189,7 +187,7 @@ def test_copies_draw_the_same(name, how):
 @EACH
 def test_a_seed_gives_the_same_for_every_number_of_workers(name):
     """Batches and plans of a loader are a function of the seed alone."""
-    mix = make(name, num_classes=CLASSES)
+    mix = make(name, num_classes=CLASSES, passthrough=(2,))
     testing.assert_reproducible(
         lambda workers: DataLoader(
             Pictures(), 8, num_workers=workers,
@@ -236,12 +234,10 @@ def test_a_plan_can_be_drawn_alone(name):
 @pytest.mark.parametrize("masks", ["dominant", "soft"])
 def test_masks_follow_their_images(name, masks):
     """Each pixel of a mask names the class that its image holds there, or all by their weights."""
-    mix = make(name, labels_getter=None, masks=None)
-    rule = getattr(mix, "rule", mix)  # timm's masks are set on its rule
-    for each in getattr(rule, "transforms", [rule]):
-        each.masks, each.num_mask_classes = masks, K if masks == "soft" else None
-        if masks == "dominant" and "one of" not in name and name not in BLENDS:
-            each.masks = None  # cuts need no choice
+    choice = {"masks": masks, "num_mask_classes": K if masks == "soft" else None}
+    if masks == "dominant" and name not in BLENDS:
+        choice = {}  # cuts need none
+    mix = make(name, labels_getter=None, **choice)
     testing.assert_targets_follow_images(
         mix, kind="masks", num_classes=K, erased=name in ERASES, draws=2, batch_sizes=(1, 2, 5)
     )

@@ -48,10 +48,8 @@ class Mixup(BatchTransform):
         correct_lam: Whether the label weight is counted from the clipped box.
         label_smoothing: Share of a label spread over all classes, in [0, 1).
         num_classes: Number of classes.
-
-    What timm does not know, as ``masks`` and ``passthrough`` of
-    :class:`~tv_mixaug.base.MixTransform`, is set on its ``rule``:
-    ``mixup_fn.rule.masks = "dominant"``.
+        **shared: What timm does not have: any other argument of
+            :class:`~tv_mixaug.base.MixTransform`, such as ``passthrough``.
 
     Raises:
         TypeError: If an argument is of the wrong kind.
@@ -76,11 +74,12 @@ class Mixup(BatchTransform):
         correct_lam: bool = True,
         label_smoothing: float = 0.1,
         num_classes: int = 1000,
+        **shared: Any,
     ) -> None:
         super().__init__()
         self.prob = check_probability("prob", prob)
         self.mixup_enabled = True
-        self.rule = _Rule(num_classes=num_classes, label_smoothing=label_smoothing)
+        self.rule = _Rule(num_classes=num_classes, label_smoothing=label_smoothing, **shared)
         self.rule.alphas = [
             _check_alpha("mixup_alpha", mixup_alpha),
             _check_alpha("cutmix_alpha", 1.0 if cutmix_minmax is not None else cutmix_alpha),
