@@ -212,6 +212,7 @@ class BatchTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no 
             ValueError: If an argument, shapes or labels are wrong.
 
         Example:
+            >>> from tv_mixaug import CutMix
             >>> images, labels = torch.rand(4, 3, 8, 8), torch.arange(4)
             >>> CutMix(num_classes=4).draw_plan((images, labels)).partner.shape
             torch.Size([4])
