@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from tv_mixaug import transforms
 from tv_mixaug.arguments import (
     check_bool,
     check_choice,
@@ -22,10 +23,10 @@ from tv_mixaug.arguments import (
     check_probability,
     check_range,
 )
-from tv_mixaug.base import BatchTransform, How, MixTransform
+from tv_mixaug.base import BatchTransform, How
 from tv_mixaug.draws import Source, draw_lam, draw_uniform, is_on_device
 from tv_mixaug.labels import LabelFormat
-from tv_mixaug.leaves import Batch
+from tv_mixaug.leaves import Batch, Leaf, Reading
 from tv_mixaug.loading.collate import CollateFn
 from tv_mixaug.plans import BLEND, NONE, PASTE, Plan, Recipe, box_volumes
 
@@ -156,16 +157,24 @@ class FastCollateMixup(CollateFn):
         return object.__new__, (type(self),), self.__getstate__()
 
 
-class _Rule(MixTransform):
+class _Rule(transforms.Mixup, transforms.CutMix):
     """Draw plans by timm's laws."""
 
     alphas: list[float]
     minmax: tuple[float, float] | None = None
     switch_prob: float
     draws: str
-    correct_lam: bool
 
-    def draw(self, batch: Batch, p: float, generator: Source) -> Plan:
+    def reading(self) -> Reading:
+        """Return how batches are to be read: all images of one size where boxes are pasted."""
+        return super().reading()._replace(one_size=self.alphas[1] > 0)
+
+    def check(self, leaf: Leaf, value: Any) -> None:
+        """Refuse what the transforms in use refuse."""
+        used = transforms.Mixup if self.alphas[0] else transforms.CutMix
+        used.check(self, leaf, value)
+
+    def draw(self, batch: Batch, p: float, generator: Source) -> Recipe:
         """Draw for the batch, the pairs or the samples; the partner is from the other end."""
         if is_on_device(generator):
             raise TypeError(
@@ -193,7 +202,7 @@ class _Rule(MixTransform):
             np.where(op == PASTE, boxes[place].T, 0).T[:, None],
             np.zeros(count, np.int64),
         )
-        return Plan(*map(torch.from_numpy, fields))
+        return Recipe.of(Plan(*map(torch.from_numpy, fields)))
 
     def _draw_boxes(self, lam: Any, size: tuple[int, ...], generator: Source) -> Any:
         """Draw (n, 4) int64 boxes: whole pixels rounded down, as timm's."""
