@@ -30,6 +30,9 @@ from tv_mixaug.leaves import Batch, Leaf, Reading
 from tv_mixaug.loading.collate import CollateFn
 from tv_mixaug.plans import BLEND, NONE, PASTE, Plan, Recipe, box_volumes
 
+FIXED = ("mixup_alpha", "cutmix_alpha", "cutmix_minmax", "switch_prob", "mode", "correct_lam")
+FIXED += ("label_smoothing", "num_classes")
+
 
 class Mixup(BatchTransform):
     """Mix a stacked batch by Mixup or CutMix, as ``timm.data.Mixup`` does.
@@ -77,8 +80,7 @@ class Mixup(BatchTransform):
         **shared: Any,
     ) -> None:
         super().__init__()
-        self.prob = check_probability("prob", prob)
-        self.mixup_enabled = True
+        self.prob, self.mixup_enabled = check_probability("prob", prob), True
         self.rule = _Rule(num_classes=num_classes, label_smoothing=label_smoothing, **shared)
         self.rule.alphas = [
             _check_alpha("mixup_alpha", mixup_alpha),
@@ -94,10 +96,16 @@ class Mixup(BatchTransform):
         self.rule.draws = check_choice("mode", mode, ("batch", "pair", "elem"))
         self.rule.correct_lam = check_bool("correct_lam", correct_lam)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set ``prob`` or ``mixup_enabled``; the other arguments are those of the constructor."""
+        if name in FIXED:
+            raise AttributeError(f"{name} cannot be changed; make a new {type(self).__name__}.")
+        super().__setattr__(name, value)
+
     @property
     def p(self) -> float:
         """The probability in use: ``prob``, or 0 where ``mixup_enabled`` is off."""
-        return self.prob if self.mixup_enabled else 0.0
+        return check_probability("prob", self.prob) if self.mixup_enabled else 0.0
 
     @property
     def label_format(self) -> LabelFormat:
