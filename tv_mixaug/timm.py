@@ -30,8 +30,8 @@ from tv_mixaug.leaves import Batch, Leaf, Reading
 from tv_mixaug.loading.collate import CollateFn
 from tv_mixaug.plans import BLEND, NONE, PASTE, Plan, Recipe, box_volumes
 
-FIXED = ("mixup_alpha", "cutmix_alpha", "cutmix_minmax", "switch_prob", "mode", "correct_lam")
-FIXED += ("label_smoothing", "num_classes")
+FIXED = {"mixup_alpha", "cutmix_alpha", "cutmix_minmax", "switch_prob", "mode", "correct_lam"}
+FIXED |= {"label_smoothing", "num_classes"}
 
 
 class Mixup(BatchTransform):
