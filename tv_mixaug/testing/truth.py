@@ -19,16 +19,19 @@ from tv_mixaug.testing._arguments import at_least, check_callable, per_channel
 from tv_mixaug.testing._coded import (
     Case,
     CodedBatch,
+    Evidence,
     TruthReport,
     UntruthfulError,
     all_cases,
+    because,
     call,
     coded_batch,
     colour_tolerance,
     smaller_cases,
     to_unit,
+    unrepeatable,
 )
-from tv_mixaug.testing._explain import explain_label
+from tv_mixaug.testing._explain import Explanation, explain_label
 
 
 @dataclass(frozen=True)
@@ -127,6 +130,7 @@ def assert_labels_match_pixels(
         >>> report.rows
         960
     """
+    __tracebackhide__ = True
     check_callable("pipeline", pipeline)
     if (mean is None) != (std is None):
         raise ValueError("mean and std must be given together, got only one of them.")
@@ -160,10 +164,7 @@ def assert_labels_match_pixels(
             first = case
     if first is None:
         return TruthReport(rows, mixed)
-    text = _explain(_shrink(pipeline, first, reading), reading)
-    raise UntruthfulError(
-        f"Labels differ from the pixels in {wrong} of {rows} rows. {text}", wrong=wrong, rows=rows
-    )
+    raise _error(_shrink(pipeline, first, reading), reading, wrong, rows)
 
 
 def _try(pipeline: Callable[..., Any], case: Case, reading: _Reading) -> _Outcome:
@@ -174,12 +175,7 @@ def _try(pipeline: Callable[..., Any], case: Case, reading: _Reading) -> _Outcom
     labels: Any = batch.classes.clone()
     if reading.soft:
         labels = torch.nn.functional.one_hot(labels, reading.num_classes).to(torch.float32)
-    if reading.collate:
-        targets = list(labels) if reading.soft else labels.tolist()
-        samples = list(zip(batch.images.clone(), targets, strict=True))
-        images, labels = call(pipeline, case, samples)
-    else:
-        images, labels = call(pipeline, case, batch.images.clone(), labels)
+    images, labels = call(pipeline, case, batch.images.clone(), labels, collate=reading.collate)
 
     pixels = to_unit(images, reading.mean, reading.std)
     weights = _label_weights(labels, reading)
@@ -266,21 +262,36 @@ def _shrink(pipeline: Callable[..., Any], failing: Case, reading: _Reading) -> _
     return _try(pipeline, failing, reading)
 
 
-def _explain(outcome: _Outcome, reading: _Reading) -> str:
+def _error(outcome: _Outcome, reading: _Reading, wrong: int, rows: int) -> UntruthfulError:
+    """Describe the smallest case."""
+    head = f"Labels differ from the pixels in {wrong} of {rows} rows."
     if not outcome.wrong.any():
-        return (
-            f"First seen for a {outcome.case}, but not again under the same seed: the pipeline "
-            "has a source of randomness besides torch, numpy and random."
+        return UntruthfulError(
+            f"{head}\n{unrepeatable(outcome.case)}", wrong=wrong, rows=rows, case=str(outcome.case)
         )
-    row = int(outcome.gaps.nan_to_num(torch.inf).argmax())
     in_step = len(outcome.gaps) == outcome.case.batch_size
-    said = explain_label(
-        outcome.pixels[row],
-        outcome.visible[row],
-        outcome.weights[row],
-        outcome.batch,
-        own=int(outcome.batch.classes[row]) if in_step else None,
-        slack=3 * colour_tolerance(outcome.case.dtype, max(1, reading.roundings)),
-        renormalized=reading.renormalized,
+
+    def explain(row: int) -> Explanation:
+        return explain_label(
+            outcome.pixels[row],
+            outcome.visible[row],
+            outcome.weights[row],
+            outcome.batch,
+            own=int(outcome.batch.classes[row]) if in_step else None,
+            slack=3 * colour_tolerance(outcome.case.dtype, max(1, reading.roundings)),
+            renormalized=reading.renormalized,
+        )
+
+    row = int(outcome.gaps.nan_to_num(torch.inf).argmax())
+    all_wrong = outcome.wrong.nonzero()[:, 0][:8].tolist()
+    held = torch.stack([explain(n).held for n in all_wrong])
+    worst = explain(row)
+    case = f"{outcome.case}, row {row}"
+    return UntruthfulError(
+        f"{head}\nSmallest case found: {case}.\n{worst.table()}\n{because(worst.cause)}",
+        wrong=wrong,
+        rows=rows,
+        case=f"{case}: {worst.sentence()}",
+        cause=worst.cause.text,
+        evidence=Evidence(outcome.pixels[all_wrong], outcome.weights[all_wrong], held),
     )
-    return f"Smallest case found: {outcome.case}, row {row}. {said}"
