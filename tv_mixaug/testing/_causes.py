@@ -95,6 +95,8 @@ NOT_CORRECTED = Cause(
     "that was pasted.",
     "After clipping the box set lam = 1 - area / (H * W), and use that for the labels.",
 )
+VAGUE = (FOREIGN, OTHER_PIXELS)  # what is said where nothing better is known
+
 MASK_NOT_FILLED = Cause(
     "the mask was not filled where the image was erased.",
     "Fill the mask's box with the class that stands for nothing.",

@@ -35,6 +35,8 @@ class Evidence(NamedTuple):
     images: Tensor  # (N, C, H, W) float64 in [0, 1]
     said: Tensor  # (N, K) float64, what the labels or targets say
     held: Tensor  # (N, K) float64, what the pixels hold, as far as they can be told
+    samples: Tensor  # (B, C, H, W) float64 in [0, 1], what went in
+    classes: Tensor  # (B,) int64
 
 
 class UntruthfulError(AssertionError):

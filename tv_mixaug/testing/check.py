@@ -54,6 +54,8 @@ class Target:
     def feed(self, *leaves: Any) -> tuple[Any, ...]:
         """Return the arguments that the pipeline takes, of a batch's images, labels and masks."""
         images, labels, *masks = leaves
+        if len(self.keys) > 2 and not masks:
+            masks = [tv_tensors.Mask(torch.zeros_like(images[:, 0], dtype=torch.uint8))]
         if self.soft:
             labels = torch.nn.functional.one_hot(labels.long(), self.num_classes).float()
         leaves = (images, labels, *masks)
@@ -140,13 +142,20 @@ def run_check(args: argparse.Namespace) -> int:
         for answer in ask_all(target, args, dtypes):
             print(f"  {answer.question:<40}{answer.short}", flush=True)
             answers.append(answer)
+    told: dict[str, str] = {}
     for answer in answers:
-        if answer.text:
-            print(f"\n{answer.question}: {answer.verdict}")
-            print("\n".join(f"  {line}" for line in answer.text.splitlines()))
-    pictures = [answer for answer in answers if answer.error and answer.error.evidence]
+        if not answer.text:
+            continue
+        print(f"\n{answer.question}: {answer.verdict}")
+        case = answer.error.case if answer.error else answer.text
+        lines = answer.text.splitlines()
+        if case in told:
+            lines = [f"As above: {told[case]}."]
+        print("\n".join(f"  {line}" for line in lines))
+        told.setdefault(case, answer.question)
+    pictures = {a.error.case: a for a in reversed(answers) if a.error and a.error.evidence}
     if pictures:
-        _write_sheet(args.out, pictures)
+        _write_sheet(args.out, list(pictures.values())[::-1])
         print(f"\nContact sheet: {args.out.resolve()}")
     return 1 if any(answer.verdict == "wrong" for answer in answers) else 0
 
@@ -491,11 +500,18 @@ def _write_sheet(out: Path, answers: list[Answer]) -> None:
         assert answer.error is not None  # noqa: S101 - for the type checker
         evidence = answer.error.evidence
         assert evidence is not None  # noqa: S101
-        for words, weights in (("the labels say", evidence.said), ("hold", evidence.held)):
-            title = f"{answer.question}: {words}" if words != "hold" else "... the pixels hold"
-            weights = weights.nan_to_num(0).clamp(0, 1).float()
-            images = evidence.images.nan_to_num(0).clamp(0, 1).float()
-            strips.append(viz.draw_batch(images, weights, title=title, columns=_BATCH))
+        for title, images, labels in (
+            (
+                f"{answer.question}: these went in",
+                evidence.samples[:_BATCH],
+                evidence.classes[:_BATCH],
+            ),
+            ("These came out, and the labels say", evidence.images, evidence.said),
+            ("Their pixels hold", evidence.images, evidence.held),
+        ):
+            shown = images.nan_to_num(0).clamp(0, 1).float()
+            weights = labels.nan_to_num(0).clamp(min=0).float() if labels.ndim == 2 else labels
+            strips.append(viz.draw_batch(shown, weights, title=title))
     width = max(strip.shape[1] for strip in strips)
     wide = [
         np.pad(strip, ((0, 0), (0, width - strip.shape[1]), (0, 0)), mode="edge")

@@ -202,7 +202,8 @@ def _try_masks(
         masks if masks.ndim == 4 else masks[:, None] == torch.arange(num_classes)[:, None, None]
     )
     said, held = (x[wrong].double().nan_to_num(0).mean((2, 3)) for x in (planes, weights))
-    return _Rows(faults, mixed, Evidence(pixels[wrong], said, held))
+    samples = to_unit(batch.images)
+    return _Rows(faults, mixed, Evidence(pixels[wrong], said, held, samples, batch.classes))
 
 
 def _pixel_weights(pixels: Tensor, colours: Tensor, present: Tensor, tolerance: float) -> Tensor:

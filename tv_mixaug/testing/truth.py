@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from tv_mixaug.arguments import check_choice
+from tv_mixaug.testing import _causes as causes
 from tv_mixaug.testing._arguments import at_least, check_callable, per_channel
 from tv_mixaug.testing._coded import (
     Case,
@@ -164,7 +165,7 @@ def assert_labels_match_pixels(
             first = case
     if first is None:
         return TruthReport(rows, mixed)
-    raise _error(_shrink(pipeline, first, reading), reading, wrong, rows)
+    raise _error(*_shrink(pipeline, first, reading), wrong, rows)
 
 
 def _try(pipeline: Callable[..., Any], case: Case, reading: _Reading) -> _Outcome:
@@ -251,28 +252,44 @@ def _dense(labels: Any, num_classes: int) -> Tensor:
     )
 
 
-def _shrink(pipeline: Callable[..., Any], failing: Case, reading: _Reading) -> _Outcome:
+def _shrink(
+    pipeline: Callable[..., Any], failing: Case, reading: _Reading
+) -> tuple[_Outcome, dict[int, Explanation]]:
+    """Return the smallest trial with the cause that most rows of the failing one have.
+
+    Any wrong row would not do: with few samples one fault often looks like another.
+    """
+    outcome = _try(pipeline, failing, reading)
+    explained = _explain(outcome, reading)
+    if not explained:
+        return outcome, explained
+    likely = _likely(explained)
     for case in smaller_cases(failing):
         try:
-            outcome = _try(pipeline, case, reading)
+            smaller = _try(pipeline, case, reading)
         except Exception:  # noqa: S112 - a batch that the pipeline refuses is no smaller example
             continue
-        if outcome.wrong.any():
-            return outcome
-    return _try(pipeline, failing, reading)
+        rows = _explain(smaller, reading)
+        if rows and (likely is None or any(row.cause.remedy == likely for row in rows.values())):
+            outcome, explained = smaller, rows
+            break
+    likely = likely or _likely(explained)
+    gaps = outcome.gaps.nan_to_num(torch.inf).tolist()
+    order = sorted(explained, key=lambda n: (explained[n].cause.remedy != likely, -gaps[n]))
+    return outcome, {n: explained[n] for n in order}
 
 
-def _error(outcome: _Outcome, reading: _Reading, wrong: int, rows: int) -> UntruthfulError:
-    """Describe the smallest case."""
-    head = f"Labels differ from the pixels in {wrong} of {rows} rows."
-    if not outcome.wrong.any():
-        return UntruthfulError(
-            f"{head}\n{unrepeatable(outcome.case)}", wrong=wrong, rows=rows, case=str(outcome.case)
-        )
+def _likely(explained: dict[int, Explanation]) -> str | None:
+    """Return the remedy for most of the rows whose cause is not a vague one."""
+    remedies = [row.cause.remedy for row in explained.values() if row.cause not in causes.VAGUE]
+    return max(remedies, key=remedies.count, default=None)
+
+
+def _explain(outcome: _Outcome, reading: _Reading) -> dict[int, Explanation]:
+    """Explain each wrong row."""
     in_step = len(outcome.gaps) == outcome.case.batch_size
-
-    def explain(row: int) -> Explanation:
-        return explain_label(
+    return {
+        row: explain_label(
             outcome.pixels[row],
             outcome.visible[row],
             outcome.weights[row],
@@ -281,11 +298,21 @@ def _error(outcome: _Outcome, reading: _Reading, wrong: int, rows: int) -> Untru
             slack=3 * colour_tolerance(outcome.case.dtype, max(1, reading.roundings)),
             renormalized=reading.renormalized,
         )
+        for row in outcome.wrong.nonzero()[:, 0].tolist()
+    }
 
-    row = int(outcome.gaps.nan_to_num(torch.inf).argmax())
-    all_wrong = outcome.wrong.nonzero()[:, 0][:8].tolist()
-    held = torch.stack([explain(n).held for n in all_wrong])
-    worst = explain(row)
+
+def _error(
+    outcome: _Outcome, explained: dict[int, Explanation], wrong: int, rows: int
+) -> UntruthfulError:
+    """Describe the smallest case, by the first of its explained rows."""
+    head = f"Labels differ from the pixels in {wrong} of {rows} rows."
+    if not explained:
+        return UntruthfulError(
+            f"{head}\n{unrepeatable(outcome.case)}", wrong=wrong, rows=rows, case=str(outcome.case)
+        )
+    row, worst = next(iter(explained.items()))
+    shown = list(explained)[:8]
     case = f"{outcome.case}, row {row}"
     return UntruthfulError(
         f"{head}\nSmallest case found: {case}.\n{worst.table()}\n{because(worst.cause)}",
@@ -293,5 +320,11 @@ def _error(outcome: _Outcome, reading: _Reading, wrong: int, rows: int) -> Untru
         rows=rows,
         case=f"{case}: {worst.sentence()}",
         cause=worst.cause.text,
-        evidence=Evidence(outcome.pixels[all_wrong], outcome.weights[all_wrong], held),
+        evidence=Evidence(
+            outcome.pixels[shown],
+            outcome.weights[shown],
+            torch.stack([explained[n].held for n in shown]),
+            to_unit(outcome.batch.images),
+            outcome.batch.classes,
+        ),
     )

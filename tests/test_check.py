@@ -1,0 +1,291 @@
+"""`tv-mixaug check` finds what is wrong with a user's own project, and passes it when mended."""
+
+import subprocess
+import sys
+import textwrap
+from itertools import count
+from typing import NamedTuple
+
+import pytest
+
+from tv_mixaug import cli
+from tv_mixaug.io import read_image
+
+# What a user may have written. Nothing of this package is in it.
+PROJECT = '''
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+K = {K}
+P = 0.6
+RATE = torch.distributions.Beta(1.0, 1.0)
+
+
+def one_hot(labels):
+    return torch.nn.functional.one_hot(labels, K).float()
+
+
+def mix_labels(labels, partner, lam):
+    rows = one_hot(labels)
+    return lam * rows + (1 - lam) * rows[partner]
+
+
+def mixup(images, labels):
+    lam = RATE.sample()
+    partner = torch.randperm(len(images))
+    mixed = lam * images + (1 - lam) * images[partner]
+    if not images.is_floating_point():
+        mixed = mixed.round()
+    return mixed.to(images.dtype), mix_labels(labels, partner, lam)
+
+
+def draw_box(height, width):
+    lam = float(RATE.sample())
+    y, x = (int(torch.randint(side, ())) for side in (height, width))
+    h, w = (int(side * (1 - lam) ** 0.5 / 2) for side in (height, width))
+    return max(y - h, 0), min(y + h, height), max(x - w, 0), min(x + w, width), lam
+
+
+def paste(batch, partner, box):
+    y1, y2, x1, x2, _ = box
+    out = batch.clone()
+    out[..., y1:y2, x1:x2] = batch[partner][..., y1:y2, x1:x2]
+    return out
+
+
+def cutmix(images, labels):
+    height, width = images.shape[-2:]
+    box = draw_box(height, width)
+    partner = torch.randperm(len(images))
+    y1, y2, x1, x2, lam = box
+    lam = 1 - (y2 - y1) * (x2 - x1) / (height * width)
+    return paste(images, partner, box), mix_labels(labels, partner, lam)
+
+
+def collate(samples):
+    images, labels = default_collate(samples)
+    if torch.rand(()) < P:
+        return cutmix(images, labels)
+    return images, one_hot(labels)
+
+
+def collate_arrays(samples):
+    images = torch.stack([torch.from_numpy(image) for image, _ in samples])
+    images = images[:, :, :, :]
+    labels = torch.tensor([label for _, label in samples])
+    return mixup(images, labels)
+
+
+def mix_masks(batch):
+    height, width = batch["image"].shape[-2:]
+    box = draw_box(height, width)
+    partner = torch.randperm(len(batch["image"]))
+    y1, y2, x1, x2, _ = box
+    lam = 1 - (y2 - y1) * (x2 - x1) / (height * width)
+    return {{
+        "image": paste(batch["image"], partner, box),
+        "mask": paste(batch["mask"], partner, box),
+        "label": mix_labels(batch["label"], partner, lam),
+    }}
+
+
+class Pictures(Dataset):
+    def __len__(self):
+        return 64
+
+    def __getitem__(self, index):
+        return {{"image": torch.rand(3, 24, 24), "label": index % K, "name": str(index)}}
+
+
+class MixCollate:
+    def __init__(self):
+        self.on = torch.ones(()).share_memory_()
+
+    def set_on(self, on):
+        self.on.fill_(on)
+
+    def __call__(self, samples):
+        batch = default_collate(samples)
+        if self.on:
+            batch["image"], batch["label"] = cutmix(batch["image"], batch["label"])
+        else:
+            batch["label"] = one_hot(batch["label"])
+        return batch
+
+
+def seed_worker(number):
+    np.random.seed(torch.initial_seed() % 2**32)
+
+
+def make_loader():
+    return DataLoader(
+        Pictures(), 16, collate_fn=MixCollate(), num_workers=2, worker_init_fn=seed_worker
+    )
+'''
+MASKS = ["--keys", "image", "label", "mask", "--as", "batch"]
+
+
+class Fault(NamedTuple):
+    """One line of the project, a wrong one for it, and how it shows."""
+
+    line: str
+    wrong: str
+    target: str
+    cause: str
+    options: tuple[str, ...] = ()
+    classes: int = 10
+
+
+FAULTS = {
+    "weights swapped": Fault(
+        "lam * rows + (1 - lam) * rows[partner]",
+        "(1 - lam) * rows + lam * rows[partner]",
+        "mixup",
+        "the weights are swapped",
+    ),
+    "labels not mixed": Fault(
+        "return mixed.to(images.dtype), mix_labels(labels, partner, lam)",
+        "return mixed, one_hot(labels)",
+        "mixup",
+        "the images were mixed but the labels were not",
+    ),
+    "labels of other samples": Fault(
+        "return paste(images, partner, box), mix_labels(labels, partner, lam)",
+        "return paste(images, partner, box), mix_labels(labels, partner.flip(0), lam)",
+        "cutmix",
+        "paired with different samples",
+    ),
+    "area not corrected": Fault(
+        "    y1, y2, x1, x2, lam = box\n    lam = 1 - (y2 - y1) * (x2 - x1) / (height * width)\n",
+        "    y1, y2, x1, x2, lam = box\n",
+        "cutmix",
+        "the area was not corrected",
+    ),
+    "one column too many": Fault(
+        "lam = box\n    lam = 1 - (y2 - y1) * (x2 - x1)",
+        "lam = box\n    lam = 1 - (y2 - y1) * (x2 - x1 + 1)",
+        "cutmix",
+        "off by one column",
+    ),
+    "sides exchanged": Fault(
+        "box = draw_box(height, width)\n    partner = torch.randperm(len(images))",
+        "box = draw_box(width, height)\n    partner = torch.randperm(len(images))",
+        "cutmix",
+        "pixels",
+    ),
+    "bytes cut off": Fault(
+        "mixed.round()",
+        "(lam * images).byte() + ((1 - lam) * images[partner]).byte()",
+        "collate_arrays",
+        "truncated integers",
+        ("--arrays", "--dtype", "uint8"),
+    ),
+    "class numbers in bfloat16": Fault(
+        "    rows = one_hot(labels)\n",
+        "    rows = one_hot(labels.bfloat16().long().clamp(max=K - 1))\n",
+        "mixup",
+        "class numbers were rounded",
+        ("--dtype", "bfloat16"),
+        1000,
+    ),
+    "two label formats": Fault(
+        "    return images, one_hot(labels)\n",
+        "    return images, labels\n",
+        "collate",
+        "batches that are not mixed keep another kind of label",
+    ),
+    "inputs written to": Fault(
+        "images = images[:, :, :, :]",
+        "images = images.copy_(images.roll(1, 0)) if len(images) == 1 else images\n"
+        "    for image, _ in samples: image *= 0.5\n",
+        "collate_arrays",
+        "writes into the tensors",
+        ("--arrays",),
+    ),
+    "mask left behind": Fault(
+        'paste(batch["mask"], partner, box)',
+        'batch["mask"]',
+        "mix_masks",
+        "the mask was left behind",
+        tuple(MASKS),
+    ),
+    "p applied twice": Fault(
+        "    if torch.rand(()) < P:",
+        "    if torch.rand(()) < P and torch.rand(()) < P:",
+        "collate",
+        "p was applied twice",
+        ("--p", "0.6"),
+    ),
+    "one draw for ever": Fault(
+        "    lam = float(RATE.sample())\n",
+        "    torch.manual_seed(0)\n    lam = float(RATE.sample())\n",
+        "cutmix",
+        "one draw is used again in every call",
+    ),
+    "workers repeat each other": Fault(
+        "np.random.seed(torch.initial_seed() % 2**32)",
+        "torch.manual_seed(torch.initial_seed() - number)",
+        "make_loader",
+        "workers have copies of one random generator",
+    ),
+    "epochs repeat each other": Fault(
+        "np.random.seed(torch.initial_seed() % 2**32)",
+        "torch.manual_seed(number)",
+        "make_loader",
+        "every epoch begins with the same seed",
+    ),
+    "switch lost": Fault(
+        "        self.on.fill_(on)\n",
+        "        self.on = torch.tensor(on)\n",
+        "make_loader",
+        "running workers hold copies",
+        ("--switch", "set_on"),
+    ),
+}
+_numbers = count()
+
+
+@pytest.fixture
+def check(tmp_path, monkeypatch, capsys):
+    """Return a function that writes a project and checks a part of it, as from its folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+
+    def run(text, target, *options, classes=10):
+        module = f"project_{next(_numbers)}"
+        (tmp_path / f"{module}.py").write_text(textwrap.dedent(text))
+        argv = ["check", f"{module}:{target}", "--num-classes", str(classes), "--draws", "6"]
+        code = cli.main([*argv, *options])
+        sys.modules.pop(module, None)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_fault_is_found_and_named(check, name):
+    """Each fault ends with code 1, its cause and what to do about it."""
+    fault = FAULTS[name]
+    project = PROJECT.format(K=fault.classes)
+    assert fault.line in project
+    broken = project.replace(fault.line, fault.wrong)
+    code, out, err = check(broken, fault.target, *fault.options, classes=fault.classes)
+    assert (code, err) == (1, ""), out + err
+    assert "WRONG" in out
+    assert fault.cause in " ".join(out.split())
+    assert "What to do: " in out
+
+
+@pytest.mark.parametrize(
+    ("target", "options", "classes"),
+    sorted({(fault.target, fault.options, fault.classes) for fault in FAULTS.values()}),
+)
+def test_mended_project_passes(check, target, options, classes, tmp_path):
+    """Without the fault the same question ends with code 0, and no sheet is written."""
+    code, out, err = check(PROJECT.format(K=classes), target, *options, classes=classes)
+    assert (code, err) == (0, ""), out + err
+    assert "WRONG" not in out
+    assert out.count(" holds\n") >= 6
+    assert not list(tmp_path.glob("*.png"))
