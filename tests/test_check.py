@@ -12,7 +12,7 @@ from tv_mixaug import cli
 from tv_mixaug.io import read_image
 
 # What a user may have written. Nothing of this package is in it.
-PROJECT = '''
+PROJECT = """
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
@@ -122,7 +122,7 @@ def make_loader():
     return DataLoader(
         Pictures(), 16, collate_fn=MixCollate(), num_workers=2, worker_init_fn=seed_worker
     )
-'''
+"""
 MASKS = ["--keys", "image", "label", "mask", "--as", "batch"]
 
 
@@ -289,3 +289,198 @@ def test_mended_project_passes(check, target, options, classes, tmp_path):
     assert "WRONG" not in out
     assert out.count(" holds\n") >= 6
     assert not list(tmp_path.glob("*.png"))
+
+
+KINDS = {
+    "mixup": "a batch transform",
+    "collate": "a collate function",
+    "make_loader": "a DataLoader",
+    "MixCollate": "a collate function",
+    "made": "a collate function",
+    "pair": "a batch transform",
+    "module": "a batch transform",
+    "holder.inner": "a batch transform",
+}
+MORE = """
+
+def made(num_classes):
+    assert num_classes == K
+    return collate
+
+
+def pair(batch):
+    images, labels = batch
+    return cutmix(images, labels)
+
+
+class Module(torch.nn.Module):
+    def forward(self, images, labels):
+        return mixup(images, labels)
+
+
+class Holder:
+    inner = Module()
+
+
+module, holder = Module(), Holder()
+"""
+
+
+@pytest.mark.parametrize("target", KINDS)
+def test_what_a_target_is_is_found_out(check, target):
+    """Functions, modules, loaders and what makes them are told apart without `--as`."""
+    options = ["--keys", "image", "label"] if target == "MixCollate" else []
+    code, out, err = check(PROJECT.format(K=10) + MORE, target, *options)
+    assert (code, err) == (0, "")
+    assert f":{target} is {KINDS[target]}; fed with" in out
+
+
+CANNOT = {
+    "no colon": (
+        ("mixing",),
+        "the target must be MODULE:NAME, such as train:collate, got 'mixing'",
+    ),
+    "no module": (("nowhere:mix",), "cannot import 'nowhere': ModuleNotFoundError"),
+    "raises": (("raising:mix",), "cannot import 'raising': RuntimeError: no data here"),
+    "exits": (("exiting:mix",), "cannot import 'exiting': SystemExit: 3"),
+    "no name": (("right:mux",), "'right' has no 'mux'"),
+    "a number": (("right:K",), "must be a function, transform or DataLoader"),
+    "a class": (("right:Needs",), "is a class that needs path"),
+    "broken factory": (("right:fails",), "cannot be made: OSError: no disk"),
+    "plain": (("right:plain",), "nothing that is mixed in 20 batches; is it switched on"),
+    "none": (("right:none", "--as", "batch"), "as a batch transform it fails with"),
+    "no loader": (("right:mix", "--as", "loader"), "must be a DataLoader, got function"),
+    "is a loader": (("right:loader", "--as", "batch"), "is a DataLoader, but --as says batch"),
+    "keys": (("right:plain", "--keys", "image", "label"), "say which it is by --as"),
+    "classes": (("right:mix", "--num-classes", "8"), "check num_classes"),
+    "mean": (("right:mix", "--mean", "0.5,0.5,0.5"), "--mean and --std must be given together"),
+    "draws": (("right:mix", "--draws", "0"), "--draws must be >= 1, got 0"),
+    "one class": (("right:mix", "--num-classes", "1"), "--num-classes must be >= 2, got 1"),
+    "out": (("right:mix", "--out", "sheet.txt"), "--out must end in one of"),
+    "folder": (("right:mix", "--out", "gone/sheet.png"), "--out must be in a folder that exists"),
+    "switch": (("right:mix", "--switch", "off"), "--switch must name an attribute"),
+    "p": (("right:mix", "--p", "2"), "--p must be in [0, 1], got 2.0"),
+}
+RIGHT = """
+import torch
+from torch.utils.data import DataLoader
+from torchvision.transforms import v2
+
+K = 10
+mixes = v2.CutMix(num_classes=K)
+
+
+class Needs:
+    def __init__(self, path):
+        pass
+
+
+def mix(images, labels):
+    return mixes(images, labels)
+
+
+def plain(images, labels):
+    return images, labels
+
+
+def none(images, labels):
+    return None
+
+
+def fails():
+    raise OSError("no disk")
+
+
+loader = DataLoader([(torch.rand(3, 8, 8), 0)], collate_fn=lambda samples: samples)
+"""
+
+
+@pytest.mark.parametrize("name", CANNOT)
+def test_what_cannot_be_asked_is_said_in_a_sentence(name, tmp_path, monkeypatch, capsys):
+    """Code 2, one sentence that says why, no traceback and no sheet."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "right.py").write_text(RIGHT)
+    (tmp_path / "raising.py").write_text("raise RuntimeError('no data here')")
+    (tmp_path / "exiting.py").write_text("raise SystemExit(3)")
+    (target, *options), text = CANNOT[name]
+    assert cli.main(["check", target, "--num-classes", "10", "--draws", "2", *options]) == 2
+    for module in ("right", "raising", "exiting"):
+        sys.modules.pop(module, None)
+    captured = capsys.readouterr()
+    assert captured.err.startswith("tv-mixaug: error: ")
+    assert text in captured.err
+    assert len(captured.err.splitlines()) == 1
+    assert not list(tmp_path.glob("*.png"))
+
+
+def test_refusals_are_no_faults(check):
+    """What a pipeline refuses is said, with its words, and does not make it wrong."""
+    even = """
+        import torch
+        from torchvision.transforms import v2
+
+        def mix(images, labels):
+            assert len(images) % 2 == 0, "even batches only"
+            return v2.MixUp(num_classes=10)(images, labels)
+    """
+    code, out, _ = check(even, "mix", "--dtype", "float32", "--dtype", "uint8")
+    assert code == 0
+    assert out.count("refuses\n") == 6  # three in the table, three below
+    assert "AssertionError: even batches only." in out
+
+
+def test_sheet_shows_what_went_in_and_what_came_out(check, tmp_path):
+    """The contact sheet has, for each fault, the samples and the wrong rows twice."""
+    fault = FAULTS["area not corrected"]
+    broken = PROJECT.format(K=10).replace(fault.line, fault.wrong)
+    code, out, _ = check(broken, "cutmix", "--out", "wrong.png")
+    assert code == 1
+    assert f"Contact sheet: {tmp_path / 'wrong.png'}" in out
+    sheet = read_image(tmp_path / "wrong.png")
+    background = sheet[:, 0, 0]
+    rows = (sheet != background[:, None, None]).any(0).any(1)
+    strips = int((rows[1:].int() - rows[:-1].int() == 1).sum())
+    assert strips >= 3 * 2  # of each strip at least the title and the pictures
+
+
+def test_loader_is_fed_as_its_data_set_does(check):
+    """Samples keep what else they hold, and the mask of a data set is asked after unbidden."""
+    project = """
+        import torch
+        from torch.utils.data import DataLoader
+        from torchvision import tv_tensors
+        from tv_mixaug import CutMix, make_collate_fn
+
+        SAMPLE = {
+            "name": "a",
+            "label": 3,
+            "mask": tv_tensors.Mask(torch.zeros(16, 20, dtype=torch.uint8)),
+            "image": tv_tensors.Image(torch.rand(3, 16, 20)),
+        }
+        mix = make_collate_fn(CutMix(num_classes=10), seed=3)
+
+        def collate(samples):
+            assert all(sample["name"] == "a" for sample in samples)
+            return mix(samples)
+
+        def make():
+            return DataLoader([SAMPLE] * 4, collate_fn=collate)
+    """
+    code, out, err = check(project, "make", "--fixed")
+    assert (code, err) == (0, "")
+    assert "masks follow images" in out
+
+
+def test_command_runs_by_itself(tmp_path):
+    """As a program it finds a module of the current folder and ends with the code 1."""
+    (tmp_path / "mine.py").write_text(
+        "def mix(images, labels):\n    return images.roll(1, 0), labels\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "tv_mixaug", "check", "mine:mix", "--num-classes", "3", "--fixed"],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    assert "WRONG in" in done.stdout
+    assert done.stderr == ""

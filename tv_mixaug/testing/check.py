@@ -20,6 +20,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import tv_tensors
 
+from tv_mixaug.arguments import check_probability
+from tv_mixaug.testing._arguments import at_least, per_channel
 from tv_mixaug.testing._coded import Case, UntruthfulError, coded_batch, make_samples, seeded
 from tv_mixaug.testing.contracts import assert_inputs_unchanged, assert_one_label_format
 from tv_mixaug.testing.draws import (
@@ -126,6 +128,7 @@ def run_check(args: argparse.Namespace) -> int:
     Raises:
         ValueError: If the pipeline cannot be found, fed or read.
     """
+    _check_arguments(args)
     torch.set_num_threads(1)  # the batches are small
     dtypes = [getattr(torch, name) for name in args.dtype or ["float32"]]
     with warnings.catch_warnings():
@@ -158,6 +161,23 @@ def run_check(args: argparse.Namespace) -> int:
         _write_sheet(args.out, list(pictures.values())[::-1])
         print(f"\nContact sheet: {args.out.resolve()}")
     return 1 if any(answer.verdict == "wrong" for answer in answers) else 0
+
+
+def _check_arguments(args: argparse.Namespace) -> None:
+    """Raise for numbers out of range before anything of the user's is run."""
+    at_least("--num-classes", args.num_classes, 2)
+    at_least("--draws", args.draws, 1)
+    at_least("--seed", args.seed, 0)
+    for side in args.size:
+        at_least("--size", side, 8)
+    if args.p is not None:
+        check_probability("--p", args.p)
+    if not 0 <= args.label_smoothing < 1:
+        raise ValueError(f"--label-smoothing must be in [0, 1), got {args.label_smoothing}.")
+    if (args.mean is None) != (args.std is None):
+        raise ValueError("--mean and --std must be given together, got only one of them.")
+    for name in ("mean", "std"):
+        per_channel(f"--{name}", getattr(args, name), 3)
 
 
 _KINDS = {"collate": "collate function", "batch": "batch transform", "loader": "DataLoader"}
@@ -215,9 +235,14 @@ def find_target(args: argparse.Namespace, dtype: torch.dtype) -> Target:
         target = replace(draft, form=form, kind=its_kind)
         complaint = _try(target, args, dtype)
         if complaint is None:
+            if args.switch and not hasattr(found, args.switch):
+                raise ValueError(
+                    f"--switch must name an attribute or method of {type(found).__name__}, "
+                    f"got {args.switch!r}."
+                )
             return target
         complaints.append(f"as a {_KINDS[its_kind]} it fails with {complaint}")
-    hint = "" if args.kind else "; say which it is by --as"
+    hint = "" if len(forms) == 1 or args.kind else "; say which it is by --as"
     raise ValueError(
         f"{args.target} cannot be asked: {'; '.join(dict.fromkeys(complaints))}{hint}."
     )
@@ -300,9 +325,9 @@ def _look_at_sample(draft: Target, loader: DataLoader[Any]) -> Target:
         return [key for key, value in items if test(value)][:1]
 
     masks = first(lambda v: isinstance(v, tv_tensors.Mask))
-    images = first(lambda v: np.ndim(v) == 3 and not isinstance(v, tv_tensors.Mask))
+    images = first(lambda v: getattr(v, "ndim", 0) == 3 and not isinstance(v, tv_tensors.Mask))
     soft = first(lambda v: isinstance(v, Tensor) and v.shape == (draft.num_classes,))
-    labels = first(lambda v: isinstance(v, (int, np.integer)) or np.shape(v) == ()) or soft
+    labels = first(lambda v: isinstance(v, (int, np.integer)) or getattr(v, "ndim", 1) == 0) or soft
     if not images or not labels:
         return draft
     keys = (images[0], labels[0], *masks)
@@ -482,8 +507,6 @@ def _loader_of(target: Target, data: Dataset[Any], *, stay: bool = False) -> Dat
 def _switch(target: Target, name: str, loader: Any, on: bool) -> None:
     """Set an attribute of the user's function, or call its method, as a training loop does."""
     function = _below(target.function)
-    if not hasattr(function, name):
-        raise ValueError(f"--switch must name an attribute or method, got {name!r}")
     if callable(getattr(function, name)):
         getattr(function, name)(float(on))
     else:
