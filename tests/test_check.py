@@ -256,6 +256,7 @@ def check(tmp_path, monkeypatch, capsys):
         module = f"project_{next(_numbers)}"
         (tmp_path / f"{module}.py").write_text(textwrap.dedent(text))
         argv = ["check", f"{module}:{target}", "--num-classes", str(classes), "--draws", "6"]
+        argv += [] if "--size" in options else ["--size", "16x24"]
         code = cli.main([*argv, *options])
         sys.modules.pop(module, None)
         captured = capsys.readouterr()
@@ -330,7 +331,7 @@ module, holder = Module(), Holder()
 def test_what_a_target_is_is_found_out(check, target):
     """Functions, modules, loaders and what makes them are told apart without `--as`."""
     options = ["--keys", "image", "label"] if target == "MixCollate" else []
-    code, out, err = check(PROJECT.format(K=10) + MORE, target, *options)
+    code, out, err = check(PROJECT.format(K=10) + MORE, target, "--fixed", *options)
     assert (code, err) == (0, "")
     assert f":{target} is {KINDS[target]}; fed with" in out
 

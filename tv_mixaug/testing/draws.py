@@ -6,6 +6,7 @@ image is not its own, and where.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable
 from itertools import combinations
 from typing import Any, Literal, NamedTuple
@@ -401,7 +402,9 @@ def _compare_epochs(
     seed: int,
 ) -> tuple[str, Cause] | None:
     """Say what the workers, or the epochs, of a loader share."""
-    with seeded(seed):
+    with seeded(seed), warnings.catch_warnings():
+        # To begin an epoch again is the very question.
+        warnings.filterwarnings("ignore", ".* begins epoch .* again", UserWarning)
         loader = make_loader(data)
         epochs = []
         for number in (0, 1):
@@ -437,15 +440,17 @@ def _compare_epochs(
 
 def _read_batches(batches: list[Any], data: CodedSamples) -> list[_Batch]:
     """Read what was drawn for each batch of a loader."""
-    read = []
-    for images, _ in map(read_result, batches):
-        pixels, tolerance = to_unit(images), colour_tolerance(images.dtype)
-        edges = [(pixels.diff(dim=axis).abs().amax(1) > tolerance).any(4 - axis) for axis in (2, 3)]
-        cut = torch.cat(edges, 1)
-        plain = ~cut.any(1)
-        weight = torch.full((len(pixels),), torch.nan, dtype=torch.float64)
-        if plain.any():
-            found = decode(pixels[plain, :, 0, 0], data.colours, tolerance=2 * tolerance)
-            weight[plain] = found.amax(1)
-        read.append(_Batch(weight, cut, bool((cut.any(1) | ~(weight > 1 - 1e-3)).any())))
-    return read
+    images = [read_result(batch)[0] for batch in batches]
+    tolerance = max(colour_tolerance(batch.dtype) for batch in images)
+    pixels = torch.cat([to_unit(batch) for batch in images])
+    edges = torch.cat(
+        [(pixels.diff(dim=d).abs().amax(1) > tolerance).any(4 - d) for d in (2, 3)], 1
+    )
+    plain = ~edges.any(1)
+    weight = torch.full((len(pixels),), torch.nan, dtype=torch.float64)
+    seen, index = torch.unique(pixels[plain, :, 0, 0], dim=0, return_inverse=True)
+    weight[plain] = decode(seen, data.colours, tolerance=2 * tolerance).amax(1)[index]
+    mixed = ~(weight > 1 - 1e-3)
+    sizes = [len(batch) for batch in images]
+    rows = zip(weight.split(sizes), edges.split(sizes), mixed.split(sizes), strict=True)
+    return [_Batch(w, e, bool(m.any())) for w, e, m in rows]
