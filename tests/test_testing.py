@@ -659,7 +659,7 @@ DRAWS_WRONG = {
     "shared place": (
         lambda i, y: per_sample(i, y, shared_place=True),
         {"per": "sample"},
-        "share one relative place",
+        "share one place",
     ),
     "copied to workers": (Collate(OwnNumbers()), {"collate": True}, "workers have copies"),
     "in a loader": (

@@ -58,6 +58,10 @@ LABELS_NOT_MIXED = Cause(
     "the images were mixed but the labels were not.",
     "Return labels of (B, K) weights, or pairs with lam, and train on those.",
 )
+PARTNER_ALONE = Cause(
+    "the images were mixed, and the label is that of the partner alone.",
+    "Mix labels by lam; what cuts boxes out of pictures does not fit rows of classes.",
+)
 LAM_TRUNCATED = Cause(
     "truncated integers: lam was cast to the images' integer type.",
     "Keep lam in float32, and mix before images become bytes or after they are floats.",
@@ -168,7 +172,7 @@ SHARED_LAM = Cause(
     "Draw lam with the shape (B,); or say that draws are for the batch: `per='batch'`.",
 )
 SHARED_PLACE = Cause(
-    "the boxes of a batch differ in size and share one relative place.",
+    "the boxes of a batch differ in size and share one place.",
     "Draw the place with the shape (B,), like the size.",
 )
 WORKERS_REPEAT = Cause(

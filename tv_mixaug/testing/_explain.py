@@ -157,8 +157,8 @@ def _wrong_weights(
         return causes.SWAPPED
     if mixed and hard and own is not None and said[own]:
         return causes.LABELS_NOT_MIXED
-    if mixed and hard and integer:
-        return causes.LAM_TRUNCATED
+    if mixed and hard and int((said & seen).sum()) == 1:
+        return causes.LAM_TRUNCATED if integer else causes.PARTNER_ALONE
     if not mixed and int(said.sum()) > 1:
         return causes.IMAGES_NOT_MIXED
     if (said & ~seen).any():

@@ -56,7 +56,8 @@ class _Draws(NamedTuple):
     """What was drawn in n calls on one batch."""
 
     foreign: Tensor  # (n, B) float64: how much of each image is not its own
-    place: Tensor  # (n, B, 2) float64: where a box lies, 0 first to 1 last, NaN if it has no choice
+    place: Tensor  # (n, B, 4) float64: where a box begins, as a share of its room and in pixels, x
+    # and y; NaN where there is none, or too little room
 
 
 class _Batch(NamedTuple):
@@ -317,7 +318,7 @@ def _draw(
 
 
 def _read_rows(images: Tensor, colours: Tensor) -> tuple[Tensor, Tensor]:
-    """Return (B,) how much of each image is not its own, and (B, 2) where it lies."""
+    """Return (B,) how much of each image is not its own, and (B, 4) where it lies."""
     if len(images) != len(colours):
         raise ValueError(f"mix must return {len(colours)} images, got {len(images)}.")
     pixels = to_unit(images)
@@ -334,7 +335,8 @@ def _read_rows(images: Tensor, colours: Tensor) -> tuple[Tensor, Tensor]:
         first = lines.int().argmax(1)
         room = lines.shape[1] - lines.sum(1)
         chosen = lines.any(1) & (room >= 4)  # with less room, rounding says more than the draw
-        places.append(torch.where(chosen, first / room.clamp(min=1), torch.nan))
+        shares = first / room.clamp(min=1)
+        places += [torch.where(chosen, at, torch.nan) for at in (shares, first.double())]
     return foreign, torch.stack(places, 1)
 
 
@@ -372,15 +374,15 @@ def _compare_calls(drawn: _Draws, per: str) -> tuple[str, Cause] | None:
             causes.DRAWN_ONCE
         )
     if per == "sample":
-        if (shared := _median_correlation(foreign.where(foreign > 0, torch.nan))) > 0.5:
-            return f"The weights of two samples of a batch have a correlation of {shared:.2f}.", (
-                causes.SHARED_LAM
-            )
-        shared = max(_median_correlation(place[..., axis]) for axis in (0, 1))
-        if shared > 0.5:
-            return f"The places of two boxes of a batch have a correlation of {shared:.2f}.", (
-                causes.SHARED_PLACE
-            )
+        of_weights = _median_correlation(foreign.where(foreign > 0, torch.nan))
+        of_places = max(_median_correlation(place[..., axis]) for axis in range(4))
+        # Boxes that begin at one place have shares that go together too.
+        if of_places > 0.5 and of_weights < 0.95:
+            text = f"The places of two boxes of a batch have a correlation of {of_places:.2f}."
+            return text, causes.SHARED_PLACE
+        if of_weights > 0.5:
+            text = f"The weights of two samples of a batch have a correlation of {of_weights:.2f}."
+            return text, causes.SHARED_LAM
     return None
 
 
@@ -452,5 +454,5 @@ def _read_batches(batches: list[Any], data: CodedSamples) -> list[_Batch]:
     weight[plain] = decode(seen, data.colours, tolerance=2 * tolerance).amax(1)[index]
     mixed = ~(weight > 1 - 1e-3)
     sizes = [len(batch) for batch in images]
-    rows = zip(weight.split(sizes), edges.split(sizes), mixed.split(sizes), strict=True)
+    rows = zip(*(torch.split(x, sizes) for x in (weight, edges, mixed)), strict=True)
     return [_Batch(w, e, bool(m.any())) for w, e, m in rows]
