@@ -493,7 +493,7 @@ def test_class_numbers_that_kornia_rounded_are_found() -> None:
 
 @pytest.mark.filterwarnings("ignore")
 def test_switch_that_timm_loses_is_found() -> None:
-    """What timm calls `mixup_enabled`, set as its training script sets it, reaches no running worker."""
+    """Setting `mixup_enabled`, as timm's training script does, reaches no running worker."""
     mix = needs("timm.data.mixup").FastCollateMixup(num_classes=2)
 
     class Collate:

@@ -30,6 +30,7 @@ from tv_mixaug.testing import (
     assert_switch_reaches_workers,
     assert_targets_follow_images,
 )
+from tv_mixaug.testing import _causes as causes
 from tv_mixaug.testing._coded import decode
 
 FEW: dict[str, Any] = {"batch_sizes": (1, 4), "sizes": ((8, 12),), "draws": 5}
@@ -790,6 +791,18 @@ def test_failure_has_its_parts() -> None:
     )
     torch.testing.assert_close(pictures.held.sum(1), torch.ones(len(pictures.held)).double())
     assert not torch.allclose(pictures.held, pictures.said)
+
+
+def test_guide_says_what_to_do_for_each_cause() -> None:
+    """Every cause that the kit can name stands in the guide with its remedy."""
+    guide = Path(__file__).parents[1] / "docs" / "guide" / "truth.md"
+    rows = [line for line in guide.read_text(encoding="utf-8").splitlines() if line[:1] == "|"]
+    known = [value for value in vars(causes).values() if isinstance(value, causes.Cause)]
+    assert len(known) > 30
+    for cause in known:
+        begin = cause.text.split("{")[0].strip("., ").lower()
+        found = [row for row in rows if begin in row.lower() and cause.remedy.rstrip(".") in row]
+        assert len(found) == 1, cause
 
 
 def test_failure_points_at_the_users_line(tmp_path: Path, capfd: Any) -> None:

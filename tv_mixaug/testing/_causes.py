@@ -92,7 +92,7 @@ ONE_LINE = Cause(
 )
 OTHER_PIXELS = Cause(
     "other pixels were counted than were pasted, or a later operation covered some.",
-    "Count the area of the very box that is pasted, after clipping; see what comes after it.",
+    "Count the area of the very box that is pasted, after clipping; if more follows, use `Chain`.",
 )
 NOT_CORRECTED = Cause(
     "the area was not corrected: the label has the lam that was drawn, not the share of pixels "
