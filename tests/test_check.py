@@ -348,8 +348,14 @@ CANNOT = {
     "a number": (("right:K",), "must be a function, transform or DataLoader"),
     "a class": (("right:Needs",), "is a class that needs path"),
     "broken factory": (("right:fails",), "cannot be made: OSError: no disk"),
-    "plain": (("right:plain",), "nothing that is mixed in 20 batches; is it switched on"),
-    "none": (("right:none", "--as", "batch"), "as a batch transform it fails with"),
+    "plain": (
+        ("right:plain",),
+        "as a batch transform it mixes nothing in 20 batches (is it switched on?)",
+    ),
+    "none": (
+        ("right:none", "--as", "batch"),
+        "as a batch transform it raises ValueError: the batch has no",
+    ),
     "no loader": (("right:mix", "--as", "loader"), "must be a DataLoader, got function"),
     "is a loader": (("right:loader", "--as", "batch"), "is a DataLoader, but --as says batch"),
     "keys": (("right:plain", "--keys", "image", "label"), "say which it is by --as"),
@@ -471,6 +477,20 @@ def test_loader_is_fed_as_its_data_set_does(check):
     code, out, err = check(project, "make", "--fixed")
     assert (code, err) == (0, "")
     assert "masks follow images" in out
+
+
+def test_help_does_not_wait_for_torch(tmp_path):
+    """The options are shown without importing what the questions need."""
+    code = (
+        "import sys; from tv_mixaug import cli\n"
+        "try: cli.main(['check', '--help'])\n"
+        "finally: print(*sys.modules, file=sys.stderr)"
+    )
+    done = subprocess.run(  # noqa: S603
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    assert "--num-classes K" in done.stdout
+    assert not {"torch", "numpy", "cv2"} & set(done.stderr.split())
 
 
 def test_command_runs_by_itself(tmp_path):

@@ -3,8 +3,8 @@ A property test of a pipeline
 =============================
 
 ``assert_labels_match_pixels`` sends images through a pipeline whose pixels say whose they are, and
-compares what comes out with the labels. It knows nothing of the pipeline's inside. Without writing a
-test, ``tv-mixaug check train:collate --num-classes 10`` asks the same of a pipeline in ``train.py``.
+compares what comes out with the labels. It knows nothing of the pipeline's inside. Without a test,
+``tv-mixaug check train:collate --num-classes 10`` asks the same of a pipeline in ``train.py``.
 """
 
 import matplotlib.pyplot as plt

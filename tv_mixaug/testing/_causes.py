@@ -165,7 +165,8 @@ P_UNIT = Cause(
 )
 DRAWN_ONCE = Cause(
     "one draw is used again in every call.",
-    "Draw in the call, not in the constructor, and seed once, not in every call.",
+    "Draw in the call, and seed once, not in every call; what is fixed on purpose is not asked "
+    "with `--fixed`.",
 )
 SHARED_LAM = Cause(
     "all samples of a batch have one lam.",

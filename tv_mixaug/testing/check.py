@@ -11,18 +11,27 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import tv_tensors
 
+from tv_mixaug import viz
 from tv_mixaug.arguments import check_probability
+from tv_mixaug.io import write_image
 from tv_mixaug.testing._arguments import at_least, per_channel
-from tv_mixaug.testing._coded import Case, UntruthfulError, coded_batch, make_samples, seeded
+from tv_mixaug.testing._coded import (
+    Case,
+    Evidence,
+    UntruthfulError,
+    coded_batch,
+    make_samples,
+    seeded,
+)
 from tv_mixaug.testing.contracts import assert_inputs_unchanged, assert_one_label_format
 from tv_mixaug.testing.draws import (
     assert_draws_independent,
@@ -156,9 +165,13 @@ def run_check(args: argparse.Namespace) -> int:
             lines = [f"As above: {told[case]}."]
         print("\n".join(f"  {line}" for line in lines))
         told.setdefault(case, answer.question)
-    pictures = {a.error.case: a for a in reversed(answers) if a.error and a.error.evidence}
+    pictures = {
+        answer.error.case: (answer.question, answer.error.evidence)
+        for answer in reversed(answers)  # of one case the first question is kept
+        if answer.error is not None and answer.error.evidence is not None
+    }
     if pictures:
-        _write_sheet(args.out, list(pictures.values())[::-1])
+        write_image(args.out, _draw_sheet(list(pictures.values())[::-1]))
         print(f"\nContact sheet: {args.out.resolve()}")
     return 1 if any(answer.verdict == "wrong" for answer in answers) else 0
 
@@ -241,7 +254,7 @@ def find_target(args: argparse.Namespace, dtype: torch.dtype) -> Target:
                     f"got {args.switch!r}."
                 )
             return target
-        complaints.append(f"as a {_KINDS[its_kind]} it fails with {complaint}")
+        complaints.append(f"as a {_KINDS[its_kind]} it {complaint}")
     hint = "" if len(forms) == 1 or args.kind else "; say which it is by --as"
     raise ValueError(
         f"{args.target} cannot be asked: {'; '.join(dict.fromkeys(complaints))}{hint}."
@@ -345,17 +358,17 @@ def _try(target: Target, args: argparse.Namespace, dtype: torch.dtype) -> str | 
             for _ in range(20):
                 images, labels = target(batch.images.clone(), batch.classes.clone())
                 if not isinstance(images, Tensor) or images.ndim != 4:
-                    return f"images that are {type(images).__name__}, not (B, C, H, W)"
+                    return f"returns images that are {type(images).__name__}, not (B, C, H, W)"
                 if len(images) != _BATCH:
-                    return f"{len(images)} images for {_BATCH} samples"
+                    return f"returns {len(images)} images for {_BATCH} samples"
                 if images.shape != batch.images.shape or not torch.equal(images, batch.images):
                     return None
                 weights = labels[2] if isinstance(labels, (tuple, list)) else labels
-                if weights.is_floating_point() and weights.amax(-1).min() < 1:
+                if torch.as_tensor(weights).is_floating_point() and weights.amax(-1).min() < 1:
                     return None
     except (Exception, SystemExit) as error:
-        return _sentence(error)
-    return "nothing that is mixed in 20 batches; is it switched on"
+        return f"raises {_sentence(error)}"
+    return "mixes nothing in 20 batches (is it switched on?)"
 
 
 def ask_all(
@@ -513,22 +526,12 @@ def _switch(target: Target, name: str, loader: Any, on: bool) -> None:
         setattr(function, name, on)
 
 
-def _write_sheet(out: Path, answers: list[Answer]) -> None:
-    """Write the wrong pictures of each answer with what their labels say, and what they hold."""
-    from tv_mixaug import viz
-    from tv_mixaug.io import write_image
-
+def _draw_sheet(pictures: list[tuple[str, Evidence]]) -> npt.NDArray[np.uint8]:
+    """Draw the wrong rows of each answer with what their labels say, and what they hold."""
     strips = []
-    for answer in answers:
-        assert answer.error is not None  # noqa: S101 - for the type checker
-        evidence = answer.error.evidence
-        assert evidence is not None  # noqa: S101
+    for question, evidence in pictures:
         for title, images, labels in (
-            (
-                f"{answer.question}: these went in",
-                evidence.samples[:_BATCH],
-                evidence.classes[:_BATCH],
-            ),
+            (f"{question}: these went in", evidence.samples[:_BATCH], evidence.classes[:_BATCH]),
             ("These came out, and the labels say", evidence.images, evidence.said),
             ("Their pixels hold", evidence.images, evidence.held),
         ):
@@ -540,4 +543,4 @@ def _write_sheet(out: Path, answers: list[Answer]) -> None:
         np.pad(strip, ((0, 0), (0, width - strip.shape[1]), (0, 0)), mode="edge")
         for strip in strips
     ]
-    write_image(out, np.concatenate(wide))
+    return np.concatenate(wide)

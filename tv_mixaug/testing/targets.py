@@ -136,22 +136,20 @@ def assert_targets_follow_images(
     smallest = _smallest(run, first, kind)
     if smallest is None:
         raise UntruthfulError(f"{head}\n{unrepeatable(first)}", wrong=wrong, rows=rows)
-    case, row, outcome = smallest
-    fault = outcome.faults[row]
-    assert fault is not None  # noqa: S101 - for the type checker: `row` is a wrong one
+    where, fault, evidence = smallest
     raise UntruthfulError(
-        f"{head}\nSmallest case found: {case}, row {row}. {fault.text}\n{because(fault.cause)}",
+        f"{head}\nSmallest case found: {where}. {fault.text}\n{because(fault.cause)}",
         wrong=wrong,
         rows=rows,
-        case=f"{case}, row {row}: {fault.text}",
+        case=f"{where}: {fault.text}",
         cause=fault.cause.text,
-        evidence=outcome.evidence,
+        evidence=evidence,
     )
 
 
 def _smallest(
     run: Callable[[Case], _Rows], failing: Case, kind: str
-) -> tuple[Case, int, _Rows] | None:
+) -> tuple[str, _Fault, Evidence | None] | None:
     for case in [*smaller_cases(failing), failing]:
         if kind == "boxes" and min(case.size) < 8:
             continue
@@ -161,7 +159,7 @@ def _smallest(
             continue
         for row, fault in enumerate(outcome.faults):
             if fault is not None:
-                return case, row, outcome
+                return f"{case}, row {row}", fault, outcome.evidence
     return None
 
 
