@@ -350,7 +350,7 @@ CANNOT = {
     "broken factory": (("right:fails",), "cannot be made: OSError: no disk"),
     "plain": (
         ("right:plain",),
-        "as a batch transform it mixes nothing in 20 batches (is it switched on?)",
+        "as a batch transform it mixes nothing in 200 batches (is it switched on?)",
     ),
     "none": (
         ("right:none", "--as", "batch"),

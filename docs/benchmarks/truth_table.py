@@ -735,7 +735,7 @@ def is_installed(package: str) -> bool:
     return True
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     """Ask everything and write both files."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--draws", type=int, default=150, help="batches of 8 for each question")
@@ -743,7 +743,7 @@ def main() -> None:
         "--out", type=Path, default=Path(__file__).parent, help="folder to write to"
     )
     parser.add_argument("--only", default="", help="ask those whose name has this word")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")  # kornia warns of its default, which is one of the rows
     today = datetime.date.today().isoformat()
