@@ -161,7 +161,7 @@ WRONG = {
         {"seed": 1},
         "a later operation covered",
     ),
-    "a cut over a cut by hand": (twice, {"batch_sizes": (5,)}, "paired with different samples"),
+    "a cut over a cut by hand": (twice, {"batch_sizes": (5,)}, "a later operation covered"),
     "NaN": (lambda i, y: (i, torch.full((len(y), 10), torch.nan)), {}, "NaN"),
     "normalised": (v2.Normalize(MEAN, STD), {}, "pass `mean=` and `std=`"),
     "erased": (Cutout(num_classes=10), {}, "erased or filled without being promised"),
