@@ -123,7 +123,7 @@ def make_loader():
         Pictures(), 16, collate_fn=MixCollate(), num_workers=2, worker_init_fn=seed_worker
     )
 """
-MASKS = ["--keys", "image", "label", "mask", "--as", "batch"]
+MASKS = ["--keys", "image,label,mask", "--as", "batch"]
 
 
 class Fault(NamedTuple):
@@ -330,7 +330,7 @@ module, holder = Module(), Holder()
 @pytest.mark.parametrize("target", KINDS)
 def test_what_a_target_is_is_found_out(check, target):
     """Functions, modules, loaders and what makes them are told apart without `--as`."""
-    options = ["--keys", "image", "label"] if target == "MixCollate" else []
+    options = ["--keys", "image,label"] if target == "MixCollate" else []
     code, out, err = check(PROJECT.format(K=10) + MORE, target, "--fixed", *options)
     assert (code, err) == (0, "")
     assert f":{target} is {KINDS[target]}; fed with" in out
@@ -358,7 +358,8 @@ CANNOT = {
     ),
     "no loader": (("right:mix", "--as", "loader"), "must be a DataLoader, got function"),
     "is a loader": (("right:loader", "--as", "batch"), "is a DataLoader, but --as says batch"),
-    "keys": (("right:plain", "--keys", "image", "label"), "say which it is by --as"),
+    "data set mixes": (("right:bare",), "if its data set mixes, name what does that"),
+    "keys": (("right:plain", "--keys", "image,label"), "say which it is by --as"),
     "classes": (("right:mix", "--num-classes", "8"), "check num_classes"),
     "mean": (("right:mix", "--mean", "0.5,0.5,0.5"), "--mean and --std must be given together"),
     "draws": (("right:mix", "--draws", "0"), "--draws must be >= 1, got 0"),
@@ -399,6 +400,7 @@ def fails():
 
 
 loader = DataLoader([(torch.rand(3, 8, 8), 0)], collate_fn=lambda samples: samples)
+bare = DataLoader([(torch.rand(3, 8, 8), 0)])
 """
 
 

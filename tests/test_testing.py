@@ -713,6 +713,13 @@ def test_questions_about_draws_are_checked() -> None:
 
     with pytest.raises(ValueError, match="must mix at least 10 of 60 batches to be asked, got 0"):
         assert_draws_independent(plain)
+    normalised = v2.Compose([v2.MixUp(num_classes=2), v2.Normalize(MEAN, STD)])
+    with pytest.raises(ValueError, match="undo what normalises them"):
+        assert_draws_independent(normalised)
+    with pytest.raises(ValueError, match="undo what normalises them"):
+        assert_draws_independent(
+            lambda data: DataLoader(data, 8, collate_fn=Collate(normalised)), loader=True
+        )
     with pytest.raises(ValueError, match="that mixes four batches or more"):
         assert_draws_independent(lambda data: DataLoader(data, 48), loader=True)
     with pytest.raises(ValueError, match="must mix while it is switched on, got 4 plain batches"):

@@ -118,7 +118,8 @@ def _make_parser() -> argparse.ArgumentParser:
         "DataLoader, or a function that makes one")  # fmt: skip
     add("--num-classes", type=int, required=True, metavar="K", help="number of classes")
     add("--as", dest="kind", choices=("collate", "batch", "loader"), help="what the target is")
-    add("--keys", nargs="+", metavar="KEY", help="of image, label and mask in samples and batches")
+    add("--keys", type=lambda text: text.split(","), metavar="KEY,KEY",
+        help="of image, label and perhaps mask in samples and batches")  # fmt: skip
     add("--size", type=_read_size, default=(32, 48), metavar="HxW", help="default: 32x48 pixels")
     add("--dtype", action="append", choices=("float32", "uint8", "float16", "bfloat16", "float64"),
         help="of the images, also several times; the first is asked everything")  # fmt: skip

@@ -178,7 +178,9 @@ def find_target(args: argparse.Namespace, dtype: torch.dtype) -> Target:
                 )
             return target
         complaints.append(f"as a {KINDS[its_kind]} it {complaint}")
-    hint = "" if len(forms) == 1 or args.kind else "; say which it is by --as"
+    hint = "" if args.kind else "; say which it is by --as"
+    if loader is not None:
+        hint = "; if its data set mixes, name what does that"
     raise ValueError(
         f"{args.target} cannot be asked: {'; '.join(dict.fromkeys(complaints))}{hint}."
     )

@@ -313,12 +313,21 @@ def _draw(
             images, labels = data.images.clone(), data.labels.clone()
             given = (make_samples(images, labels),) if collate else (images, labels)
             read.append(_read_rows(read_result(mix(*given))[0], data.colours))
-    foreign, places = zip(*read, strict=True)
-    return _Draws(torch.stack(foreign), torch.stack(places))
+    foreign, places = (torch.stack(values) for values in zip(*read, strict=True))
+    _check_readable(foreign.isnan())
+    return _Draws(foreign.nan_to_num(1), places)
+
+
+def _check_readable(unknown: Tensor) -> None:
+    """Raise if most images have one colour that no mix of the samples gives."""
+    if unknown.double().mean() > 0.5:
+        raise ValueError(
+            "mix must give back the colours of its samples, got others; undo what normalises them."
+        )
 
 
 def _read_rows(images: Tensor, colours: Tensor) -> tuple[Tensor, Tensor]:
-    """Return (B,) how much of each image is not its own, and (B, 4) where it lies."""
+    """Return (B,) how much of each image is not its own, NaN if unknown, and (B, 4) where it is."""
     if len(images) != len(colours):
         raise ValueError(f"mix must return {len(colours)} images, got {len(images)}.")
     pixels = to_unit(images)
@@ -329,7 +338,7 @@ def _read_rows(images: Tensor, colours: Tensor) -> tuple[Tensor, Tensor]:
         tolerance = 2 * colour_tolerance(images.dtype)
         weights = decode(pixels[blended, :, 0, 0], colours, tolerance=tolerance)
         own = weights[torch.arange(len(blended)), blended]
-        foreign[blended] = 1 - own.nan_to_num(0)
+        foreign[blended] = 1 - own
     places = []
     for lines in (changed.any(1), changed.any(2)):  # x, then y
         first = lines.int().argmax(1)
@@ -452,6 +461,7 @@ def _read_batches(batches: list[Any], data: CodedSamples) -> list[_Batch]:
     weight = torch.full((len(pixels),), torch.nan, dtype=torch.float64)
     seen, index = torch.unique(pixels[plain, :, 0, 0], dim=0, return_inverse=True)
     weight[plain] = decode(seen, data.colours, tolerance=2 * tolerance).amax(1)[index]
+    _check_readable(plain & weight.isnan())
     mixed = ~(weight > 1 - 1e-3)
     sizes = [len(batch) for batch in images]
     rows = zip(*(torch.split(x, sizes) for x in (weight, edges, mixed)), strict=True)
