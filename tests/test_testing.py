@@ -942,6 +942,18 @@ def test_assertions_need_no_hypothesis() -> None:
     assert not any("strategies" in name for name in top_level_imports(Path(kit.__file__)))
 
 
+def test_referee_shares_no_code_with_players() -> None:
+    """What judges imports nothing of what mixes: checks of arguments, reading files and drawing."""
+    allowed = {"testing", "arguments"}
+    for path in Path(kit.__file__).parent.glob("*.py"):
+        used = {
+            name.split(".")[1] for name in top_level_imports(path) if name.startswith("tv_mixaug.")
+        }
+        # Strategies make inputs and judge nothing; the command draws a sheet and writes it.
+        more = {"strategies.py": {"plans", "transforms"}, "check.py": {"viz", "io"}}
+        assert used <= allowed | more.get(path.name, set()), path.name
+
+
 def test_unknown_names_are_unknown() -> None:
     """A misspelt name is an AttributeError."""
     with pytest.raises(AttributeError, match="no attribute 'image_batch'"):

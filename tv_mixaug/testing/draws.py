@@ -90,7 +90,7 @@ def assert_probability(
 
     The share that is mixed must be p to five standard deviations of the draws; where batches are
     chosen, a mixed batch must be mixed wholly. A mix that leaves no trace, with a lam of 1 or an
-    empty box, cannot be counted: for each that shows less than one per cent two more are conceded,
+    empty box, cannot be counted: for each that shows less than one per cent four more are conceded,
     and one sample in each batch may be its own partner.
 
     Args:
@@ -136,7 +136,7 @@ def assert_probability(
         faint = (slight & shown).flatten()
     count, found = len(units), units.double().mean().item()
     margin = 5 * (p * (1 - p) / count) ** 0.5
-    hidden = 2 * faint.double().mean().item()
+    hidden = 4 * faint.double().mean().item()
     cause: Cause | None = None
     if not found - margin - 1e-9 <= p <= max(found, min(1, found * most + hidden)) + margin + 1e-9:
         cause = _why_not(p, found, rows, per, margin + 0.01, alone)
