@@ -367,6 +367,10 @@ CANNOT = {
     "out": (("right:mix", "--out", "sheet.txt"), "--out must end in one of"),
     "folder": (("right:mix", "--out", "gone/sheet.png"), "--out must be in a folder that exists"),
     "switch": (("right:mix", "--switch", "off"), "--switch must name an attribute"),
+    "size": (("right:mix", "--size", "big"), "--size must be made of numbers, got 'big'"),
+    "small": (("right:mix", "--size", "4"), "--size must be >= 8, got 4"),
+    "erased": (("right:mix", "--erased", "black"), "--erased must be made of numbers"),
+    "std": (("right:mix", "--std", "1,2", "--mean", "1,2,3"), "--std must have one value per"),
     "p": (("right:mix", "--p", "2"), "--p must be in [0, 1], got 2.0"),
 }
 RIGHT = """

@@ -118,15 +118,14 @@ def _make_parser() -> argparse.ArgumentParser:
         "DataLoader, or a function that makes one")  # fmt: skip
     add("--num-classes", type=int, required=True, metavar="K", help="number of classes")
     add("--as", dest="kind", choices=("collate", "batch", "loader"), help="what the target is")
-    add("--keys", type=lambda text: text.split(","), metavar="KEY,KEY",
-        help="of image, label and perhaps mask in samples and batches")  # fmt: skip
-    add("--size", type=_read_size, default=(32, 48), metavar="HxW", help="default: 32x48 pixels")
+    add("--keys", help="of image, label and perhaps mask in samples and batches: image,label,mask")
+    add("--size", default="32x48", help="height x width in pixels (default: %(default)s)")
     add("--dtype", action="append", choices=("float32", "uint8", "float16", "bfloat16", "float64"),
         help="of the images, also several times; the first is asked everything")  # fmt: skip
     add("--arrays", action="store_true", help="images of samples are NumPy arrays (C, H, W)")
-    add("--mean", type=_read_numbers, help="subtracted from the images at the end: 0.5,0.4,0.3")
-    add("--std", type=_read_numbers, help="divided by at the end")
-    add("--erased", type=_read_fill, help="value of erased pixels, or noise")
+    add("--mean", help="subtracted from the images at the end, such as 0.5,0.4,0.3")
+    add("--std", help="divided by at the end")
+    add("--erased", help="value of erased pixels, or one for each channel, or noise")
     add("--label-format", choices=("index", "soft"), default="index", help="of labels going in")
     add("--label-smoothing", type=float, default=0.0, help="that the pipeline applies")
     add("--p", type=float, help="share of batches (or samples) said to be mixed")
@@ -137,19 +136,6 @@ def _make_parser() -> argparse.ArgumentParser:
     add("--seed", type=int, default=0, help="of the first batch (default: %(default)s)")
     add("--out", default=Path("tv_mixaug_check.png"), **sheet)
     return parser
-
-
-def _read_size(text: str) -> tuple[int, int]:
-    height, width = map(int, text.split("x")) if "x" in text else (int(text), int(text))
-    return height, width
-
-
-def _read_numbers(text: str) -> tuple[float, ...]:
-    return tuple(float(number) for number in text.split(","))
-
-
-def _read_fill(text: str) -> str | float:
-    return text if text == "noise" else float(text)
 
 
 def _run(args: argparse.Namespace, scratch: contextlib.ExitStack) -> int:

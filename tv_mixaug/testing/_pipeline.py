@@ -155,7 +155,7 @@ def find_target(args: argparse.Namespace, dtype: torch.dtype) -> Target:
     if loader is not None:
         draft = _look_at_sample(draft, loader)
     if args.keys:
-        draft = replace(draft, keys=tuple(int(k) if k.isdigit() else k for k in args.keys))
+        draft = replace(draft, keys=tuple(args.keys))
     if loader is not None or kind == "collate":
         forms = [("samples", draft.kind)]
     elif kind == "batch":

@@ -66,7 +66,7 @@ def run_check(args: argparse.Namespace) -> int:
     Raises:
         ValueError: If the pipeline cannot be found, fed or read.
     """
-    _check_arguments(args)
+    args = _read_arguments(args)
     torch.set_num_threads(1)  # the batches are small
     dtypes = [getattr(torch, name) for name in args.dtype or ["float32"]]
     with warnings.catch_warnings():
@@ -110,8 +110,19 @@ def _print_reasons(answers: list[Answer]) -> None:
         told.setdefault(case, answer.question)
 
 
-def _check_arguments(args: argparse.Namespace) -> None:
-    """Raise for numbers out of range before anything of the user's is run."""
+def _read_arguments(given: argparse.Namespace) -> argparse.Namespace:
+    """Return the arguments as values; raise if one is out of range, before anything is run."""
+    args = argparse.Namespace(**vars(given))
+    args.keys = [int(k) if k.isdigit() else k for k in args.keys.split(",")] if args.keys else None
+    sides = _read_numbers("--size", args.size.replace("x", ","), int)
+    args.size = (sides[0], sides[-1])
+    for name in ("mean", "std"):
+        text = getattr(args, name)
+        numbers = text and per_channel(f"--{name}", _read_numbers(f"--{name}", text, float), 3)
+        setattr(args, name, numbers)
+    if args.erased not in (None, "noise"):
+        values = _read_numbers("--erased", args.erased, float)
+        args.erased = values[0] if len(values) == 1 else per_channel("--erased", values, 3)
     at_least("--num-classes", args.num_classes, 2)
     at_least("--draws", args.draws, 1)
     at_least("--seed", args.seed, 0)
@@ -123,8 +134,14 @@ def _check_arguments(args: argparse.Namespace) -> None:
         raise ValueError(f"--label-smoothing must be in [0, 1), got {args.label_smoothing}.")
     if (args.mean is None) != (args.std is None):
         raise ValueError("--mean and --std must be given together, got only one of them.")
-    for name in ("mean", "std"):
-        per_channel(f"--{name}", getattr(args, name), 3)
+    return args
+
+
+def _read_numbers(name: str, text: str, kind: Callable[[str], Any]) -> tuple[Any, ...]:
+    try:
+        return tuple(kind(number) for number in text.split(","))
+    except ValueError:
+        raise ValueError(f"{name} must be made of numbers, got {text!r}.") from None
 
 
 def ask_all(
