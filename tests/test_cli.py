@@ -84,8 +84,8 @@ def test_preview_is_seeded(folder, tmp_path):
         (["--out", "sheet.txt"], "--out must end in one of .png"),
         (["--out", "sheet"], "--out must end in one of .png"),
         (["--out", "gone/sheet.png"], "--out must be in a folder that exists"),
-        (["--out", "folder.png"], "--out must be a file, got the folder"),
-        (["--out", "pipe.png"], "--out must be a file, got the pipe or device"),
+        (["--out", "folder.png"], "--out 'folder.png' must be a file, got a directory."),
+        (["--out", "pipe.png"], "--out 'pipe.png' must be a file, got a pipe."),
     ],
 )
 def test_bad_options_end_with_code_two(folder, tmp_path, monkeypatch, capsys, options, text):
@@ -225,7 +225,7 @@ def test_preview_refuses_a_batch_that_is_too_large(tmp_path, capsys):
 def test_demo_keeps_its_flowers_where_asked(tmp_path, monkeypatch, capsys):
     """--keep names a new or empty folder, in which the flowers stay; another one is refused."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(demo, "train", lambda steps: None)
+    monkeypatch.setattr(demo, "_train", lambda steps: None)
     assert cli.main(["demo", "--keep", "flowers"]) == 0
     assert len(list(Path("flowers").glob("*/*"))) == 8
     before = sorted(tmp_path.rglob("*"))

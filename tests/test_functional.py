@@ -311,7 +311,7 @@ def mix_all(images, labels, partner, lam, boxes):
     """Use all four kernels."""
     images = functional.mixup(images, partner, lam)
     images = functional.cutmix(images, partner, boxes)
-    images = functional.cutout(images, boxes, 0.5)
+    images = functional.cutout(images, boxes, 0.5 if images.is_floating_point() else 128)
     return images, functional.mix_labels(labels, partner, lam)
 
 

@@ -340,7 +340,7 @@ def test_noise_belongs_to_its_seed():
     """The same seed gives the same noise, another one another, without the global generator."""
     before = torch.get_rng_state()
     for dtype in (torch.uint8, torch.float32, torch.bfloat16):
-        make = [draws.draw_noise((3, 40, 40), s, dtype, torch.device("cpu")) for s in (1, 1, 2)]
+        make = [draws.draw_noise((3, 40, 40), s, dtype) for s in (1, 1, 2)]
         assert torch.equal(make[0], make[1])
         assert not torch.equal(make[0], make[2])
         assert make[0].dtype == dtype
@@ -349,9 +349,9 @@ def test_noise_belongs_to_its_seed():
 
 def test_noise_has_the_law_of_its_dtype():
     """uint8 noise is uniform over all 256 values, floating point noise is standard normal."""
-    grey = draws.draw_noise((25_600,), 5, torch.uint8, torch.device("cpu"))
+    grey = draws.draw_noise((25_600,), 5, torch.uint8)
     assert stats.chisquare(torch.bincount(grey.long(), minlength=256).numpy()).pvalue > LEVEL
-    normal = draws.draw_noise((20_000,), 5, torch.float32, torch.device("cpu"))
+    normal = draws.draw_noise((20_000,), 5, torch.float32)
     assert stats.kstest(normal.numpy(), "norm").pvalue > LEVEL
 
 

@@ -9,10 +9,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch._subclasses import FakeTensorMode
 from torchvision import tv_tensors
 
-from tv_mixaug import viz
+from tv_mixaug import CutMix, make_collate_fn, viz
 from tv_mixaug.labels import PairedLabels
+from tv_mixaug.plans import Plan, identity_plan
 from tv_mixaug.viz import draw_batch
 
 MARGIN, GAP = 16, 12
@@ -194,6 +196,29 @@ def test_columns_and_title_set_the_layout():
     assert draw_batch(images, cell=96, columns=3).shape[1] == 2 * MARGIN + 3 * 96 + 2 * GAP
 
 
+def test_a_plan_is_written_below(written):
+    """What a plan did to each picture, and with which other, stands below it, labelled or not."""
+    op, own = torch.tensor([0, 1, 2, 3], dtype=torch.uint8), torch.arange(4)
+    plan = identity_plan(4)._replace(op=op, partner=own.flip(0))
+    deeds = ["0: unchanged", "1: filled", "2: blended with 1", "3: pasted from 0"]
+    without = draw_batch(torch.rand(4, 3, 8, 8), plan=plan)
+    assert written == deeds
+    sheet = draw_batch(torch.rand(4, 3, 8, 8), torch.zeros(4, dtype=torch.int64), plan=plan)
+    assert [text for text in written[4:] if ":" in text] == deeds
+    assert sheet.shape[0] > without.shape[0]
+
+
+def test_a_recorded_batch_is_shown_as_it_comes(written, tmp_path):
+    """Images, labels and plan of a collate function go into show, and each deed is said."""
+    collate_fn = make_collate_fn(CutMix(num_classes=3, mode="sample", p=0.5), seed=1, record=True)
+    images, labels, plan = collate_fn([(torch.rand(3, 16, 16), i % 3) for i in range(6)])
+    viz.show(images, labels, ["a", "b", "c"], plan=plan, path=tmp_path / "a.png")
+    said = [text for text in written if ":" in text]
+    pairs = enumerate(zip(plan.op.tolist(), plan.partner.tolist(), strict=True))
+    assert said == [f"{i}: pasted from {k}" if op else f"{i}: unchanged" for i, (op, k) in pairs]
+    assert len(set(plan.op.tolist())) == 2
+
+
 @given(
     batch=st.integers(1, 5),
     channels=st.sampled_from([1, 3]),
@@ -248,6 +273,9 @@ IMAGES = torch.rand(2, 3, 8, 8)
         ((IMAGES, torch.tensor([0, 2]), ["a", "b"]), {}, ValueError, "class_names must name"),
         ((IMAGES, torch.rand(2, 2), ["a", "b", "c"]), {}, ValueError, "class_names must have"),
         ((IMAGES, torch.tensor([0, 1]), "ab"), {}, TypeError, "class_names must be a sequence"),
+        ((IMAGES, None, identity_plan(2)), {}, TypeError, "got Plan; give a plan as plan=."),
+        ((IMAGES,), {"plan": (0, 0)}, TypeError, "plan must be a Plan, got tuple."),
+        ((IMAGES,), {"plan": identity_plan(3)}, ValueError, "plan must be of the 2 images, got on"),
         ((IMAGES,), {"columns": 0}, ValueError, "columns must be >= 1, got 0."),
         ((IMAGES,), {"columns": 2.0}, TypeError, "columns must be an int"),
         ((IMAGES,), {"cell": 0}, ValueError, "cell must be >= 1, got 0."),
@@ -308,3 +336,24 @@ def test_show_renders_inline_in_a_notebook(monkeypatch, tmp_path):
     assert len(shown) == 1
     shell.kernel = None  # IPython in a terminal
     assert viz.show(IMAGES, path=tmp_path / "b.png").exists()
+
+
+def test_plans_and_pairs_are_printed_in_a_line():
+    """What stands in a notebook's cell is what was done and the shapes, not every number."""
+    plan = identity_plan(3)._replace(op=torch.tensor([3, 0, 3], dtype=torch.uint8))
+    plan = plan._replace(lam=torch.tensor([0.25, 1.0, 0.5]))
+    text = "partner=(3,) int64, lam=[0.25 to 1.00], boxes=(3, 1, 4) int64, noise=(3,) int64)"
+    assert repr(plan) == f"Plan(op=[1 none, 2 paste], {text}"
+    pair = PairedLabels(torch.arange(3), torch.zeros(3, 5), plan.lam)
+    text = "labels=(3,) int64, partner_labels=(3, 5) float32, lam=[0.25 to 1.00]"
+    assert repr(pair) == f"PairedLabels({text})"
+
+
+@pytest.mark.parametrize("kind", [Plan, PairedLabels])
+def test_anything_in_a_plan_can_be_printed(kind):
+    """What frameworks put in a field, a tensor without values or none at all, is printed too."""
+    for item in (None, "leaf", torch.empty(0), torch.empty(2, device="meta"), torch.tensor(7)):
+        text = repr(kind(*[item] * len(kind._fields)))
+        assert text.startswith(f"{kind.__name__}({kind._fields[0]}=")
+    with FakeTensorMode():
+        assert "lam=(2,) float32" in repr(kind(*[torch.empty(2)] * len(kind._fields)))

@@ -9,18 +9,21 @@ if TYPE_CHECKING:
     from tv_mixaug.labels import PairedLabels
     from tv_mixaug.loading.collate import make_collate_fn
     from tv_mixaug.losses import MixCriterion
-    from tv_mixaug.transforms import CutMix, Cutout, Mixup
+    from tv_mixaug.one_of import OneOf
+    from tv_mixaug.transforms import CutMix, Cutout, Mixup, RandomErasing
 
 __version__ = "0.1.0"
-__all__ = ["Chain", "CutMix", "Cutout", "MixCriterion", "Mixup", "PairedLabels", "make_collate_fn"]
-__all__ += ["functional", "testing", "viz"]
+__all__ = ["Chain", "CutMix", "Cutout", "MixCriterion", "Mixup", "OneOf", "PairedLabels"]
+__all__ += ["RandomErasing", "functional", "make_collate_fn", "testing", "viz"]
 _HOMES = {
     "Chain": "chain",
     "CutMix": "transforms",
     "Cutout": "transforms",
     "MixCriterion": "losses",
     "Mixup": "transforms",
+    "OneOf": "one_of",
     "PairedLabels": "labels",
+    "RandomErasing": "transforms",
     "make_collate_fn": "loading.collate",
 }
 _MODULES = ("flowers", "functional", "io", "losses", "metrics", "plans", "testing", "viz")

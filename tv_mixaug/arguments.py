@@ -27,9 +27,13 @@ def check_number(name: str, value: Any) -> float:
     """Return a finite real number as a float."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise kind_error(name, "a number", value)
-    if not math.isfinite(value):
+    try:
+        number = float(value)
+    except OverflowError:
+        raise ValueError(f"{name} must be finite, got an int that no float can hold.") from None
+    if not math.isfinite(number):
         raise ValueError(f"{name} must be finite, got {value}.")
-    return float(value)
+    return number
 
 
 def check_integer(
@@ -41,6 +45,22 @@ def check_integer(
     if least is not None and value < least:
         raise ValueError(f"{name} must be >= {least}, got {value}.")
     return int(value)
+
+
+def check_shares(p: Any, count: int) -> list[float]:
+    """Return the probability of each of ``count`` transforms; equal shares for None."""
+    if p is None:
+        return [1 / count] * count
+    if isinstance(p, (str, bytes)) or not isinstance(p, Sequence):
+        raise TypeError(
+            f"p must be a list with a probability for each transform, got {type(p).__name__}."
+        )
+    if len(p) != count:
+        raise ValueError(f"p must have {count} values, one for each transform, got {len(p)}.")
+    values = [check_probability("p", value) for value in p]
+    if sum(values) > 1 + 1e-9:
+        raise ValueError(f"p must have a sum of at most 1, got {sum(values)}.")
+    return values
 
 
 def check_count(name: str, value: Any) -> int:
@@ -66,11 +86,37 @@ def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
     return value
 
 
-def check_alpha(alpha: Any) -> float:
-    """Return the parameter of Beta(alpha, alpha), above 0."""
+def check_alpha(alpha: Any) -> float | tuple[float, float]:
+    """Return the parameter of Beta(alpha, alpha), or the pair of Beta(a, b); all above 0."""
+    if isinstance(alpha, (list, tuple)):
+        if len(alpha) != 2:
+            raise kind_error("alpha", "a number or a pair (a, b)", alpha)
+        first, second = (float(check_alpha(value)) for value in alpha)  # type: ignore[arg-type]
+        return first, second
     if check_number("alpha", alpha) <= 0:
         raise ValueError(f"alpha must be > 0, got {alpha}.")
     return float(alpha)
+
+
+def check_lam(lam: Any, alpha: float | tuple[float, float]) -> float | tuple[float, float]:
+    """Return a fixed label weight, or the ends of the range that it is drawn from; in [0, 1]."""
+    if alpha != 1:
+        raise ValueError(f"alpha must be left out where lam is given, got {alpha} and {lam}.")
+    if not isinstance(lam, (list, tuple)):
+        return check_probability("lam", lam)
+    low, high = check_range("lam", lam)
+    if not 0 <= low <= high <= 1:
+        raise ValueError(f"lam must be in [0, 1], got {lam!r}.")
+    return low, high
+
+
+def check_range(name: str, value: Any) -> tuple[float, float]:
+    """Return the two ends of a range, the lower one first."""
+    if not isinstance(value, (list, tuple)):
+        raise kind_error(name, "a pair (low, high)", value)
+    if len(value) != 2 or not check_number(name, value[0]) <= check_number(name, value[1]):
+        raise ValueError(f"{name} must be a pair (low, high) with low <= high, got {value!r}.")
+    return float(value[0]), float(value[1])
 
 
 def check_visible(value: Any) -> float:
@@ -147,9 +193,9 @@ def check_hole_size(size: Any, dims: int) -> tuple[float, ...]:
 
 
 def check_fill(fill: Any) -> Any:
-    """Return what fills a hole: a number, a tuple with one for each channel, or "noise"."""
+    """Return what fills a hole: a number, a tuple with one for each channel, or a word."""
     if isinstance(fill, str):
-        return check_choice("fill", fill, ("noise",))
+        return check_choice("fill", fill, ("noise", "color"))
     if isinstance(fill, (list, tuple)):
         if not fill:
             raise ValueError("fill must have a value for each channel, got an empty sequence.")

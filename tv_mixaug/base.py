@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, overload
 
 import torch
 from torch import Generator, Tensor
+from torch.compiler import is_compiling
 from torchvision.transforms import v2
 
 from tv_mixaug import detection
+from tv_mixaug.aliases import check_writable
 from tv_mixaug.arguments import (
     check_bool,
     check_choice,
+    check_count,
     check_integer,
     check_layout,
     check_num_classes,
@@ -22,8 +25,9 @@ from tv_mixaug.arguments import (
     check_probability,
     kind_error,
 )
-from tv_mixaug.execute import Fill, Samples, carry_out
-from tv_mixaug.labels import LabelFormat, check_values, mix_targets
+from tv_mixaug.draws import Source
+from tv_mixaug.execute import Fill, Samples, carry_out, carry_out_pairs
+from tv_mixaug.labels import LabelFormat, mix_targets
 from tv_mixaug.leaves import (
     LEAF_RULES,
     Batch,
@@ -32,23 +36,28 @@ from tv_mixaug.leaves import (
     Reader,
     Reading,
     Role,
-    put_together,
     rewrap,
     split_objects,
 )
 from tv_mixaug.masks import check_classes, mix_masks
-from tv_mixaug.plans import Plan, Recipe
+from tv_mixaug.nesting import put_together
+from tv_mixaug.plans import Plan, Recipe, fit_plan
 
 Mode = Literal["batch", "sample"]
 Targets = Literal["soft", "pair"]
 Cut = Literal["spatial", "cuboid"]
+Masks = Literal["soft", "dominant"]
+Sizes = Literal["equal", "overlap"]
 KindOfLabel = int | Literal["multi", "regression"]
 NumClassesArgument = KindOfLabel | Mapping[Any, KindOfLabel] | None
+T = TypeVar("T")
 Allocate = Callable[[torch.Size, torch.dtype], Tensor]
 
 
 class Rules(NamedTuple):
     """Say what the rules of the leaves need to know beside the plan.
+
+    Each is an argument of the transforms that it concerns, under the same name.
 
     Attributes:
         fill: What filled boxes take in images.
@@ -65,8 +74,164 @@ class Rules(NamedTuple):
     min_visible: float = 0.1
 
 
+class How(NamedTuple):
+    """Say how a batch is transformed, beside what is done.
+
+    Attributes:
+        inplace: Whether to write into the images; None is the transform's own choice.
+        generator: A CPU generator that all random numbers come from; None is torch's own.
+        allocate: Makes the memory of soft labels from their shape and dtype.
+    """
+
+    inplace: bool | None = None
+    generator: Generator | None = None
+    allocate: Allocate | None = None
+
+
+class BatchTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no types
+    """Transform a batch with a probability, and make one label format of its labels.
+
+    The abstract base of rules, of choices between them and of chains.
+    """
+
+    p: Any
+    label_format: Any
+    never: Any = 0.0  # the p with which nothing is done
+    recordable: bool = True  # whether a plan says all that is done
+
+    @property
+    def title(self) -> str:
+        """A short name."""
+        return type(self).__name__
+
+    def check_p(self, p: Any) -> Any:
+        """Return a probability in the form of ``p``, checked.
+
+        Raises:
+            TypeError: If it is of the wrong kind.
+            ValueError: If it is out of range.
+        """
+        return check_probability("p", p)
+
+    def choose(self, p: Any, generator: Source) -> tuple[BatchTransform, Any]:
+        """Return what is to be applied to a batch, and with which probability."""
+        return self, p
+
+    def run(self, batch: Any, p: Any, how: How) -> tuple[Any, Recipe | None]:
+        """Transform a batch and return what was drawn for it.
+
+        Args:
+            batch: The batch, as in :meth:`forward`.
+            p: A probability that was checked.
+            how: How it is done.
+
+        Returns:
+            The transformed batch, and what was drawn; None where that cannot be told.
+        """
+        raise NotImplementedError
+
+    if TYPE_CHECKING:
+
+        @overload
+        def __call__(self, batch: T, /) -> T: ...
+        @overload
+        def __call__(self, *batch: Any) -> tuple[Any, ...]: ...
+        def __call__(self, *batch: Any) -> Any:
+            """Transform a batch; see :meth:`forward`."""
+
+    def forward(self, *inputs: Any) -> Any:
+        """Transform a batch.
+
+        Args:
+            *inputs: The batch in any nesting of tuples, lists, dicts and namedtuples: images
+                (B, C, H, W), videos (B, T, C, H, W), masks (B, H, W) or (B, 1, H, W), labels (B,)
+                or (B, K), lists of detection targets. Everything else passes through.
+
+        Returns:
+            The batch in the same nesting. The inputs are not changed unless ``inplace``.
+
+        Raises:
+            TypeError: If something in the batch is of the wrong kind.
+            ValueError: If shapes or labels are wrong, or a tensor would be left behind unmixed.
+        """
+        return self.run(inputs if len(inputs) != 1 else inputs[0], self.p, How())[0]
+
+    def mix(
+        self,
+        batch: T,
+        *,
+        p: Any = None,
+        inplace: bool | None = None,
+        generator: Generator | None = None,
+    ) -> tuple[T, Plan]:
+        """Transform a batch and return the plan with it, as tensors.
+
+        Args:
+            batch: The batch, as in :meth:`forward`.
+            p: Probability to be used instead of the transform's own.
+            inplace: Whether to write into the images, instead of the transform's own choice.
+            generator: A CPU generator that all random numbers come from; torch's own by default.
+
+        Returns:
+            The transformed batch, and the :class:`~tv_mixaug.plans.Plan` it was made by.
+
+        Raises:
+            TypeError: If an argument or something in the batch is of the wrong kind.
+            ValueError: If an argument, shapes or labels are wrong, or there is no plan that could
+                say what is done.
+        """
+        if inplace is not None:
+            check_bool("inplace", inplace)
+        chosen = self.p if p is None else self.check_p(p)
+        mixed, recipe = self.run(batch, chosen, How(inplace, generator))
+        if recipe is None:
+            raise ValueError(f"mix() needs a transform that has a plan, got {self.title}.")
+        return mixed, recipe.plan()
+
+    def draw_plan(
+        self,
+        batch: Any,
+        *,
+        device: torch.device | str | None = None,
+        p: Any = None,
+        generator: Generator | None = None,
+    ) -> Plan:
+        """Draw the plan for a batch and leave the batch alone; ``functional.replay`` uses it.
+
+        So two views, or a student and a teacher, are mixed by one plan.
+
+        Args:
+            batch: The batch, as in :meth:`forward`.
+            device: Where the plan is drawn and lies. On a device nothing waits and nothing is
+                copied. By default that of ``generator``, or the host.
+            p: Probability to be used instead of the transform's own.
+            generator: Where random numbers come from, on that device; torch's own by default.
+
+        Raises:
+            TypeError: If an argument or something in the batch is of the wrong kind.
+            ValueError: If an argument, shapes or labels are wrong.
+
+        Example:
+            >>> from tv_mixaug import CutMix
+            >>> images, labels = torch.rand(4, 3, 8, 8), torch.arange(4)
+            >>> CutMix(num_classes=4).draw_plan((images, labels)).partner.shape
+            torch.Size([4])
+        """
+        source: Source = generator
+        if device is not None:
+            place = torch.device(device)
+            if generator is not None and generator.device.type != place.type:
+                raise ValueError(f"generator must be on {place}, got one on {generator.device}.")
+            if generator is None and place.type != "cpu":
+                source = place
+        rule, chosen = self.choose(self.p if p is None else self.check_p(p), source)
+        if not isinstance(rule, MixTransform):
+            raise ValueError(f"draw_plan() needs a transform that has a plan, got {rule.title}.")
+        return rule._draw(rule._read(batch, False), chosen, source).plan()
+
+
 @dataclass(kw_only=True, eq=False, repr=False)
-class MixTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no types
+class MixTransform(BatchTransform):
     """Transform a batch by a plan; the abstract base of all transforms here.
 
     A rule to mix by is a subclass with :meth:`draw`, which draws a :class:`~tv_mixaug.plans.Plan`.
@@ -83,12 +248,23 @@ class MixTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no ty
         targets: ``"soft"`` for (B, K) float32 labels, ``"pair"`` for
             :class:`~tv_mixaug.labels.PairedLabels`.
         labels_getter: ``"default"`` finds the labels by their key ("labels", "label", "target", …)
-            or else takes the first (B,) integer or (B, K) tensor behind the images; a function of
+            or else by what fits, where several that fit are an error; a function of
             the batch returns them; None says that there are none.
         ignore_index: Class index of samples, and value of mask pixels, without a label.
+        masks: What becomes of segmentation masks, in every batch: None or ``"dominant"``: class
+            ids, cut as the images are and, where images are blended, the mask of the larger weight
+            with ``"dominant"`` and an error with None; ``"soft"``: (B, K, H, W) float32 planes.
+        num_mask_classes: K of ``masks="soft"``.
         passthrough: Keys or positions of tensors that are to be left as they are.
         layout: The axes of plain image tensors, B first, for example ``"BCDHW"`` for volumes;
             None for (B, C, H, W) and (B, T, C, H, W).
+        sizes: ``"equal"``: all images of a list have one size; ``"overlap"``: they may differ. They
+            then lie with their upper left corners on each other, keep their sizes and are mixed
+            where both have pixels; labels count the pixels of the own image. Boxes are drawn for
+            each image then, with ``mode="batch"`` too.
+        box_format: How the boxes of detection targets are written in plain tensors: ``"xyxy"``,
+            ``"xywh"`` or ``"cxcywh"`` in pixels, or ``"cxcywh_normalised"`` in shares of the width
+            and height, as the DETR family has them; ``BoundingBoxes`` know their format.
         inplace: Write the result into the images given.
 
     Raises:
@@ -103,8 +279,12 @@ class MixTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no ty
     targets: Targets = "soft"
     labels_getter: LabelsGetter = "default"
     ignore_index: int | None = None
+    masks: Masks | None = None
+    num_mask_classes: int | None = None
     passthrough: Sequence[str | int] = ()
     layout: str | None = None
+    sizes: Sizes = "equal"
+    box_format: detection.BoxFormat = "xyxy"
     inplace: bool = False
 
     def __new__(cls, *_: Any, **__: Any) -> MixTransform:
@@ -137,11 +317,35 @@ class MixTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no ty
             )
         if self.ignore_index is not None:
             check_integer("ignore_index", self.ignore_index)
+        if self.masks is not None:
+            check_choice("masks", self.masks, ("soft", "dominant"))
+        if self.num_mask_classes is not None:
+            check_count("num_mask_classes", self.num_mask_classes)
+        elif self.masks == "soft":
+            raise ValueError("num_mask_classes must be given with masks='soft', got None.")
         self.passthrough = check_passthrough(self.passthrough)
         self.layout = check_layout(self.layout)
+        check_choice("sizes", self.sizes, ("equal", "overlap"))
+        check_choice("box_format", self.box_format, detection.BOX_FORMATS)
         check_bool("inplace", self.inplace)
-        self._rules = Rules()
-        self.reader = Reader(self.reading())
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an argument; before the next batch all are checked again and reach every rule."""
+        super().__setattr__(name, value)
+        self.__dict__.pop("_made", None)
+
+    @property
+    def made(self) -> tuple[Reader, Rules]:
+        """What is made of the arguments once: how batches are read, and what the rules know."""
+        return self._make()
+
+    def _make(self) -> tuple[Reader, Rules]:
+        made: tuple[Reader, Rules] | None = self.__dict__.get("_made")
+        if made is None:
+            self.__post_init__()
+            given = {name: getattr(self, name) for name in Rules._fields if hasattr(self, name)}
+            made = self.__dict__["_made"] = (Reader(self.reading()), Rules(**given))
+        return made
 
     @property
     def label_format(self) -> LabelFormat:
@@ -158,84 +362,33 @@ class MixTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no ty
             passthrough=tuple(self.passthrough),
             need_labels=True,
             one_size=False,
+            unequal=self.sizes == "overlap",
         )
 
     def check(self, leaf: Leaf, value: Any) -> None:
         """Raise if the rules cannot treat a leaf of this type, shape and dtype."""
 
-    def draw(self, batch: Batch, p: float, generator: Generator | None) -> Recipe | Plan:
+    def draw(self, batch: Batch, p: float, generator: Source) -> Recipe | Plan:
         """Draw the plan for a batch that was checked.
 
         Args:
             batch: The batch, with its ``length``, ``size`` and ``labels``.
             p: The probability to be used.
-            generator: Where all random numbers come from; None is torch's own.
+            generator: Where all random numbers come from; None is torch's own. A device, or a
+                generator of one, asks for tensors there.
 
         Returns:
             What was drawn, as :func:`~tv_mixaug.plans.make_recipe` makes it, or a plan on the CPU.
         """
         raise NotImplementedError
 
-    def forward(self, *inputs: Any) -> Any:
-        """Transform a batch.
-
-        Args:
-            *inputs: The batch in any nesting of tuples, lists, dicts and namedtuples: images
-                (B, C, H, W), videos (B, T, C, H, W), masks (B, H, W) or (B, 1, H, W), labels (B,)
-                or (B, K), lists of detection targets. Everything else passes through.
-
-        Returns:
-            The batch in the same nesting. The inputs are not changed unless ``inplace``.
-
-        Raises:
-            TypeError: If something in the batch is of the wrong kind.
-            ValueError: If shapes or labels are wrong, or a tensor would be left behind unmixed.
-        """
-        return self.run(inputs if len(inputs) != 1 else inputs[0], self.p, self.inplace)[0]
-
-    def mix(
-        self,
-        batch: Any,
-        *,
-        p: float | None = None,
-        inplace: bool | None = None,
-        generator: Generator | None = None,
-    ) -> tuple[Any, Plan]:
-        """Transform a batch and return the plan with it, as tensors.
-
-        Args:
-            batch: The batch, as in :meth:`forward`.
-            p: Probability to be used instead of the transform's own.
-            inplace: Whether to write into the images, instead of the transform's own choice.
-            generator: A CPU generator that all random numbers come from; torch's own by default.
-
-        Returns:
-            The transformed batch, and the :class:`~tv_mixaug.plans.Plan` it was made by.
-
-        Raises:
-            TypeError: If an argument or something in the batch is of the wrong kind.
-            ValueError: If an argument, shapes or labels are wrong.
-        """
-        p = self.p if p is None else check_probability("p", p)
-        inplace = self.inplace if inplace is None else check_bool("inplace", inplace)
-        mixed, recipe = self.run(batch, p, inplace, generator)
-        return mixed, recipe.plan()
-
-    def run(
-        self,
-        batch: Any,
-        p: float,
-        inplace: bool,
-        generator: Generator | None = None,
-        allocate: Allocate | None = None,
-    ) -> tuple[Any, Recipe]:
-        """Transform a batch and return what was drawn for it; see :meth:`mix`.
-
-        ``allocate`` makes the memory of soft labels from their shape and dtype.
-        """
+    def run(self, batch: Any, p: Any, how: How) -> tuple[Any, Recipe]:
+        """Transform a batch and return what was drawn for it; see :class:`BatchTransform`."""
+        inplace = self.inplace if how.inplace is None else how.inplace
         read = self._read(batch, inplace)
-        recipe = self._draw(read, p, generator)
-        return self._carry_out(read, recipe, inplace, allocate), recipe
+        source = _source_in_graph(read, how.generator) if is_compiling() else how.generator
+        recipe = self._draw(read, p, source)
+        return self._carry_out(read, recipe, inplace, how.allocate), recipe
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         """Draw the parameters for a flat batch: the plan."""
@@ -247,26 +400,26 @@ class MixTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no ty
         read = Reader(self.reading()._replace(labels_getter=None)).read(inpt, self.check)
         return self._carry_out(read, Recipe.of(params["plan"]), self.inplace)
 
-    def _draw(self, batch: Batch, p: float, generator: Generator | None) -> Recipe:
+    def _draw(self, batch: Batch, p: Any, generator: Source) -> Recipe:
         drawn = self.draw(batch, p, generator)
-        return Recipe.of(drawn) if isinstance(drawn, Plan) else drawn
+        recipe = Recipe.of(drawn) if isinstance(drawn, Plan) else drawn
+        if batch.layout.sizes:
+            return Recipe.of(fit_plan(recipe.plan(), batch.sizes))
+        return recipe
 
     def _read(self, batch: Any, inplace: bool) -> Batch:
-        read = self.reader.read(batch, self.check)
+        reader, rules = self.made
+        read = reader.read(batch, self.check)
+        if inplace:
+            check_writable(read)
         for leaf, value in read.pairs():
             match leaf.role:  # what a signature cannot tell
-                case Role.LABEL:
-                    form = self.reader.reading.form
-                    check_values(value, leaf.kind, form, leaf.where, indices=leaf.indices)
-                case Role.IMAGE if inplace:
-                    _check_writable(leaf, value)
-                case Role.MASK if self._rules.masks == "soft":
-                    count = int(self._rules.num_mask_classes or 0)
+                case Role.MASK if rules.masks == "soft" and not is_compiling():
+                    count = int(rules.num_mask_classes or 0)
                     check_classes(value, count, self.ignore_index, leaf.where)
-                case Role.OBJECTS:
-                    bare, _ = split_objects(value, self.reader.reading.passthrough)
-                    height, width = read.size[-2:]
-                    detection.check_objects(bare, (height, width), leaf.where)
+                case Role.OBJECTS if not is_compiling():
+                    bare, _ = split_objects(value, reader.reading.passthrough)
+                    detection.check_objects(bare, read.sizes, leaf.where, self.box_format)
         return read
 
     def _carry_out(
@@ -275,7 +428,7 @@ class MixTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no ty
         leaves, values = batch.layout.leaves, batch.values.copy()
         for place in batch.layout.steps:
             values[place] = self._mix_leaf(
-                leaves[place], values[place], recipe, batch.size, inplace, allocate
+                leaves[place], values[place], recipe, batch.sizes, inplace, allocate
             )
         return put_together(values, batch.structure)
 
@@ -284,17 +437,17 @@ class MixTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no ty
         leaf: Leaf,
         value: Any,
         recipe: Recipe,
-        size: tuple[int, ...],
+        sizes: tuple[tuple[int, int], ...],
         inplace: bool,
         allocate: Allocate | None,
     ) -> Any:
         """Mix one leaf by the rule of its role."""
-        rules = self._rules
+        reader, rules = self.made
         match leaf.role:
             case Role.IMAGE:
                 return _mix_images(leaf, value, recipe, rules.fill, inplace)
             case Role.LABEL:
-                form = self.reader.reading.form
+                form = reader.reading.form
                 return mix_targets(
                     value, recipe, leaf.kind, form, indices=leaf.indices, allocate=allocate
                 )
@@ -305,8 +458,10 @@ class MixTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no ty
                 )
                 return value if mixed is plain else rewrap(mixed, value)
             case Role.OBJECTS:
-                bare, passed = split_objects(value, self.reader.reading.passthrough)
-                objects = detection.mix_objects(bare, recipe.plan(), size[-2:], rules.min_visible)
+                bare, passed = split_objects(value, reader.reading.passthrough)
+                objects = detection.mix_objects(
+                    bare, recipe.plan(), sizes, rules.min_visible, self.box_format
+                )
                 joined = [{**own, **rest} for own, rest in zip(objects, passed, strict=True)]
                 return joined if isinstance(value, list) else tuple(joined)
             case Role.OWN:
@@ -326,26 +481,29 @@ def _mix_images(leaf: Leaf, value: Any, recipe: Recipe, fill: Fill, inplace: boo
         mixed = carry_out(plain, *how, inplace=inplace)
         return value if inplace else rewrap(mixed, value)
     plain_list = [one.as_subclass(Tensor) for one in value]
-    mixed = carry_out(torch.stack(plain_list), *how, inplace=True)
+    if len({one.shape for one in plain_list}) > 1:
+        parts = carry_out_pairs(plain_list, *how)
+    else:
+        parts = list(carry_out(torch.stack(plain_list), *how, inplace=True).unbind(0))
     if inplace:
-        for old, new in zip(plain_list, mixed, strict=True):
+        for old, new in zip(plain_list, parts, strict=True):
             old.copy_(new)
         return value
-    return type(value)(rewrap(new, old) for new, old in zip(mixed.unbind(0), value, strict=True))
+    return type(value)(rewrap(new, old) for new, old in zip(parts, value, strict=True))
 
 
-def _check_writable(leaf: Leaf, value: Any) -> None:
-    for tensor in value if isinstance(value, (list, tuple)) else [value]:
-        if not isinstance(tensor, Tensor):
-            continue
-        if tensor.requires_grad:
-            raise ValueError(
-                f"inplace must be False for the images at {leaf.where}, which require gradients."
-            )
-        if tensor.numel() and any(
-            n > 1 and s == 0 for n, s in zip(tensor.shape, tensor.stride(), strict=True)
-        ):
-            raise ValueError(
-                f"inplace must be False for the images at {leaf.where}, whose samples share memory "
-                "(an expanded tensor)."
-            )
+def _source_in_graph(batch: Batch, generator: Generator | None) -> torch.device:
+    """Return where a compiled graph draws: on the images' device, from its own stream."""
+    if generator is not None:
+        raise ValueError("generator must be None inside torch.compile, which has its own stream.")
+    leaf = next((leaf for leaf in batch.layout.leaves if leaf.role is Role.OBJECTS), None)
+    if leaf is not None:
+        raise TypeError(
+            f"the detection targets at {leaf.where} cannot be mixed inside torch.compile, since "
+            "their number changes; mix them in the loader."
+        )
+    if batch.layout.sizes:
+        raise TypeError("images of unequal size cannot be mixed inside torch.compile.")
+    image: Any = next(value for leaf, value in batch.pairs() if leaf.role is Role.IMAGE)
+    device: torch.device = (image[0] if isinstance(image, (list, tuple)) else image).device
+    return device

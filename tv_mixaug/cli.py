@@ -141,9 +141,9 @@ def _make_parser() -> argparse.ArgumentParser:
 def _run(args: argparse.Namespace, scratch: contextlib.ExitStack) -> int:
     """Draw a contact sheet by the command, and write it."""
     from tv_mixaug.demo import run_demo
-    from tv_mixaug.io import write_image
+    from tv_mixaug.io import check_output, write_image
 
-    _check_out(args.out)
+    check_output("--out", args.out)  # before the work is done
     if args.command == "check":
         from tv_mixaug.testing.check import run_check
 
@@ -151,25 +151,10 @@ def _run(args: argparse.Namespace, scratch: contextlib.ExitStack) -> int:
     if args.command == "demo":
         sheet, honest = run_demo(_open_folder(args.keep, scratch))
     else:
-        sheet, honest = draw_preview(args), True
+        sheet, honest = _draw_preview(args), True
     write_image(args.out, sheet)
     print(f"Contact sheet: {args.out.resolve()}")
     return 0 if honest else 1
-
-
-def _check_out(out: Path) -> None:
-    """Raise before the work is done if the sheet could not be written after it."""
-    from tv_mixaug.io import SUFFIXES
-
-    if out.suffix.lower() not in SUFFIXES:
-        raise ValueError(f"--out must end in one of {', '.join(SUFFIXES)}, got '{out}'.")
-    if out.exists() and not out.is_file():
-        kind = "folder" if out.is_dir() else "pipe or device"
-        raise ValueError(f"--out must be a file, got the {kind} '{out}'.")
-    if not out.parent.is_dir():
-        raise FileNotFoundError(f"--out must be in a folder that exists, got '{out}'.")
-    if not all(os.access(path, os.W_OK) for path in (out, out.parent) if path.exists()):
-        raise PermissionError(f"--out must be writable, got '{out}'.")
 
 
 def _open_folder(keep: Path | None, scratch: contextlib.ExitStack) -> Path:
@@ -182,19 +167,8 @@ def _open_folder(keep: Path | None, scratch: contextlib.ExitStack) -> Path:
     return keep
 
 
-def draw_preview(args: argparse.Namespace) -> npt.NDArray[np.uint8]:
-    """Draw a contact sheet of a user's pictures before and after a transform.
-
-    Args:
-        args: The parsed arguments of ``tv-mixaug preview``.
-
-    Returns:
-        The sheet, (H, W, 3) uint8.
-
-    Raises:
-        OSError: If the folder is not there, has no pictures or cannot be read.
-        ValueError: If a number is out of range or a picture cannot be read.
-    """
+def _draw_preview(args: argparse.Namespace) -> npt.NDArray[np.uint8]:
+    """Draw a contact sheet of a user's pictures before and after a transform."""
     import numpy as np
     import torch
     from torchvision.transforms.v2 import functional as F

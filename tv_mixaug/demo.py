@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from multiprocessing import resource_tracker, util
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -50,48 +51,39 @@ def run_demo(folder: Path, size: int = 256, steps: int = 200) -> tuple[npt.NDArr
     # Read once more without a loader, so that the check does not rest on what it checks.
     plain = torch.stack([dataset[i][0] for i in order])
     classes = torch.tensor([dataset[i][1] for i in order])
-    collate_fn = make_mixes(_SEED)
+    mixes = _make_mixes(_SEED)
     loader = DataLoader(
-        dataset,
-        batch_size=len(order),
-        sampler=order,
-        num_workers=2,
-        collate_fn=collate_fn,
-        persistent_workers=True,
+        dataset, len(order), sampler=order, num_workers=2, collate_fn=mixes, persistent_workers=True
     )
     sheets, all_equal = [], True
-    for number, (name, find) in enumerate(ARMS.items()):
-        collate_fn.set_p([float(i == number) for i in (1, 2, 3)])  # the running workers follow
-        collate_fn.set_epoch(number)
+    for number, name in enumerate(("No mixing", "Cutout", "Mixup", "CutMix")):
+        mixes.set_p([float(i == number) for i in (1, 2, 3)])  # the running workers follow
+        mixes.set_epoch(number)
         with _interrupts_held():
             batches = iter(loader)
         images, labels = next(batches)
         print(f"\n{name}: images {tuple(images.shape)}, labels {tuple(labels.shape)}")
-        equal = check_labels(images, labels, plain, classes, find, dataset.classes)
+        equal = _check_labels(images, labels, plain, classes, dataset.classes)
         all_equal = all_equal and equal
         sheets.append(viz.draw_batch(images, labels, dataset.classes, title=name))
     del batches, loader  # so its workers
     print()
-    train(steps)
+    _train(steps)
     return np.concatenate(sheets), all_equal
 
 
-def make_mixes(seed: int) -> CollateFn:
+def _make_mixes(seed: int) -> CollateFn:
     """Return what applies none of Cutout, Mixup and CutMix, until ``set_p`` says otherwise.
 
     A rose is mixed with a tulip only, and by Beta(4, 4) seldom with little of it, so that every
     picture shows that it is mixed.
     """
-    options: dict[str, Any] = {"num_classes": 2, "pairing": pair_with_other_class}
-    transforms = [
-        Cutout(0.5, num_classes=2),
-        Mixup(4.0, mode="sample", **options),
-        CutMix(4.0, mode="sample", **options),
-    ]
+    pair: dict[str, Any] = {"num_classes": 2, "mode": "sample", "pairing": _pair_with_other_class}
+    transforms = [Cutout(0.5, num_classes=2), Mixup(4.0, **pair), CutMix(4.0, **pair)]
     return make_collate_fn(transforms, p=[0.0, 0.0, 0.0], seed=seed)
 
 
-def pair_with_other_class(labels: Tensor) -> Tensor:
+def _pair_with_other_class(labels: Tensor) -> Tensor:
     """Pair each rose with a tulip, where there are as many of them: labels (B,) to partners."""
     order = labels.argsort(stable=True)
     partner = torch.empty_like(order)
@@ -99,144 +91,70 @@ def pair_with_other_class(labels: Tensor) -> Tensor:
     return partner
 
 
-class Finding(NamedTuple):
-    """What the pixels of a picture say it is made of.
+class _Finding(NamedTuple):
+    """What the pixels of a picture say it is made of."""
 
-    Attributes:
-        own: Label weight of its own image, in [0, 1].
-        partner: Number in the batch of the image that has the rest.
-        note: What was found, in words.
-        slack: How far off ``own`` may be, since pixels are whole numbers.
-    """
-
-    own: float
-    partner: int
+    own: float  # the label weight of its own image
+    partner: int  # the image that has the rest
     note: str
-    slack: float = 0.0
+    slack: float = 0.0  # how far off the weight may be, since pixels are whole numbers
 
 
-Find = Callable[[int, Tensor, Tensor], Finding | None]
-
-
-def find_unchanged(i: int, mixed: Tensor, plain: Tensor) -> Finding | None:
-    """Find picture ``i`` as it was; None if a pixel differs."""
-    return Finding(1.0, i, "every pixel its own") if torch.equal(mixed, plain[i]) else None
-
-
-def find_hole(i: int, mixed: Tensor, plain: Tensor) -> Finding | None:
-    """Find the one black box in picture ``i``, outside of which nothing changed."""
-    y, x = _find_changed(mixed, plain[i])
-    if mixed[:, y, x].any():
-        return None
-    return Finding(1.0, i, f"{_share(mixed, y, x):6.1%} erased")
-
-
-def find_paste(i: int, mixed: Tensor, plain: Tensor) -> Finding | None:
-    """Find the one box in picture ``i`` that is, pixel by pixel, from another picture."""
-    y, x = _find_changed(mixed, plain[i])
+def _find_mix(i: int, mixed: Tensor, plain: Tensor) -> _Finding:
+    """Find what explains every pixel of picture i: a black box, a box of another, a blend."""
+    changed = (mixed != plain[i]).any(0)
+    if not changed.any():
+        return _Finding(1.0, i, "every pixel its own")
+    y, x = (slice(int(at.min()), int(at.max()) + 1) for at in changed.nonzero(as_tuple=True))
+    share = changed[y, x].numel() / changed.numel()
+    if not mixed[:, y, x].any():
+        return _Finding(1.0, i, f"{share:6.1%} erased")
     for partner in range(len(plain)):
         if torch.equal(mixed[:, y, x], plain[partner, :, y, x]):
-            share = _share(mixed, y, x)
-            return Finding(1 - share, partner, f"{share:6.1%} pasted from {partner + 1}")
-    return None
-
-
-def find_blend(i: int, mixed: Tensor, plain: Tensor) -> Finding | None:
-    """Find the picture and the weight that explain every pixel of picture ``i``.
-
-    A uint8 pixel leaves a range of weights open, that of half a grey level either way. What
-    explains the picture is in the range of all its pixels.
-    """
-    own, result = plain[i].double(), mixed.double()
-    if torch.equal(own, result):
-        return Finding(1.0, i, "every pixel its own")
-    found = None
+            return _Finding(1 - share, partner, f"{share:6.1%} pasted from {partner + 1}")
+    found = _Finding(math.nan, i, "no picture explains them", math.inf)
     for partner in range(len(plain)):
-        way, rest = own - plain[partner], result - plain[partner]
+        way, rest = plain[i].double() - plain[partner], mixed.double() - plain[partner]
         if rest[way == 0].any() or not way.any():
             continue
+        # A pixel leaves a range of weights open, that of half a grey level either way.
         middle, margin = (rest / way)[way != 0], 0.501 / way[way != 0].abs()
         low, high = float((middle - margin).max()), float((middle + margin).min())
-        if low <= high and (found is None or high - low < 2 * found.slack):
-            weight = (low + high) / 2
-            note = f"{1 - weight:6.1%} of {partner + 1}"
-            found = Finding(weight, partner, note, slack=(high - low) / 2)
+        own, slack = (low + high) / 2, (high - low) / 2
+        if 0 <= slack < found.slack:
+            found = _Finding(own, partner, f"{1 - own:6.1%} of {partner + 1}", slack)
     return found
 
 
-ARMS: dict[str, Find] = {
-    "No mixing": find_unchanged,
-    "Cutout": find_hole,
-    "Mixup": find_blend,
-    "CutMix": find_paste,
-}
-
-
-def _find_changed(mixed: Tensor, own: Tensor) -> tuple[slice, slice]:
-    changed = (mixed != own).any(0)
-    rows, columns = changed.any(1).nonzero(), changed.any(0).nonzero()
-    if not len(rows):
-        return slice(0, 0), slice(0, 0)
-    top, bottom, left, right = (int(edge) for edge in (*rows[[0, -1]], *columns[[0, -1]]))
-    return slice(top, bottom + 1), slice(left, right + 1)
-
-
-def _share(image: Tensor, y: slice, x: slice) -> float:
-    return image[0, y, x].numel() / image[0].numel()
-
-
-def check_labels(
-    images: Tensor,
-    labels: Tensor,
-    plain: Tensor,
-    classes: Tensor,
-    find: Find,
-    class_names: Sequence[str],
+def _check_labels(
+    images: Tensor, labels: Tensor, plain: Tensor, classes: Tensor, names: Sequence[str]
 ) -> bool:
     """Print for every picture its label and what its pixels say, and whether the two agree.
 
-    Args:
-        images: (B, 3, H, W) uint8, mixed.
-        labels: (B, K) float32, mixed.
-        plain: (B, 3, H, W) uint8, the same pictures unmixed.
-        classes: (B,) int64, their classes.
-        find: What looks at one picture's pixels.
-        class_names: The K names.
-
-    Returns:
-        Whether every label equals its pixels to 1e-6, or where rounded pixels leave a range of
-        weights open, lies in it.
+    They do if every label equals its pixels to 1e-6, or where rounded pixels leave a range of
+    weights open, lies in it.
     """
     plain, images = plain.as_subclass(Tensor), images.as_subclass(Tensor)
     equal, worst = True, 0.0
     for i, (image, label) in enumerate(zip(images, labels.double(), strict=True)):
-        finding = find(i, image, plain)
-        if finding is None:
-            equal, note = False, "no picture explains them"
-        else:
-            expected = torch.zeros_like(label)
-            expected[classes[i]] += finding.own
-            expected[classes[finding.partner]] += 1 - finding.own
-            difference, note = float((label - expected).abs().max()), finding.note
-            equal = equal and difference <= finding.slack + 1e-6
-            worst = max(worst, difference)
-        weights = "  ".join(f"{name} {w:.3f}" for name, w in zip(class_names, label, strict=True))
-        print(f"  {i + 1} {class_names[int(classes[i])]:<6} label: {weights}   pixels: {note}")
+        finding = _find_mix(i, image, plain)
+        expected = torch.zeros_like(label)
+        expected[classes[i]] += finding.own
+        expected[classes[finding.partner]] += 1 - finding.own
+        difference = float((label - expected).abs().max())
+        equal = equal and difference <= finding.slack + 1e-6  # never of NaN
+        worst = max(worst, difference)
+        weights = "  ".join(f"{name} {w:.3f}" for name, w in zip(names, label, strict=True))
+        print(f"  {i + 1} {names[int(classes[i])]:<6} label: {weights}   pixels: {finding.note}")
     answer = "yes" if equal else "NO"
     print(f"  labels equal pixels: {answer} (largest difference {worst:.1g})")
     return equal
 
 
-def train(steps: int, size: int = 48) -> tuple[float, float, float]:
+def _train(steps: int, size: int = 48) -> tuple[float, float, float]:
     """Train a small net on drawn flowers with mixed labels, and print how its loss fell.
 
-    Args:
-        steps: Number of batches of 32.
-        size: Side of the pictures in pixels.
-
-    Returns:
-        Mean loss of the first and of the last ten steps, and the share of unseen flowers that the
-        net gets right.
+    Return the mean loss of the first and last ten steps, and its accuracy on unseen flowers.
     """
     pictures, kinds = flowers.draw_flowers(96, size, seed=_SEED + 1)
     dataset: Any = list(zip(pictures.float() / 255 - 0.5, kinds.tolist(), strict=True))
@@ -247,8 +165,12 @@ def train(steps: int, size: int = 48) -> tuple[float, float, float]:
         dataset, 32, shuffle=True, drop_last=True, collate_fn=collate_fn
     )
     torch.manual_seed(_SEED)
-    net = _make_net()
-    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3)
+    layers: list[nn.Module] = []
+    for inputs, outputs in ((3, 16), (16, 32), (32, 64)):
+        layers += [nn.Conv2d(inputs, outputs, 3, stride=2, padding=1, bias=False)]
+        layers += [nn.BatchNorm2d(outputs), nn.ReLU()]
+    net = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 2))
+    optimizer = torch.optim.AdamW(net.parameters(), lr=2e-3)
     criterion = nn.CrossEntropyLoss()
     losses: list[float] = []
     floors: list[float] = []
@@ -270,14 +192,6 @@ def train(steps: int, size: int = 48) -> tuple[float, float, float]:
     print(f"  loss {first:.3f} -> {last:.3f} (mixed labels allow {np.mean(floors[-few:]):.3f})")
     print(f"  right on {right:.0%} of 64 unseen flowers")
     return first, last, right
-
-
-def _make_net() -> nn.Module:
-    layers: list[nn.Module] = []
-    for inputs, outputs in ((3, 16), (16, 32), (32, 64)):
-        layers += [nn.Conv2d(inputs, outputs, 3, stride=2, padding=1, bias=False)]
-        layers += [nn.BatchNorm2d(outputs), nn.ReLU()]
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 2))
 
 
 def _repeat(loader: DataLoader[Any], collate_fn: CollateFn) -> Iterator[Any]:
@@ -302,16 +216,7 @@ def _interrupts_held() -> Iterator[None]:
 
 
 def show_progress(items: Iterable[T], total: int, text: str) -> Iterator[T]:
-    """Yield ``items`` and draw a bar to stderr: as they pass on a terminal, else one line at last.
-
-    Args:
-        items: What is yielded.
-        total: How many there will be.
-        text: What is being done.
-
-    Yields:
-        The items.
-    """
+    """Yield items and draw a bar to stderr: as they pass on a terminal, else one line at last."""
     live = sys.stderr.isatty()
     for done, item in enumerate(items, 1):
         yield item

@@ -2,7 +2,8 @@
 
 Every draw takes a generator; None is torch's own, as in :mod:`torchvision.transforms.v2`. What is
 drawn for all samples is one number. What follows from the draws is computed on arrays: for so few
-numbers NumPy takes a third of torch's time.
+numbers NumPy takes a third of torch's time. In the place of a generator of the host a device may
+stand, or a generator of one: then all are tensors there, and no value is looked at.
 """
 
 from __future__ import annotations
@@ -18,43 +19,97 @@ from torch import Generator, Tensor
 
 Pairing = Literal["roll", "shuffle"] | Callable[[Tensor], Tensor]
 
+Source = Generator | torch.device | None
+
 _fence = threading.RLock()
 
 
-def draw_uniform(size: Sequence[int], generator: Generator | None = None) -> Any:
-    """Draw an array of numbers in [0, 1), float64."""
-    values = torch.rand(tuple(size), generator=generator, dtype=torch.float64, device="cpu")
-    return values.numpy()
+def _place(source: Source) -> dict[str, Any]:
+    """Return where torch is to draw, and from what."""
+    if isinstance(source, torch.device):
+        return {"device": source}
+    return {"device": "cpu" if source is None else source.device, "generator": source}
 
 
-def draw_applied(
-    batch_size: int, p: float, per_sample: bool, generator: Generator | None = None
-) -> Any:
+def is_on_device(source: Source) -> bool:
+    """Tell whether tensors are drawn, and not the host's numbers and arrays."""
+    return isinstance(source, torch.device) or (source is not None and source.device.type != "cpu")
+
+
+def _given(values: Tensor, source: Source) -> Any:
+    return values if is_on_device(source) else values.numpy()
+
+
+def _library(values: Any) -> Any:
+    """Return what computes with tensors, or with arrays; the functions used have one name."""
+    return torch if isinstance(values, Tensor) else np
+
+
+def draw_uniform(size: Sequence[int], generator: Source = None) -> Any:
+    """Draw numbers in [0, 1), float64."""
+    place = _place(generator)
+    wide = torch.float32 if place["device"] == torch.device("mps") else torch.float64
+    return _given(torch.rand(tuple(size), dtype=wide, **place), generator)
+
+
+def draw_applied(batch_size: int, p: float, per_sample: bool, generator: Source = None) -> Any:
     """Draw which samples are transformed: a bool for all, or (B,) bool if ``per_sample``."""
     if p in (0, 1):  # no coin is needed
         return bool(p)
-    if per_sample:
-        return draw_uniform((batch_size,), generator) < p
+    if per_sample or is_on_device(generator):
+        drawn = draw_uniform((batch_size if per_sample else 1,), generator) < p
+        return drawn if per_sample else drawn.expand(batch_size)
     return float(draw_uniform((1,), generator)[0]) < p
 
 
-def draw_lam(alpha: float, count: int, generator: Generator | None = None) -> Any:
-    """Draw ``count`` values from Beta(alpha, alpha), float64, without NaN for any alpha > 0."""
-    if alpha == 1:
+def draw_lam(
+    alpha: float | tuple[float, float],
+    count: int,
+    generator: Source = None,
+    *,
+    lam: float | tuple[float, float] | None = None,
+) -> Any:
+    """Draw weights from Beta(alpha, alpha) or from Beta(a, b), without NaN for any parameters > 0.
+
+    ``lam``, where it is given, takes the place of that law: one number, or the ends of a range.
+
+    Returns:
+        (count,) float64.
+    """
+    place = _place(generator)
+    if isinstance(lam, float):
+        fixed = torch.full((count,), lam, dtype=torch.float64, device=place["device"])
+        return _given(fixed, generator)
+    if isinstance(lam, tuple):
+        return lam[0] + (lam[1] - lam[0]) * draw_uniform((count,), generator)
+    pair = alpha if isinstance(alpha, tuple) else (alpha, alpha)
+    if pair == (1, 1):
         return draw_uniform((count,), generator)
-    if 0.1 <= alpha <= 1e9:
-        shape = torch.full((count, 2), alpha, dtype=torch.float64, device="cpu")
-        return torch._sample_dirichlet(shape, generator).numpy()[:, 0]
-    # Both gamma variates of a small alpha underflow to 0, and those of a large one overflow. Their
-    # logarithms do not: log Gamma(a) = log Gamma(a + 1) + log(U) / a.
-    shape = torch.full((2, count), alpha + 1, dtype=torch.float64, device="cpu")
-    gamma = np.log(torch._standard_gamma(shape, generator).numpy())
-    power = np.log1p(-draw_uniform((2, count), generator)) / max(alpha, 1e-300)  # or it overflows
-    odds = gamma[0] + power[0] - gamma[1] - power[1]
-    return torch.sigmoid(torch.from_numpy(odds)).numpy()
+    rng = place.get("generator")
+    shape = torch.tensor(pair, dtype=torch.float64, device=place["device"])
+    if min(pair) >= 0.1 and max(pair) <= 1e9:
+        return _given(torch._sample_dirichlet(shape.expand(count, 2), rng)[:, 0], generator)
+    # Both gamma variates of small parameters underflow to 0, and those of large ones overflow.
+    # Their logarithms do not: log Gamma(a) = log Gamma(a + 1) + log(U) / a.
+    gamma = torch._standard_gamma((shape[:, None] + 1).expand(2, count), rng).log()
+    uniform = torch.rand((2, count), dtype=torch.float64, **place)
+    log = gamma + torch.log1p(-uniform) / shape[:, None].clamp(min=1e-300)  # or it overflows
+    return _given(torch.sigmoid(log[0] - log[1]), generator)
 
 
-def draw_boxes(sides: Any, size: Sequence[int], generator: Generator | None = None) -> Any:
+def repeat(values: Sequence[int], shape: Sequence[int], source: Source) -> Any:
+    """Return an array of given numbers, repeated to a shape, where the source draws."""
+    if is_on_device(source):
+        return torch.tensor(values, device=_place(source)["device"]).expand(*shape)
+    return np.broadcast_to(values, shape)
+
+
+def share_sides(share: Any, size: Sequence[int]) -> Any:
+    """Return (..., d) whole sides of boxes that have a share (...) of each side of the image."""
+    return _library(share).stack([(share * side).round() for side in size], -1)
+
+
+def draw_boxes(sides: Any, size: Sequence[int], generator: Source = None) -> Any:
     """Place boxes with uniformly distributed centres and clip them to the image.
 
     Args:
@@ -66,17 +121,45 @@ def draw_boxes(sides: Any, size: Sequence[int], generator: Generator | None = No
         (..., 2 d) int64, the lower corner and then the upper one, x first, half-open, clipped. The
         centre is uniform over the image, whatever the parity of the side.
     """
-    sizes, dims = np.asarray(size), len(size)
-    start = np.floor(draw_uniform(sides.shape, generator) * sizes - (sides / 2 - 0.5))
-    boxes = np.empty((*sides.shape[:-1], 2 * dims), np.int64)
-    stop = (start + sides)[..., ::-1]
-    np.maximum(start[..., ::-1], 0, out=boxes[..., :dims], casting="unsafe")
-    np.minimum(stop, sizes[::-1], out=boxes[..., dims:], casting="unsafe")
-    return boxes
+    lib = _library(sides)
+    sizes = torch.tensor(size, device=sides.device) if lib is torch else np.asarray(size)
+    start = lib.floor(draw_uniform(sides.shape, generator) * sizes - (sides / 2 - 0.5))
+    return _corners(start * (start > 0), lib.minimum(start + sides, sizes))
+
+
+def draw_inner_boxes(areas: Any, ratios: Any, size: Sequence[int], generator: Source = None) -> Any:
+    """Place boxes of given areas uniformly inside the image, by the law of Random Erasing.
+
+    Args:
+        areas: (..., T) array, the areas in pixels that are tried one after the other, until a box
+            is smaller than the image.
+        ratios: (..., T) array, height / width of the boxes that are tried.
+        size: (height, width) of the image in pixels.
+        generator: Where the places come from.
+
+    Returns:
+        (..., 4) int64: x1, y1, x2, y2; all zeros where none of the T boxes is small enough.
+    """
+    lib = _library(areas)
+    sizes = torch.tensor(size, device=areas.device) if lib is torch else np.asarray(size)
+    sides = lib.round(lib.sqrt(areas[..., None] * lib.stack([ratios, 1 / ratios], -1)))
+    fits = (sides < sizes).all(-1)
+    rank = lib.cumsum(fits, -1)
+    first = fits & (rank == 1)  # all False where none fits: then the sides are 0
+    sides = (sides * first[..., None]).sum(-2)
+    start = lib.floor(draw_uniform(sides.shape, generator) * (sizes - sides + 1))
+    return _corners(start, start + sides) * (sides > 0).all(-1)[..., None]
+
+
+def _corners(lower: Any, upper: Any) -> Any:
+    """Return (..., 2 d) int64 boxes of corners whose axes run from slow to fast."""
+    lib = _library(lower)
+    both = lib.concatenate([lib.flip(edge, (-1,)) for edge in (lower, upper)], -1)
+    return lib.asarray(both, dtype=lib.int64)
 
 
 def draw_partner(
-    batch_size: int, pairing: Pairing, labels: Tensor | None, generator: Generator | None = None
+    batch_size: int, pairing: Pairing, labels: Tensor | None, generator: Source = None
 ) -> Any:
     """Draw the partners by the named rule, or ask the caller's.
 
@@ -87,12 +170,16 @@ def draw_partner(
         TypeError: If a callable ``pairing`` does not return an integer tensor.
         ValueError: If what it returns is not (B,) or holds an index outside [0, B).
     """
+    place = _place(generator)
     if pairing == "roll":
         if batch_size < 2:
             return 0
-        return int(torch.randint(1, batch_size, (1,), generator=generator, device="cpu"))
+        shift = torch.randint(1, batch_size, (1,), **place)
+        if not is_on_device(generator):
+            return int(shift)
+        return (torch.arange(batch_size, device=place["device"]) - shift) % batch_size
     if pairing == "shuffle":
-        return torch.randperm(batch_size, generator=generator, device="cpu").numpy()
+        return _given(torch.randperm(batch_size, **place), generator)
     if labels is None:
         raise ValueError("pairing is a function of the labels, but the batch has none.")
     with fenced(generator):
@@ -109,6 +196,8 @@ def draw_partner(
         raise ValueError(
             f"pairing must return a tensor of shape ({batch_size},), got {tuple(partner.shape)}."
         )
+    if is_on_device(generator):
+        return partner.detach().to(place["device"], torch.int64)
     partner = partner.detach().to("cpu", torch.int64)
     if batch_size and not (int(partner.min()) >= 0 and int(partner.max()) < batch_size):
         raise ValueError(
@@ -118,19 +207,19 @@ def draw_partner(
     return partner.numpy()
 
 
-def draw_seeds(count: int, generator: Generator | None = None) -> Any:
+def draw_seeds(count: int, generator: Source = None) -> Any:
     """Draw (B,) int64 seeds of noise."""
-    return torch.randint(2**62, (count,), generator=generator, device="cpu").numpy()
+    return _given(torch.randint(2**62, (count,), **_place(generator)), generator)
 
 
 @contextlib.contextmanager
-def fenced(generator: Generator | None) -> Iterator[None]:
+def fenced(generator: Source) -> Iterator[None]:
     """Let foreign code draw from torch's global generator, seeded from ``generator``.
 
     The global state is put back afterwards, and only one thread at a time is inside: what other
     threads draw from it meanwhile is not kept apart. Nothing happens without a generator.
     """
-    if generator is None:
+    if not isinstance(generator, Generator) or is_on_device(generator):
         yield
         return
     seed = int(torch.randint(2**62, (1,), generator=generator, device="cpu"))
@@ -143,14 +232,13 @@ def fenced(generator: Generator | None) -> Iterator[None]:
             torch.default_generator.set_state(state)
 
 
-def draw_noise(shape: Sequence[int], seed: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Generate the noise that belongs to a seed: the same values for the same arguments.
+def draw_noise(shape: Sequence[int], seed: int, dtype: torch.dtype) -> Tensor:
+    """Generate the noise that belongs to a seed on the CPU: the same for the same arguments.
 
     uint8: uniform over 0 to 255. Floating point: standard normal, as in Random Erasing.
     """
-    generator = torch.Generator(device).manual_seed(seed)
+    generator = torch.Generator("cpu").manual_seed(seed)
     if dtype.is_floating_point:
-        return torch.randn(
-            tuple(shape), generator=generator, device=device, dtype=torch.float32
-        ).to(dtype)
-    return torch.randint(256, tuple(shape), generator=generator, device=device, dtype=dtype)
+        normal = torch.randn(tuple(shape), generator=generator, dtype=torch.float32, device="cpu")
+        return normal.to(dtype)
+    return torch.randint(256, tuple(shape), generator=generator, dtype=dtype, device="cpu")

@@ -18,7 +18,7 @@ from torch import Tensor
 from tv_mixaug import kernels
 from tv_mixaug.arguments import check_fill
 from tv_mixaug.draws import draw_noise
-from tv_mixaug.plans import BLEND, FILL, PASTE, Plan, Recipe
+from tv_mixaug.plans import BLEND, FILL, NONE, PASTE, Plan, Recipe, inner_lam
 
 # A smaller sample, in bytes, costs less than the call that would handle it alone.
 SMALL_SAMPLE = 1 << 16
@@ -27,10 +27,10 @@ Fill = float | Sequence[float] | str | Tensor | None
 
 
 class Samples:
-    """Hold the samples of a batch that has not been stacked yet.
+    """Hold the samples of a batch in memory that may be written to, or not stacked yet.
 
     Args:
-        samples: B > 0 plain CPU tensors of one shape and dtype.
+        samples: B > 0 plain CPU tensors of one shape and dtype, or all of them stacked.
         allocate: Makes an uninitialised tensor of the given shape and dtype for the result.
         tv_type: The tv_tensor class of the samples; None if they are plain.
     """
@@ -39,16 +39,18 @@ class Samples:
 
     def __init__(
         self,
-        samples: Sequence[Tensor],
+        samples: Sequence[Tensor] | Tensor,
         allocate: Callable[[torch.Size, torch.dtype], Tensor],
         tv_type: type[Tensor] | None = None,
     ) -> None:
-        self.samples = list(samples)
-        self.allocate = allocate
-        self.tv_type = tv_type
-        self.shape = torch.Size((len(samples), *samples[0].shape))
+        self.samples: Tensor | list[Tensor]
+        if isinstance(samples, Tensor):
+            self.samples, self.shape, self.dtype = samples, samples.shape, samples.dtype
+        else:
+            self.samples, self.dtype = list(samples), samples[0].dtype
+            self.shape = torch.Size((len(samples), *samples[0].shape))
         self.ndim = len(self.shape)
-        self.dtype = samples[0].dtype
+        self.allocate, self.tv_type = allocate, tv_type
 
     def empty(self) -> Tensor:
         """Return the uninitialised batch."""
@@ -56,7 +58,8 @@ class Samples:
 
     def stack(self) -> Tensor:
         """Return the samples stacked, plain."""
-        return torch.stack(self.samples, out=self.empty())
+        held = self.samples
+        return held if isinstance(held, Tensor) else torch.stack(held, out=self.empty())
 
     def finish(self, batch: Tensor) -> Tensor:
         """Return the finished batch in the type of the samples."""
@@ -78,7 +81,8 @@ def carry_out(
         source: The batch, or its samples.
         recipe: The plan.
         fill: What filled boxes take: a number, a value for each index of ``channel_axis``, a tensor
-            that broadcasts to the batch, ``"noise"``, or None to leave them as they are.
+            that broadcasts to the batch, ``"noise"``, ``"color"``, or None to leave them as they
+            are.
         axes: The axes that boxes cut, slowest first; by default the last ones.
         channel_axis: The axis that has a fill for each index.
         inplace: Whether to write into ``source``.
@@ -103,6 +107,44 @@ def carry_out(
     return out
 
 
+def carry_out_pairs(
+    images: Sequence[Tensor], recipe: Recipe, fill: Fill, axes: Sequence[int], channel_axis: int
+) -> list[Tensor]:
+    """Do to images of different sizes what a plan says, where an image and its partner overlap.
+
+    Args:
+        images: B tensors (C, H, W), of which height and width may differ.
+        recipe: The plan, fitted to them by :func:`~tv_mixaug.plans.fit_plan`.
+        fill: As in :func:`carry_out`, like the axes, which count the batch's.
+        axes: The axes that boxes cut.
+        channel_axis: The axis that has a fill for each index.
+
+    Returns:
+        New tensors in the sizes of the images.
+    """
+    plan, mixed = recipe.plan(), [image.clone() for image in images]
+    sizes = [[image.shape[axis - 1] for axis in axes] for image in images]
+    rows = zip(plan.op.tolist(), plan.partner.tolist(), plan.lam.tolist(), strict=True)
+    for row, (op, other, lam) in enumerate(rows):
+        if op == NONE:
+            continue
+        other = row if op == FILL else other
+        own, partner = images[row], images[other]
+        region = tuple(slice(min(pair)) for pair in zip(own.shape, partner.shape, strict=True))
+        # The pair is a batch of its own, whose second image stays as it is.
+        weight = inner_lam(lam, sizes[row], sizes[other])
+        one = Plan(
+            op=torch.tensor([op, NONE], dtype=torch.uint8, device="cpu"),
+            partner=torch.tensor([1, 1], device="cpu"),
+            lam=torch.tensor([weight, 1.0], dtype=torch.float32, device="cpu"),
+            boxes=plan.boxes[[row, row]],
+            noise=plan.noise[[row, row]],
+        )
+        pair = torch.stack([own[region], partner[region]])
+        mixed[row][region] = carry_out(pair, Recipe.of(one), fill, axes, channel_axis)[0]
+    return mixed
+
+
 def replay(
     images: Tensor,
     plan: Plan,
@@ -117,7 +159,8 @@ def replay(
             map. For cut plans its last axes are those of the images, in the same size.
         plan: The recorded plan, on any device.
         fill: What filled boxes take: a number, a value for each channel, a tensor that broadcasts
-            to ``images``, ``"noise"``, or None to leave them as they are.
+            to ``images``, ``"noise"`` or ``"color"`` by the plan's seeds, or None to leave them as
+            they are.
         axes: The axes that boxes cut; by default the last 2 or 3.
 
     Returns:
@@ -154,6 +197,35 @@ def replay(
     return images.clone() if done is images else done
 
 
+def region_mask(plan: Plan, size: Sequence[int]) -> Tensor:
+    """Return M of a plan, ``out = M * own + (1 - M) * other``, the weight of the own pixels.
+
+    Args:
+        plan: The :class:`~tv_mixaug.plans.Plan`.
+        size: (height, width) in pixels, or (depth, height, width) for cuboids.
+
+    Returns:
+        (B, 1, H, W) or (B, 1, D, H, W) float32 in [0, 1] on the plan's device. Its mean is the
+        label weight where the other is a partner.
+
+    Raises:
+        ValueError: If the size has not the axes of the plan's boxes.
+
+    Example:
+        >>> from tv_mixaug import plans
+        >>> region_mask(plans.identity_plan(2), (4, 4)).mean((1, 2, 3)).tolist()
+        [1.0, 1.0]
+    """
+    dims = plan.boxes.shape[-1] // 2
+    if len(size) != dims:
+        raise ValueError(f"size must have the {dims} sides that boxes cut, got {tuple(size)}.")
+    ones = torch.ones(len(plan.op), 1, *size, dtype=torch.float32, device=plan.op.device)
+    op, lam = (field.view(-1, *[1] * (dims + 1)) for field in (plan.op, plan.lam))
+    cut = (op == FILL) | (op == PASTE)
+    mine = torch.where(op == BLEND, lam.to(torch.float32), ones)
+    return torch.where(kernels.inside_boxes(ones, plan.boxes) & cut, 0.0, mine)
+
+
 # --- How it is done -----------------------------------------------------------------------------
 
 
@@ -181,11 +253,11 @@ def _prepare(
     """Return the memory of the result, and the pixels that were there before it is written to."""
     whole = _overwrites(recipe, fill, source.is_cpu)
     if isinstance(source, Samples):
-        small = _is_small(source)
+        held = source.samples
         if whole:
-            return source.empty(), torch.stack(source.samples) if small else source.samples
+            return source.empty(), held
         out = source.stack()
-        return out, out if small and recipe.only is not None else source.samples
+        return out, held.clone() if held is out and recipe.only is None else held
     if not inplace:
         return torch.empty_like(source) if whole else source.clone(), source
     # A box is pasted in place if it is taken before any is written, a large sample is blended in
@@ -308,7 +380,7 @@ def _fill(
 ) -> None:
     """Fill: boxes that all share as a block, else box by box on the host, by a mask on a device."""
     if isinstance(fill, str):
-        _fill_noise(out, recipe, axes)
+        _fill_noise(out, recipe, fill, axes, channel_axis)
         return
     value = _value(fill, out, channel_axis)
     if recipe.only and len(recipe.boxes) == 1:
@@ -335,15 +407,28 @@ def _value(fill: Any, images: Tensor, channel_axis: int) -> Tensor:
     return value.to(images.device, images.dtype, non_blocking=True)
 
 
-def _fill_noise(out: Tensor, recipe: Recipe, axes: Sequence[int]) -> None:
-    """Fill with noise, box by box: each has a seed of its own."""
-    known = Recipe.of(Plan(*(x.cpu() for x in recipe.unknown))) if recipe.unknown else recipe
-    boxes, seeds = known.regions(), known.seeds()
-    for row in known.rows(FILL):
-        for place, box in enumerate(boxes[row]):
-            if any(box):
-                target = out[row][_index(box, axes, out.ndim)]
-                target.copy_(draw_noise(target.shape, seeds[row] + place, out.dtype, out.device))
+def _fill_noise(
+    out: Tensor, recipe: Recipe, fill: str, axes: Sequence[int], channel_axis: int
+) -> None:
+    """Fill with noise, of which each box has its own: box by box on the host, else all at once."""
+    if out.is_cpu and recipe.unknown is None:
+        boxes, seeds = recipe.regions(), recipe.seeds()
+        for row in recipe.rows(FILL):
+            for place, box in enumerate(boxes[row]):
+                if any(box):
+                    target = out[row][_index(box, axes, out.ndim)]
+                    shape = list(target.shape)
+                    if fill == "color":
+                        channels = channel_axis % out.ndim - 1
+                        shape = [n if a == channels else 1 for a, n in enumerate(shape)]
+                    target.copy_(draw_noise(shape, seeds[row] + place, out.dtype))
+        return
+    plan = recipe.on(out.device)
+    filled = (plan.op == FILL)[:, None, None]
+    for place in range(plan.boxes.shape[1]):
+        inside = kernels.inside_boxes(out, plan.boxes[:, place : place + 1] * filled, axes)
+        value = kernels.noise(plan.noise + place, out, fill, channel_axis)
+        out.copy_(torch.where(inside, value, out))
 
 
 def _at_once(
@@ -358,17 +443,20 @@ def _at_once(
 
     if BLEND in ops and images.dtype in kernels.MIXED_DTYPES:
         mixed = kernels.blend(images, other, kernels.column(plan.lam, images))
-        out = torch.where(done(BLEND), mixed, out)
+        out = mixed if recipe.only == BLEND else torch.where(done(BLEND), mixed, out)
     if ops == (BLEND,):
         return out
     inside = kernels.inside_boxes(images, plan.boxes, axes)
     if PASTE in ops:
-        out = torch.where(inside & done(PASTE), other, out)
+        pasted = inside if ops == (PASTE,) else inside & done(PASTE)
+        out = torch.where(pasted, other, out)
     if FILL in ops and isinstance(fill, str):
         out = out.clone()
-        _fill_noise(out, recipe, kernels.cut_axes(images.ndim, plan.boxes, axes))
+        places = kernels.cut_axes(images.ndim, plan.boxes, axes)
+        _fill_noise(out, recipe, fill, places, channel_axis)
     elif FILL in ops and fill is not None:
-        out = torch.where(inside & done(FILL), _value(fill, images, channel_axis), out)
+        filled = inside if ops == (FILL,) else inside & done(FILL)
+        out = torch.where(filled, _value(fill, images, channel_axis), out)
     return out
 
 

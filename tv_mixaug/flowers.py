@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -17,7 +18,7 @@ from tv_mixaug.io import write_image
 
 CLASS_NAMES = ("rose", "tulip")
 
-_Array = npt.NDArray[np.float64]
+_Colour = npt.NDArray[np.float64]
 _Pixels = npt.NDArray[np.float32]
 _PETALS = {
     "rose": ("cc0f21", "ed6b8c", "f7cca8", "fad666", "f7ede6", "9e0d47"),
@@ -63,33 +64,32 @@ def draw_flower(kind: str, size: int | Sequence[int] = 256, seed: int = 0) -> Fl
         (torch.Size([3, 24, 32]), torch.Size([24, 32]), torch.Size([1, 4]))
     """
     check_choice("kind", kind, CLASS_NAMES)
-    height, width = _check_size(size)
+    sides = size if isinstance(size, (tuple, list)) else (size, size)
+    if len(sides) != 2:
+        raise kind_error("size", "an int or a (height, width) pair", size)
+    height, width = (check_integer("size", side, 1) for side in sides)
     seed = check_integer("seed", seed, 0)
-    import cv2
-
-    scale = 2 if height * width <= 256 * 256 else 1  # small pictures show every jagged edge
+    scale = 2 if height * width <= 128 * 128 else 1  # small pictures show every jagged edge
     rng = np.random.default_rng((seed, CLASS_NAMES.index(kind)))
+    canvas = _Canvas(height * scale, width * scale, rng)
     petal = _colour(rng.choice(_PETALS[kind])) * rng.uniform(0.94, 1.04, 3)
-    green = _colour(_GREEN) * rng.uniform(0.85, 1.15, 3)
-    canvas = _Canvas(height * scale, width * scale, green, rng)
-    head = np.array((rng.uniform(-0.08, 0.08), rng.uniform(-0.14, -0.06)))
+    top = complex(rng.uniform(-0.08, 0.08), rng.uniform(-0.14, -0.06))
+    foot = complex(top.real + rng.uniform(-0.12, 0.12), canvas.centre.imag / canvas.unit + 0.1)
+    dark, bright = canvas.green * 0.65, canvas.green * 0.85
+    canvas.paint(foot, top - foot, 0.038, dark, bright, sharpness=0.01)
     draw = _draw_rose if kind == "rose" else _draw_tulip
-    draw(canvas, head, rng.uniform(0.27, 0.34), petal)
+    draw(canvas, top, foot, rng.uniform(0.27, 0.34), petal)
 
     pixels = cv2.resize(canvas.pixels, (width, height), interpolation=cv2.INTER_AREA)
     cover = cv2.resize(canvas.blossom, (width, height), interpolation=cv2.INTER_AREA)
     mask = cover >= min(128, int(cover.max()))  # a blossom smaller than a pixel still has one
-    rows, columns = np.nonzero(mask)
-    box = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+    where = np.argwhere(mask)[:, ::-1]
+    box = np.array([[*where.min(0), *where.max(0) + 1]], np.int64)
     image = np.ascontiguousarray((pixels * 255 + 0.5).astype(np.uint8).transpose(2, 0, 1))
     return Flower(
         tv_tensors.Image(torch.from_numpy(image)),
         tv_tensors.Mask(torch.from_numpy(mask.astype(np.uint8))),
-        tv_tensors.BoundingBoxes(
-            torch.tensor([[int(side) for side in box]]),
-            format="XYXY",
-            canvas_size=(height, width),
-        ),
+        tv_tensors.BoundingBoxes(torch.from_numpy(box), format="XYXY", canvas_size=(height, width)),
     )
 
 
@@ -159,187 +159,120 @@ def write_image_folder(
     seed = check_integer("seed", seed, 0)
     files = []
     for kind in CLASS_NAMES:
-        folder = Path(root, kind)
-        folder.mkdir(parents=True, exist_ok=True)
+        Path(root, kind).mkdir(parents=True, exist_ok=True)
         for i in range(count_per_class):
-            rgb = draw_flower(kind, size, seed + _SEED_STRIDE * i).image.permute(1, 2, 0).numpy()
-            file = folder / f"{i:03d}{'.png' if i % 2 else '.jpg'}"
-            write_image(file, rgb)
-            files.append(file)
+            files.append(Path(root, kind, f"{i:03d}{'.png' if i % 2 else '.jpg'}"))
+            flower = draw_flower(kind, size, seed + _SEED_STRIDE * i)
+            write_image(files[-1], flower.image.permute(1, 2, 0).numpy())
     return files
 
 
-def _check_size(size: int | Sequence[int]) -> tuple[int, int]:
-    pair = size if isinstance(size, Sequence) else (size, size)
-    if len(pair) != 2 or isinstance(size, str):
-        raise kind_error("size", "an int or a (height, width) pair", size)
-    return check_integer("size", pair[0], 1), check_integer("size", pair[1], 1)
-
-
-def _colour(code: str) -> _Array:
+def _colour(code: str) -> _Colour:
     return np.frombuffer(bytes.fromhex(code), np.uint8) / 255.0
 
 
 class _Canvas:
-    """A picture in the making; points are in units of its shorter side, from its centre."""
+    """A picture in the making; points are x + iy from its centre, in units of its shorter side."""
 
-    def __init__(self, height: int, width: int, green: _Array, rng: np.random.Generator) -> None:
-        self.unit = min(height, width)
-        self.centre = np.array((width / 2, height / 2))
-        self.bottom = height / (2 * self.unit) + 0.1
-        self.green = green
-        self.rng = rng
+    def __init__(self, height: int, width: int, rng: np.random.Generator) -> None:
+        self.rng, self.green = rng, _colour(_GREEN) * rng.uniform(0.85, 1.15, 3)
+        self.unit, self.centre = min(height, width), complex(width, height) / 2
         self.pixels = _backdrop(height, width, rng)
         self.blossom = np.zeros((height, width), np.uint8)
 
     def paint(
         self,
-        outline: _Array,
-        axis: tuple[_Array, _Array],
-        dark: _Array,
-        bright: _Array,
+        root: complex,
+        way: complex,
+        width: float,
+        dark: _Colour,
+        bright: _Colour,
         *,
-        shadow: float = 0.3,
-        veins: float = 0.03,
+        bend: float = 0.0,
+        sharpness: float = 0.7,
         blossom: bool = False,
     ) -> None:
-        """Paint a petal or leaf: shadow below it, shade from root to tip, veins, a lit rim."""
-        import cv2
-
-        points = outline * self.unit + self.centre
-        height, width = self.blossom.shape
-        pad = 0.05 * self.unit
-        x1, y1 = np.maximum(np.floor(points.min(0) - pad), 0).astype(int)
-        x2, y2 = np.minimum(np.ceil(points.max(0) + pad), (width, height)).astype(int)
-        if x1 >= x2 or y1 >= y2:
+        """Paint a petal, leaf or stem with a shadow below; its tip is brighter than its root."""
+        t = np.linspace(0, 1, 40)
+        half = t**0.5 * (1 - t) ** sharpness
+        side = 0.5j * width * half / half.max() * way / abs(way)
+        axis = root + way * (t + 2j * bend * t * (1 - t))
+        outline = np.concatenate((axis + side, (axis - side)[::-1])) * self.unit + self.centre
+        points = np.stack((outline.real, outline.imag), 1)
+        pad, ends = 0.04 * self.unit, self.blossom.shape[::-1]
+        x1, y1 = np.clip(points.min(0) - pad, 0, ends).astype(int)
+        x2, y2 = np.clip(points.max(0) + pad, 0, ends).astype(int)
+        below, petals = self.pixels[y1:y2, x1:x2], self.blossom[y1:y2, x1:x2]
+        if not below.size:
             return
-        shape = np.zeros((y2 - y1, x2 - x1), np.uint8)
-        corners = np.round((points - (x1, y1)) * 16).astype(np.int32)
-        cv2.fillPoly(shape, [corners], 255, cv2.LINE_AA, 4)
-        below = self.pixels[y1:y2, x1:x2]
-        reach = int(0.04 * self.unit) | 1
-        below *= (1 - np.float32(shadow / 255) * cv2.stackBlur(shape, (reach, reach)))[..., None]
-
-        root = (axis[0] * self.unit + self.centre).astype(np.float32)
-        way = ((axis[1] - axis[0]) * self.unit).astype(np.float32)
-        way /= way @ way
-        right = np.arange(x1, x2, dtype=np.float32) - root[0]
-        down = np.arange(y1, y2, dtype=np.float32)[:, None] - root[1]
-        along = right * way[0] + down * way[1]
-        across = down * way[0] - right * way[1]
-        light = np.clip(along, 0, 1) ** np.float32(1.3)
-        grain = 1 + np.float32(veins) * np.sin(45 * across / (np.abs(along) + np.float32(0.35)))
-        # Without the bound a shape that covers the whole canvas has no rim and infinite depth.
-        depth = np.minimum(cv2.distanceTransform(shape, cv2.DIST_L2, 3), self.unit)
-        rim = np.float32(0.1) * np.exp(depth * np.float32(-100 / self.unit))
-        colour = dark.astype(np.float32) + (bright - dark).astype(np.float32) * light[..., None]
-        colour = np.clip(colour * grain[..., None] + rim[..., None], 0, 1)
-        below += (shape / np.float32(255))[..., None] * (colour - below)
+        shape = np.zeros_like(petals)
+        cv2.fillPoly(shape, [((points - (x1, y1)) * 16).astype(np.int32)], 255, cv2.LINE_AA, 4)
+        reach = int(pad) | 1
+        below *= 1 - np.float32(0.45 / 255) * cv2.stackBlur(shape, (reach, reach))[..., None]
+        y, x = np.ogrid[y1:y2, x1:x2]
+        place = ((x + 1j * y - self.centre) / self.unit - root) / way
+        place = place.astype(np.complex64)  # half the work in all that follows
+        light = np.clip(place.real, 0, 1)[..., None] ** 1.3
+        veins = np.sin(45 * abs(way) * place.imag / (abs(place.real) + 0.35))[..., None]
+        colour = np.float32(dark) + np.float32(bright - dark) * light
+        colour = np.clip(colour * (1 + 0.025 * veins), 0, 1)
+        below += shape[..., None] / np.float32(255) * (colour - below)
         if blossom:
-            np.maximum(self.blossom[y1:y2, x1:x2], shape, out=self.blossom[y1:y2, x1:x2])
+            np.maximum(petals, shape, out=petals)
 
 
 def _backdrop(height: int, width: int, rng: np.random.Generator) -> _Pixels:
-    """Make a garden out of focus: a few slow waves of light with some bright spots."""
-    import cv2
-
+    """Make a garden out of focus: slow changes of colour with some bright spots."""
     rows, columns = -(-height // 4), -(-width // 4)  # nothing in it is sharp
-    order = np.arange(5)
-    waves = [np.cos(np.pi * np.linspace(0, 1, n)[:, None] * order) for n in (rows, columns)]
-    tint = rng.normal(0, 1, (1, 5, 5)) + rng.normal(0, 0.35, (3, 5, 5))
-    field = waves[0] @ (tint * 0.12 / (1 + order[:, None] + order)) @ waves[1].T
-    slope = np.linspace(1.02, 0.85, rows)[:, None, None]
-    light = _colour(rng.choice(_BACKDROPS)) * slope * np.exp(field.transpose(1, 2, 0))
+    tones = np.exp(rng.normal(0, 0.16, (4, 4, 1)) + rng.normal(0, 0.06, (4, 4, 3)))
+    tones *= _colour(rng.choice(_BACKDROPS))
+    light = cv2.resize(tones, (columns, rows), interpolation=cv2.INTER_CUBIC)
     for _ in range(rng.integers(8, 16)):
-        spot = np.zeros((rows, columns), np.float32)
         at = (int(rng.uniform(0, columns)), int(rng.uniform(0, rows)))
         radius = max(1, round(min(rows, columns) * rng.uniform(0.03, 0.11)))
-        cv2.circle(spot, at, radius, rng.uniform(0.04, 0.16), -1)
-        light += cv2.blur(spot, (3, 3))[..., None] * (1.1 - light)
+        spot = cv2.blur(cv2.circle(light.copy(), at, radius, (1.1, 1.1, 1.1), -1), (3, 3))
+        light += rng.uniform(0.04, 0.16) * (spot - light)
     # Dimmed, not clipped: flat white areas of two pictures would be equal pixel by pixel.
     light = (light / max(1, light.max())).astype(np.float32)
     full: _Pixels = cv2.resize(light, (width, height), interpolation=cv2.INTER_LINEAR)
     return full
 
 
-def _blade(
-    axis: tuple[_Array, _Array],
-    width: float,
-    bend: float = 0.0,
-    fullness: float = 0.5,
-    sharpness: float = 0.7,
-) -> _Array:
-    """Outline a leaf, petal or stem about a bent axis."""
-    t = np.linspace(0, 1, 40)[:, None]
-    root, way = axis[0], axis[1] - axis[0]
-    normal = np.array((-way[1], way[0]))
-    line = root + t * way + 2 * t * (1 - t) * bend * normal
-    half = t**fullness * (1 - t) ** sharpness
-    side = half / half.max() * width / 2 * normal / np.hypot(*normal)
-    return np.concatenate((line + side, (line - side)[::-1]))
-
-
-def _draw_stem(canvas: _Canvas, top: _Array) -> _Array:
-    rng = canvas.rng
-    foot = np.array((top[0] + rng.uniform(-0.12, 0.12), canvas.bottom))
-    outline = _blade((top, foot), 0.034, rng.uniform(-0.05, 0.05), 0.01, 0.01)
-    canvas.paint(outline, (top, foot), canvas.green * 0.85, canvas.green * 0.65)
-    return foot
-
-
-def _draw_rose(canvas: _Canvas, head: _Array, radius: float, petal: _Array) -> None:
-    rng = canvas.rng
-    foot = _draw_stem(canvas, head)
-    for side in (-1, 1, rng.choice((-1, 1))):
-        root = head + (foot - head) / (foot - head)[1] * radius * rng.uniform(1.15, 1.6)
-        way = np.array((side * rng.uniform(0.75, 1.0), rng.uniform(-0.25, 0.3)))
-        axis = (root, root + radius * way)
-        leaf = _blade(axis, 0.42 * radius, rng.uniform(-0.15, 0.15))
-        canvas.paint(leaf, axis, canvas.green * 0.7, canvas.green)
-    for angle in np.arange(5) * 2 * np.pi / 5 + rng.uniform(0, 2):
-        axis = (head, head + 1.12 * radius * np.array((np.cos(angle), np.sin(angle))))
-        canvas.paint(_blade(axis, 0.35 * radius), axis, canvas.green * 0.6, canvas.green * 0.95)
-
-    # From the outer ring of petals to the heart, each ring turned by about the golden angle.
-    turn = rng.uniform(0, 2 * np.pi)
-    rings = ((1.0, 6), (0.86, 5), (0.70, 5), (0.54, 4), (0.40, 4), (0.27, 3), (0.15, 2))
-    across = np.linspace(-1, 1, 48)
-    for ring, (reach, count) in enumerate(rings):
-        turn += 2.4
-        for angle in turn + np.arange(count) * 2 * np.pi / count + rng.uniform(-0.12, 0.12, count):
-            length = radius * reach * rng.uniform(0.94, 1.04)
-            wave = 1 + 0.02 * np.sin(9 * across + rng.uniform(0, 6))
-            reaches = length * (0.25 + 0.75 * wave * (1 - np.abs(across) ** 3.2) ** 0.45)
-            angles = angle + across * np.pi / count * rng.uniform(1.35, 1.55)
-            rays = np.stack((np.cos(angles), 0.92 * np.sin(angles)), 1)
-            axis = (head, head + length * np.array((np.cos(angle), 0.92 * np.sin(angle))))
-            bright = petal * (1.06 - 0.05 * ring) * (1 + 0.1 * np.cos(angle - 3.9))
-            dark = petal * (0.4 + 0.02 * ring)
-            outline = head + reaches[:, None] * rays
-            canvas.paint(outline, axis, dark, bright, shadow=0.42, veins=0.012, blossom=True)
-
-
-def _draw_tulip(canvas: _Canvas, head: _Array, radius: float, petal: _Array) -> None:
-    rng = canvas.rng
-    root = head + np.array((0, 0.95 * radius))
-    foot = _draw_stem(canvas, head + np.array((0, 0.85 * radius)))
+def _draw_rose(canvas: _Canvas, top: complex, foot: complex, radius: float, petal: _Colour) -> None:
+    rng, green = canvas.rng, canvas.green
     for side in (-1, 1):
-        way = np.array((side * rng.uniform(0.2, 0.36), -0.75 + rng.uniform(-0.15, 0.2)))
-        axis = (foot, foot + way)
-        leaf = _blade(axis, 0.13, side * rng.uniform(0.1, 0.25), 0.35, 0.8)
-        canvas.paint(leaf, axis, canvas.green * 0.65, canvas.green)
-    warm = petal * 0.6 + np.array((0.24, 0.23, 0.1))
+        root = top + (foot - top) / (foot - top).imag * radius * rng.uniform(1.15, 1.6)
+        way = radius * complex(side * rng.uniform(0.75, 1.0), rng.uniform(-0.25, 0.3))
+        canvas.paint(root, way, 0.42 * radius, green * 0.7, green, bend=rng.uniform(-0.15, 0.15))
+    turn = np.exp(1j * rng.uniform(0, 7))
+    for i in range(5):
+        way = 1.12 * radius * turn * np.exp(0.4j * np.pi * i)
+        canvas.paint(top, way, 0.35 * radius, green * 0.6, green * 0.95)
+    # From the outer ring of petals to the heart, each turned by about the golden angle.
+    rings = ((1.0, 6), (0.86, 5), (0.70, 5), (0.54, 4), (0.40, 4), (0.27, 3), (0.15, 2))
+    for ring, (reach, count) in enumerate(rings):
+        turn *= np.exp(2.4j)
+        for i in range(count):
+            tip = turn * np.exp(2j * np.pi * (i + rng.uniform(-0.05, 0.05)) / count)
+            way = radius * reach * rng.uniform(0.94, 1.04) * tip
+            bright = petal * (1.06 - 0.05 * ring) * (1 + 0.1 * np.cos(np.angle(tip) - 3.9))
+            width = abs(way) * min(1.7, 7 / count)
+            canvas.paint(top, way, width, petal * 0.4, bright, sharpness=0.4, blossom=True)
+
+
+def _draw_tulip(
+    canvas: _Canvas, top: complex, foot: complex, radius: float, petal: _Colour
+) -> None:
+    rng, green = canvas.rng, canvas.green
+    for side in (-1, 1):
+        way = complex(side * rng.uniform(0.2, 0.36), rng.uniform(-0.9, -0.55))
+        canvas.paint(foot, way, 0.13, green * 0.65, green, bend=side * rng.uniform(0.1, 0.25))
+    root, warm = top + 0.95j * radius, petal * 0.6 + (0.24, 0.23, 0.1)
     opening = rng.uniform(0.85, 1.15)
-    # Lean, height, width, bend, sharpness and brightness of the petals, from back to front.
-    for lean, tall, wide, bend, sharpness, shade in (
-        (-0.42, 1.9, 0.95, 0.1, 0.6, 0.72),
-        (0.42, 1.9, 0.95, -0.1, 0.6, 0.74),
-        (0.0, 2.0, 1.0, 0.0, 0.6, 0.8),
-        (-0.55, 1.75, 1.05, 0.22, 0.6, 0.92),
-        (0.55, 1.75, 1.05, -0.22, 0.6, 0.95),
-        (0.0, 1.72, 1.2, 0.0, 0.75, 1.05),
-    ):
-        way = np.array((lean * opening, -tall)) + rng.uniform(-0.06, 0.06, 2)
-        axis = (root, root + radius * way)
-        outline = _blade(axis, wide * radius, bend, 0.42, sharpness)
-        canvas.paint(outline, axis, warm * shade, petal * shade, shadow=0.35, blossom=True)
+    # Three petals behind, then three in front, of which the one in the middle is the brightest.
+    for tall, wide, shade in ((1.95, 0.95, 0.8), (1.73, 1.15, 1.03)):
+        for lean in (-0.5, 0.5, 0.0):
+            way = radius * complex(lean * opening + rng.uniform(-0.06, 0.06), -tall)
+            light, bend = shade - 0.2 * abs(lean), -0.4 * lean
+            dark, bright = warm * light, petal * light
+            canvas.paint(root, way, wide * radius, dark, bright, bend=bend, blossom=True)

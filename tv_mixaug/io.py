@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import secrets
 import stat
 import struct
-from collections.abc import Sequence
 from pathlib import Path
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -63,15 +64,12 @@ def read_image(
         >>> image.dtype, label
         (torch.uint8, 1)
     """
-    _check_path(path)
-    if max_pixels is not None:
-        check_count("max_pixels", max_pixels)
-    import cv2
-
+    _check_path("path", path)
+    limit = math.inf if max_pixels is None else check_count("max_pixels", max_pixels)
     data, name = _read_bytes(path), os.fspath(path)
     if _is_cut_short(data):
         raise ValueError(f"path {name!r} is cut short; copy the file again.")
-    _check_size(name, _read_size(data), max_pixels)
+    _check_size(name, *_read_size(data), limit)
     # OpenCV's own step from 16 to 8 bits truncates. Other formats store 10 or 12 bits unscaled, so
     # for them that step is the right one.
     keep_depth = cv2.IMREAD_ANYDEPTH if data.startswith((_PNG, *_TIFF)) else 0
@@ -79,7 +77,7 @@ def read_image(
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | keep_depth)
         if pixels is None:
             raise ValueError(f"path {name!r} is not an image that OpenCV can decode.")
-        _check_size(name, pixels.shape[1::-1], max_pixels)
+        _check_size(name, pixels.shape[1], pixels.shape[0], limit)
         if pixels.dtype == np.uint16:
             pixels = ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
         if pixels.dtype != np.uint8:
@@ -114,54 +112,68 @@ def write_image(path: str | os.PathLike[str], pixels: npt.NDArray[np.uint8]) -> 
         >>> read_image(file).shape
         torch.Size([3, 224, 428])
     """
-    _check_path(path)
+    file = check_output("path", path)
     pixels = np.asarray(pixels)
     if pixels.dtype != np.uint8 or pixels.shape[2:] != (3,) or not pixels.size:
         raise ValueError(f"pixels must be (H, W, 3) uint8, got {pixels.shape} {pixels.dtype}.")
-    import cv2
-
-    path = Path(os.path.realpath(path))  # else the rename would replace a link, not its file
-    suffix = path.suffix.lower()
-    if suffix not in SUFFIXES:
-        raise ValueError(f"path must end in one of {', '.join(SUFFIXES)}, got '{path}'.")
-    if path.exists():
-        _check_regular(path, path.stat().st_mode)
-    longest = _LONGEST.get(suffix, max(pixels.shape))
+    longest = _LONGEST.get(file.suffix.lower(), max(pixels.shape))
     if max(pixels.shape) > longest:  # OpenCV would find out as well, and print about it
         raise ValueError(
             f"path must end in the suffix of a format for {pixels.shape[0]} × {pixels.shape[1]} "
-            f"pixels, got '{path}', whose sides are at most {longest}."
+            f"pixels, got '{file}', whose sides are at most {longest}."
         )
-    data = cv2.imencode(suffix, pixels[..., ::-1])[1].tobytes()
-    beside = path.with_name(f".{secrets.token_hex(8)}.part")
+    data = cv2.imencode(file.suffix, pixels[..., ::-1])[1].tobytes()
+    beside = file.with_name(f".{secrets.token_hex(8)}.part")
     try:
         # Not cv2.imwrite: it fails on some names under Windows, and without an error.
         beside.write_bytes(data)
-        beside.replace(path)
+        beside.replace(file)
     except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error  # as what it is
+        raise OSError(error.errno, error.strerror, str(file)) from error  # as what it is
     finally:
         with contextlib.suppress(OSError):
             beside.unlink()
 
 
-def _check_path(path: object) -> None:
+def check_output(name: str, path: str | os.PathLike[str]) -> Path:
+    """Return the file that a path leads to, or raise as :func:`write_image` does."""
+    _check_path(name, path)
+    file = Path(os.path.realpath(path))  # else a rename would replace a link, not its file
+    if file.suffix.lower() not in SUFFIXES:
+        raise ValueError(f"{name} must end in one of {', '.join(SUFFIXES)}, got '{path}'.")
+    if file.exists():
+        _check_regular(name, path, file.stat().st_mode)
+    if not file.parent.is_dir():
+        raise FileNotFoundError(f"{name} must be in a folder that exists, got '{path}'.")
+    if not all(os.access(place, os.W_OK) for place in (file, file.parent) if place.exists()):
+        raise PermissionError(f"{name} must be writable, got '{path}'.")
+    return file
+
+
+def _check_path(name: str, path: object) -> None:
     if not isinstance(path, (str, os.PathLike)):
-        raise TypeError(f"path must be a str or a Path, got {type(path).__name__}.")
+        raise TypeError(f"{name} must be a str or a Path, got {type(path).__name__}.")
 
 
-def _check_regular(path: str | os.PathLike[str], mode: int) -> None:
+def _check_regular(name: str, path: str | os.PathLike[str], mode: int) -> None:
     if not stat.S_ISREG(mode):
         kinds = {stat.S_IFDIR: "directory", stat.S_IFIFO: "pipe", stat.S_IFSOCK: "socket"}
         kind = kinds.get(stat.S_IFMT(mode), "device")
-        raise ValueError(f"path {os.fspath(path)!r} must be a file, got a {kind}.")
+        raise ValueError(f"{name} {os.fspath(path)!r} must be a file, got a {kind}.")
+
+
+def _check_size(name: str, width: int, height: int, limit: float) -> None:
+    if width * height > limit:
+        raise ValueError(
+            f"path {name!r} must have at most {limit} pixels, got {width} × {height}; "
+            "if you trust the file, raise max_pixels."
+        )
 
 
 def _read_bytes(path: str | os.PathLike[str]) -> bytes:
     """Return the content of a regular file that has any.
 
-    Reading the bytes here, not in ``cv2.imread``, makes every Unicode path work on Windows and
-    keeps OpenCV from printing a warning about a missing file.
+    Not ``cv2.imread``: it fails on some names under Windows, and prints about a missing file.
     """
     try:
         mode = os.stat(path).st_mode
@@ -171,63 +183,44 @@ def _read_bytes(path: str | os.PathLike[str]) -> bytes:
         raise FileNotFoundError(f"path {os.fspath(path)!r} does not exist.") from None
     except (OSError, ValueError, MemoryError) as error:
         raise ValueError(f"path {os.fspath(path)!r} cannot be read: {error}.") from error
-    _check_regular(path, mode)
+    _check_regular("path", path, mode)
     if not data:
         raise ValueError(f"path {os.fspath(path)!r} is an empty file.")
     return data
 
 
-def _check_size(name: str, size: Sequence[int], max_pixels: int | None) -> None:
-    if max_pixels is not None and size[0] * size[1] > max_pixels:
-        raise ValueError(
-            f"path {name!r} must have at most {max_pixels} pixels, got {size[0]} × {size[1]}; "
-            "if you trust the file, raise max_pixels."
-        )
-
-
 def _read_size(data: bytes) -> tuple[int, int]:
-    """Return (width, height) as the header says; zeros for a format that is not known here."""
+    """Return the width and height that a file's header says, 0 where that is not known."""
+    read = struct.unpack_from
     try:
         if data.startswith(_PNG):
-            return struct.unpack_from(">II", data, 16)
+            return read(">II", data, 16)
         if data.startswith(_JPEG):
             return _walk_jpeg(data)[0]
         if data.startswith(b"GIF8"):
-            return struct.unpack_from("<HH", data, 6)
+            return read("<HH", data, 6)
         if data.startswith(b"BM"):  # the oldest kind of header is 12 bytes long
-            width, height = struct.unpack_from("<HH" if data[14] == 12 else "<ii", data, 18)
+            width, height = read("<HH" if data[14] == 12 else "<ii", data, 18)
             return width, abs(height)  # negative: from top to bottom
         if data.startswith(_TIFF):
-            return _read_tiff_size(data)
-        if data.startswith(b"RIFF") and data[8:15] == b"WEBPVP8":
-            return _read_webp_size(data)
+            order, sides = "<" if data.startswith(b"II") else ">", {}
+            (at,) = read(order + "I", data, 4)
+            for entry in range(at + 2, at + 2 + 12 * read(order + "H", data, at)[0], 12):
+                tag, kind = read(order + "HH", data, entry)
+                (sides[tag],) = read(order + ("H" if kind == 3 else "I"), data, entry + 8)
+            return sides.get(256, 0), sides.get(257, 0)
+        if data[8:16] == b"WEBPVP8X":  # extended: 24 bits each, less one
+            width, height = read("<I", data, 24)[0], read("<I", data + b"\0", 27)[0]
+            return 1 + (width & 0xFFFFFF), 1 + (height & 0xFFFFFF)
+        if data[8:16] == b"WEBPVP8L":  # lossless: 14 bits each, less one
+            (bits,) = read("<I", data, 21)
+            return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+        if data[8:16] == b"WEBPVP8 ":
+            width, height = read("<HH", data, 26)  # two bits of each are a scale
+            return width & 0x3FFF, height & 0x3FFF
     except (struct.error, IndexError):
         pass  # too short for a header, which OpenCV will say
     return 0, 0
-
-
-def _read_tiff_size(data: bytes) -> tuple[int, int]:
-    order = "<" if data.startswith(b"II") else ">"
-    (at,) = struct.unpack_from(order + "I", data, 4)
-    (count,) = struct.unpack_from(order + "H", data, at)
-    sides = {}
-    for entry in range(at + 2, at + 2 + 12 * count, 12):
-        tag, kind = struct.unpack_from(order + "HH", data, entry)
-        (sides[tag],) = struct.unpack_from(order + ("H" if kind == 3 else "I"), data, entry + 8)
-    return sides.get(256, 0), sides.get(257, 0)
-
-
-def _read_webp_size(data: bytes) -> tuple[int, int]:
-    if data[15:16] == b"X":  # extended: 24 bits each, less one
-        return (
-            1 + int.from_bytes(data[24:27], "little"),
-            1 + int.from_bytes(data[27:30], "little"),
-        )
-    if data[15:16] == b"L":  # lossless: 14 bits each, less one
-        (bits,) = struct.unpack_from("<I", data, 21)
-        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
-    width, height = struct.unpack_from("<HH", data, 26)  # two bits of each are a scale
-    return width & 0x3FFF, height & 0x3FFF
 
 
 def _walk_jpeg(data: bytes) -> tuple[tuple[int, int], int]:

@@ -7,6 +7,7 @@ and never make a GPU wait: shapes are checked, values are not.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -229,12 +230,67 @@ def inside_boxes(images: Tensor, boxes: Tensor, axes: Sequence[int] | None = Non
 
 def fill_tensor(fill: float | Sequence[float], images: Tensor, channel_axis: int = -3) -> Tensor:
     """Return a number, or a value for each index of an axis, as a tensor to be broadcast."""
+    check_fits("fill", fill, images.dtype)
     value = torch.tensor(fill, dtype=images.dtype, device=images.device)
     behind = images.ndim - 1 - channel_axis % images.ndim
     return value.view(-1, *[1] * behind) if value.ndim else value
 
 
-# --- Checks: of kinds and shapes, never of values -----------------------------------------------
+def noise(seeds: Tensor, images: Tensor, fill: str, channel_axis: int = -3) -> Tensor:
+    """Make noise of seeds for a whole batch, on its device and without a look at values.
+
+    A value depends on its sample's seed and on its place in the sample alone: both go through two
+    rounds of an integer hash.
+
+    Args:
+        seeds: (B,) int64, >= 0.
+        images: (B, ...) of the dtype and on the device wanted.
+        fill: "noise": a value for each pixel and channel; "color": one for each channel.
+        channel_axis: The axis of the channels.
+
+    Returns:
+        A tensor of the images' dtype that broadcasts to them: uniform over 0 to 255 for uint8,
+        standard normal for floating point.
+    """
+    shape = list(images.shape)
+    if fill == "color":
+        shape[1:] = [n if a == channel_axis % len(shape) else 1 for a, n in enumerate(shape)][1:]
+    low, high = ((seeds >> by & 0x7FFFFFFF).to(torch.int32)[:, None] for by in (0, 31))
+    places = torch.arange(math.prod(shape[1:]), dtype=torch.int32, device=images.device)
+    bits = _scramble(_scramble(places + low) ^ high).view(shape)
+    if not images.is_floating_point():
+        return (bits & 0xFF).to(images.dtype)
+    uniform = ((bits >> 8 & 0xFFFFFF).to(torch.float32) + 0.5) * 2**-23 - 1  # in (-1, 1)
+    return (torch.erfinv(uniform) * math.sqrt(2)).to(images.dtype)
+
+
+def _scramble(bits: Tensor) -> Tensor:
+    """Hash int32, each bit of the result by all of the argument's; products wrap."""
+    bits = (bits ^ (bits >> 16 & 0xFFFF)) * 0x21F0AAAD
+    bits = (bits ^ (bits >> 15 & 0x1FFFF)) * 0x735A2D97
+    return bits ^ (bits >> 15 & 0x1FFFF)
+
+
+# --- Checks: of kinds and shapes, never of a tensor's values ------------------------------------
+
+
+def check_fits(name: str, value: float | Sequence[float], dtype: torch.dtype) -> None:
+    """Raise unless a dtype holds a number, or each of several.
+
+    Raises:
+        ValueError: If it does not.
+    """
+    if dtype.is_complex:
+        return
+    whole = not dtype.is_floating_point
+    low, high = 0.0, 1.0
+    if dtype != torch.bool:
+        info = torch.iinfo(dtype) if whole else torch.finfo(dtype)
+        low, high = info.min, info.max
+    for one in value if isinstance(value, (list, tuple)) else (value,):
+        if not low <= one <= high or (whole and one != int(one)):
+            limits = f"an integer in [{low:.0f}, {high:.0f}]" if whole else f"within ±{high}"
+            raise ValueError(f"{name} must be {limits} for {_short(dtype)}, got {value}.")
 
 
 def check_batch(images: Any, partner: Any, name: str = "partner") -> None:

@@ -27,8 +27,10 @@ def mix_masks(
         where nothing was mixed.
     """
     if blend == "soft":
-        masks = _planes(masks, int(num_classes or 0))
-    elif BLEND in recipe.ops:
+        count = int(num_classes or 0)
+        planes = None if fill is None else tuple(float(k == fill) for k in range(count))
+        return carry_out(_planes(masks, count), recipe, planes, channel_axis=1)
+    if BLEND in recipe.ops:
         recipe = _by_majority(recipe, masks)
     return carry_out(masks, recipe, fill)
 

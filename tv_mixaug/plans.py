@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 NONE, FILL, BLEND, PASTE = range(4)
@@ -32,6 +36,32 @@ class Plan(NamedTuple):
     lam: Tensor
     boxes: Tensor
     noise: Tensor
+
+    def __repr__(self) -> str:
+        return describe(self)
+
+    def to(self, device: torch.device | str | int, non_blocking: bool = False) -> Plan:
+        """Move all fields to a device, as ``Tensor.to`` does."""
+        return Plan(*(x.to(device=device, non_blocking=non_blocking) for x in self))
+
+
+def describe(items: Any) -> str:
+    """Return what a plan or paired labels are printed as: counts, ranges and shapes, no numbers."""
+    parts = []
+    for name, item in zip(items._fields, items, strict=True):
+        text = repr(item)
+        if isinstance(item, Tensor):
+            text = f"{tuple(item.shape)} {str(item.dtype).removeprefix('torch.')}"
+            # Of tensors that stand for others, as while compiling, there are no values.
+            known = type(item) is Tensor and not item.is_meta and item.numel() > 0
+            if known and name == "op":
+                counts = sorted(Counter(item.flatten().tolist()).items())
+                names = dict(enumerate(OP_NAMES))
+                text = f"[{', '.join(f'{n} {names.get(op, op)}' for op, n in counts)}]"
+            elif known and name == "lam":
+                text = f"[{float(item.min()):.2f} to {float(item.max()):.2f}]"
+        parts.append(f"{name}={text}")
+    return f"{type(items).__name__}({', '.join(parts)})"
 
 
 def take_items(kind: type[Any]) -> None:
@@ -69,7 +99,8 @@ class Recipe:
         boxes: (1, N, 2 d) int64 for all samples, or (B, N, 2 d).
         noise: (B,) int64 seeds, or None.
         unknown: The plan itself where its values cannot be looked at: on a device, or while
-            compiling. The fields above are then meaningless.
+            compiling. Of the fields above only ``op`` then says something, if it is a number.
+        among: The operations that may be in an unknown plan.
         only: The operation that all samples have, or None where they differ.
         ops: The operations to be carried out; all that there are where the plan is unknown.
         shift: The cyclic shift that gives every partner, or None.
@@ -83,6 +114,7 @@ class Recipe:
     boxes: Any = None
     noise: Any = None
     unknown: Plan | None = None
+    among: tuple[int, ...] = (BLEND, PASTE, FILL)
     only: int | None = field(init=False)
     ops: tuple[int, ...] = field(init=False)
     shift: int | None = field(init=False)
@@ -90,22 +122,22 @@ class Recipe:
     _moved: Plan | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        known = self.unknown is None
-        if known and not self.count:
+        if self.unknown is None and not self.count:
             self.op = NONE
-        self.only = self.op if known and isinstance(self.op, int) else None
+        self.only = self.op if isinstance(self.op, int) else None
+        known = self.unknown is None
         self.shift = self.partner if known and isinstance(self.partner, int) else None
         if self.only is not None:
             self.ops = (self.only,) if self.only else ()
         else:
-            self.ops = tuple(op for op in (BLEND, PASTE, FILL) if not known or op in self.op)
+            self.ops = tuple(op for op in self.among if not known or op in self.op)
         self.mixes = BLEND in self.ops or PASTE in self.ops
 
     @classmethod
     def of(cls, plan: Plan) -> Recipe:
         """Find out what the samples of a plan share."""
         if torch.compiler.is_compiling() or not plan.op.is_cpu:
-            return cls(len(plan.op), unknown=plan)
+            return cls(len(plan.op), None, unknown=plan)
         op, partner, lam, boxes, noise = (field.numpy() for field in plan)
         count = len(op)
         shift = (count - int(partner[0])) % count if count else 0
@@ -200,11 +232,14 @@ def make_recipe(
         boxes: (1, N, 2 d) or (B, N, 2 d) int64; none by default.
         noise: (B,) int64 seeds, or None.
     """
+    if isinstance(applied, bool) and not applied:
+        shape = (1, 4) if boxes is None else boxes.shape[1:]
+        return Recipe(count, boxes=np.zeros((1, *shape), np.int64))
+    drawn = next((x for x in (boxes, lam, partner, applied) if isinstance(x, Tensor)), None)
+    if drawn is not None:
+        return _make_unknown(op, count, applied, partner, lam, boxes, noise, drawn.device)
     boxes = np.zeros((1, 1, 4), np.int64) if boxes is None else boxes
-    if isinstance(applied, bool):
-        if not applied:
-            return Recipe(count, boxes=np.zeros_like(boxes[:1]))
-    else:
+    if not isinstance(applied, bool):
         own = np.arange(count)
         other = _rolled(own, partner) if isinstance(partner, int) else partner
         partner, lam = np.where(applied, other, own), np.where(applied, lam, 1.0)
@@ -214,13 +249,70 @@ def make_recipe(
     return Recipe(count, ops, partner, lam, boxes, noise)
 
 
-def identity_plan(batch_size: int, dims: int = 2, holes: int = 1) -> Plan:
+def _make_unknown(
+    op: int,
+    count: int,
+    applied: Any,
+    partner: Any,
+    lam: Any,
+    boxes: Any,
+    noise: Any,
+    device: torch.device,
+) -> Recipe:
+    """Do the same with what was drawn on a device."""
+    plan = identity_plan(count, device=device)
+    partner = plan.partner if isinstance(partner, int) else partner  # a shift of 0
+    boxes = plan.boxes if boxes is None else boxes.expand(count, -1, -1)
+    lam = torch.as_tensor(lam, device=device).to(torch.float32).expand(count)
+    noise = plan.noise if noise is None else noise
+    everywhere = isinstance(applied, bool)
+    if everywhere:
+        made = Plan(plan.op + op, partner, lam, boxes, noise)
+        return Recipe(count, op, unknown=made)
+    made = Plan(
+        (applied * op).to(torch.uint8),
+        torch.where(applied, partner, plan.partner),
+        torch.where(applied, lam, 1.0),
+        torch.where(applied[:, None, None], boxes, 0),
+        noise,
+    )
+    return Recipe(count, None, unknown=made, among=(op,))
+
+
+def choose_plans(plans: Sequence[Plan], chosen: Tensor) -> Plan:
+    """Give each sample its entry of the plan that was chosen for it.
+
+    Args:
+        plans: Plans of one batch. Where they differ in the number of boxes, N is the largest;
+            those without boxes may have fewer axes than the others.
+        chosen: (B,) int64, the place in ``plans`` of each sample's; -1 leaves the sample as it is.
+
+    Example:
+        >>> one = identity_plan(2)._replace(lam=torch.tensor([0.25, 0.75]))
+        >>> choose_plans([one], torch.tensor([-1, 0])).lam.tolist()
+        [1.0, 0.75]
+    """
+    count, sides = len(chosen), max(plan.boxes.shape[2] for plan in plans)
+    holes = max(plan.boxes.shape[1] for plan in plans)
+    every = [*plans, identity_plan(count, sides // 2, holes, device=chosen.device)]
+    boxes = [
+        F.pad(b, (0, sides - b.shape[2], 0, holes - b.shape[1])) for b in (p.boxes for p in every)
+    ]
+    padded = [plan._replace(boxes=b) for plan, b in zip(every, boxes, strict=True)]
+    rows = torch.arange(count, device=chosen.device)
+    return Plan(*(torch.stack(fields)[chosen, rows] for fields in zip(*padded, strict=True)))
+
+
+def identity_plan(
+    batch_size: int, dims: int = 2, holes: int = 1, *, device: torch.device | str = "cpu"
+) -> Plan:
     """Return the plan that changes nothing.
 
     Args:
         batch_size: B, at least 0.
         dims: Axes of a box: 2, or 3 for a cuboid.
         holes: N, the number of boxes for each sample.
+        device: Where its tensors lie.
 
     Returns:
         A :class:`Plan` with every sample on its own, ``lam`` 1 and empty boxes.
@@ -230,12 +322,59 @@ def identity_plan(batch_size: int, dims: int = 2, holes: int = 1) -> Plan:
         [1.0, 1.0]
     """
     return Plan(
-        op=torch.zeros(batch_size, dtype=torch.uint8, device="cpu"),
-        partner=torch.arange(batch_size, device="cpu"),
-        lam=torch.ones(batch_size, dtype=torch.float32, device="cpu"),
-        boxes=torch.zeros(batch_size, holes, 2 * dims, dtype=torch.int64, device="cpu"),
-        noise=torch.zeros(batch_size, dtype=torch.int64, device="cpu"),
+        op=torch.zeros(batch_size, dtype=torch.uint8, device=device),
+        partner=torch.arange(batch_size, device=device),
+        lam=torch.ones(batch_size, dtype=torch.float32, device=device),
+        boxes=torch.zeros(batch_size, holes, 2 * dims, dtype=torch.int64, device=device),
+        noise=torch.zeros(batch_size, dtype=torch.int64, device=device),
     )
+
+
+def fit_plan(plan: Plan, sizes: Sequence[Sequence[int]]) -> Plan:
+    """Cut a plan down to the pixels that both images of a pair have, and count its weights anew.
+
+    Images of different sizes lie with their upper left corners on each other. What lies beyond the
+    partner stays own, so the own weight is the mean over all pixels of the own image.
+
+    Args:
+        plan: The plan, on the CPU, whose boxes lie in the own image.
+        sizes: Height and width of each image.
+
+    Returns:
+        The plan with boxes of partners that are clipped to both, and ``lam`` for the whole image.
+
+    Example:
+        >>> plan = identity_plan(2)._replace(
+        ...     op=torch.tensor([PASTE, BLEND]).byte(),
+        ...     partner=torch.tensor([1, 0]),
+        ...     lam=torch.tensor([0.0, 0.5]),
+        ...     boxes=torch.tensor([[[0, 0, 10, 10]], [[0, 0, 0, 0]]]),
+        ... )
+        >>> fit_plan(plan, [(10, 10), (5, 20)]).lam.tolist()
+        [0.5, 0.75]
+    """
+    lam, boxes = plan.lam.clone(), plan.boxes.clone()
+    rows = zip(plan.op.tolist(), plan.partner.tolist(), plan.lam.tolist(), sizes, strict=True)
+    for row, (op, other, own, size) in enumerate(rows):
+        height, width = map(min, size, size if op == FILL else sizes[other])
+        boxes[row].clamp_(max=torch.tensor([width, height] * 2, device="cpu"))
+        boxes[row] *= (box_volumes(boxes[row]) > 0)[:, None]
+        if op == PASTE:
+            inside = torch.zeros(height, width, dtype=torch.bool, device="cpu")
+            for x1, y1, x2, y2 in boxes[row].tolist():
+                inside[y1:y2, x1:x2] = True
+            lam[row] = 1 - int(inside.count_nonzero()) / math.prod(size)
+        elif op == BLEND and tuple(size) != tuple(sizes[other]):
+            lam[row] = 1 - (1 - own) * (height * width) / math.prod(size)
+    return plan._replace(lam=lam, boxes=boxes)
+
+
+def inner_lam(lam: float, size: Sequence[int], other: Sequence[int]) -> float:
+    """Return the weight of the own pixels under a partner that is blended in, from the image's."""
+    if tuple(size) == tuple(other):
+        return lam
+    shared = math.prod(map(min, size, other))
+    return max(0.0, 1 - (1 - lam) * math.prod(size) / shared)
 
 
 def box_volumes(boxes: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Cutout, Mixup and CutMix as transforms of :mod:`torchvision.transforms.v2`."""
+"""The rules: each says what is its own, and draws the plan of a batch."""
 
 from __future__ import annotations
 
@@ -8,10 +8,8 @@ from dataclasses import KW_ONLY, dataclass
 from typing import Any, Literal
 
 import numpy as np
-import torch
-from torch import Generator
 
-from tv_mixaug import draws
+from tv_mixaug import draws, kernels
 from tv_mixaug.arguments import (
     check_alpha,
     check_bool,
@@ -20,33 +18,75 @@ from tv_mixaug.arguments import (
     check_fill,
     check_hole_size,
     check_integer,
+    check_lam,
     check_pairing,
+    check_range,
     check_visible,
 )
-from tv_mixaug.base import Cut, MixTransform, Mode, Rules
-from tv_mixaug.draws import Pairing
+from tv_mixaug.base import Cut, MixTransform, Mode
+from tv_mixaug.draws import Pairing, Source
 from tv_mixaug.leaves import Batch, Leaf, Reading, Role
 from tv_mixaug.plans import BLEND, FILL, PASTE, Recipe, box_volumes, make_recipe
 
+TRIES = 10  # of Random Erasing, before it leaves an image as it is
+
 
 @dataclass(eq=False, repr=False)
-class Mixup(MixTransform):
+class PairTransform(MixTransform):
+    """Mix each sample with a partner; the abstract base of all transforms that do.
+
+    Args:
+        alpha: lam is drawn from Beta(alpha, alpha), or for a pair from Beta(a, b); > 0.
+        lam: A number in [0, 1] that lam always is, or a pair (low, high) that it is drawn from
+            uniformly; in the place of ``alpha``.
+        pairing: ``"roll"``: a random cyclic shift, never oneself if B > 1; ``"shuffle"``: a
+            uniform permutation, as in the papers; or a function of the labels that returns the
+            (B,) int64 partners.
+
+    All other arguments are those of :class:`~tv_mixaug.base.MixTransform`.
+    """
+
+    alpha: float | tuple[float, float] = 1.0
+    _: KW_ONLY
+    lam: float | tuple[float, float] | None = None
+    pairing: Pairing = "roll"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.alpha = check_alpha(self.alpha)
+        if self.lam is not None:
+            self.lam = check_lam(self.lam, self.alpha)
+        check_pairing(self.pairing)
+
+    def check(self, leaf: Leaf, value: Any) -> None:
+        """Refuse paired labels, too."""
+        super().check(leaf, value)
+        if leaf.role is Role.PAIRED:
+            raise ValueError(
+                f"the labels at {leaf.where} are PairedLabels, which cannot be mixed a second "
+                "time; use targets='soft' in a chain."
+            )
+
+    def draw_pairs(self, batch: Batch, p: float, generator: Source) -> tuple[Any, Any, Any]:
+        """Draw which samples are mixed, with whom, and one lam, or one for each sample."""
+        each, count = self.mode == "sample", batch.length
+        applied = draws.draw_applied(count, p, each, generator)
+        partner = draws.draw_partner(count, self.pairing, batch.labels, generator)
+        lam = draws.draw_lam(self.alpha, count if each else 1, generator, lam=self.lam)
+        return applied, partner, lam
+
+
+@dataclass(eq=False, repr=False)
+class Mixup(PairTransform):
     """Blend each sample with a partner: ``lam * own + (1 - lam) * partner``.
 
     From "mixup: Beyond Empirical Risk Minimization" (Zhang et al., 2018).
 
-    Args:
-        alpha: lam is drawn from Beta(alpha, alpha); > 0.
-        pairing: ``"roll"``: a random cyclic shift, never oneself if B > 1; ``"shuffle"``: a
-            uniform permutation, as in the paper; or a function of the labels that returns the
-            (B,) int64 partners.
-        masks: What becomes of segmentation masks: ``"soft"``: (B, K, H, W) float32 planes;
-            ``"dominant"``: the mask of the larger weight; None: masks are refused.
-        num_mask_classes: K of ``masks="soft"``.
-
-    All other arguments are those of :class:`~tv_mixaug.base.MixTransform`.
+    The arguments are those of :class:`~tv_mixaug.transforms.PairTransform` and
+    :class:`~tv_mixaug.base.MixTransform`.
 
     Example:
+        >>> import torch
         >>> _ = torch.manual_seed(0)
         >>> images, labels = torch.rand(4, 3, 8, 8), torch.tensor([0, 1, 2, 1])
         >>> mixed, soft = Mixup(0.2, num_classes=3)(images, labels)
@@ -54,40 +94,20 @@ class Mixup(MixTransform):
         (torch.Size([4, 3]), True)
     """
 
-    alpha: float = 1.0
-    _: KW_ONLY
-    pairing: Pairing = "roll"
-    masks: Literal["soft", "dominant"] | None = None
-    num_mask_classes: int | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.alpha = check_alpha(self.alpha)
-        check_pairing(self.pairing)
-        if self.masks is not None:
-            check_choice("masks", self.masks, ("soft", "dominant"))
-        if self.num_mask_classes is not None:
-            check_count("num_mask_classes", self.num_mask_classes)
-        elif self.masks == "soft":
-            raise ValueError("num_mask_classes must be given with masks='soft', got None.")
-        self._rules = Rules(masks=self.masks, num_mask_classes=self.num_mask_classes)
-
     def check(self, leaf: Leaf, value: Any) -> None:
-        """Refuse paired labels, and masks without a rule."""
-        _refuse_pairs(leaf)
+        """Refuse masks without a rule, too."""
+        super().check(leaf, value)
         if leaf.role is Role.MASK and self.masks is None:
             raise ValueError(
                 f"masks must be 'soft' or 'dominant' to mix the mask at {leaf.where}, got None; "
                 "class ids cannot be blended."
             )
 
-    def draw(self, batch: Batch, p: float, generator: Generator | None) -> Recipe:
+    def draw(self, batch: Batch, p: float, generator: Source) -> Recipe:
         """Draw partner and lam."""
-        each, count = self.mode == "sample", batch.length
-        applied = draws.draw_applied(count, p, each, generator)
-        partner = draws.draw_partner(count, self.pairing, batch.labels, generator)
-        lam = draws.draw_lam(self.alpha, count if each else 1, generator)
-        return make_recipe(BLEND, count, applied, partner=partner, lam=lam if each else lam[0])
+        applied, partner, lam = self.draw_pairs(batch, p, generator)
+        lam = lam if self.mode == "sample" else lam[0]
+        return make_recipe(BLEND, batch.length, applied, partner=partner, lam=lam)
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -109,7 +129,6 @@ class CutTransform(MixTransform):
         check_choice("cut", self.cut, ("spatial", "cuboid"))
         super().__post_init__()
         self.min_visible = check_visible(self.min_visible)
-        self._rules = Rules(min_visible=self.min_visible)
 
     def reading(self) -> Reading:
         """Return how batches are to be read: all images of one size, perhaps with a depth."""
@@ -117,6 +136,7 @@ class CutTransform(MixTransform):
 
     def check(self, leaf: Leaf, value: Any) -> None:
         """Refuse objects where the box is a cuboid."""
+        super().check(leaf, value)
         if leaf.role is Role.OBJECTS and self.cut == "cuboid":
             raise ValueError(
                 f"cut must be 'spatial' to mix the objects at {leaf.where}, got 'cuboid'."
@@ -124,22 +144,22 @@ class CutTransform(MixTransform):
 
 
 @dataclass(eq=False, repr=False)
-class CutMix(CutTransform):
+class CutMix(PairTransform, CutTransform):
     """Paste a box of a partner; the label weight is the share of pixels left.
 
     From "CutMix: Regularization Strategy to Train Strong Classifiers with Localizable Features"
-    (Yun et al., 2019). The centre of the box is uniform over the image, its sides are exact, it is
-    clipped at the border, and lam is counted from the clipped box in whole pixels.
+    (Yun et al., 2019). The box's share before clipping is 1 - lam. Its centre is uniform over the
+    image, its sides are exact, it is clipped at the border, and the label weight is counted from
+    the clipped box in whole pixels.
 
     Args:
-        alpha: The box's share before clipping is 1 - lam, lam from Beta(alpha, alpha); > 0.
-        pairing: ``"roll"``, ``"shuffle"`` or a function of the labels; see :class:`Mixup`.
         correct_lam: False keeps the drawn lam as the label weight, against the pixels.
 
-    All other arguments are those of :class:`~tv_mixaug.transforms.CutTransform` and
-    :class:`~tv_mixaug.base.MixTransform`.
+    All other arguments are those of :class:`~tv_mixaug.transforms.PairTransform`,
+    :class:`~tv_mixaug.transforms.CutTransform` and :class:`~tv_mixaug.base.MixTransform`.
 
     Example:
+        >>> import torch
         >>> _ = torch.manual_seed(0)
         >>> images = torch.arange(4.0).view(4, 1, 1, 1).expand(4, 1, 8, 8)
         >>> mixed, soft = CutMix(num_classes=4)(images, torch.arange(4))
@@ -147,58 +167,126 @@ class CutMix(CutTransform):
         True
     """
 
-    alpha: float = 1.0
     _: KW_ONLY
-    pairing: Pairing = "roll"
     correct_lam: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.alpha = check_alpha(self.alpha)
-        check_pairing(self.pairing)
         check_bool("correct_lam", self.correct_lam)
+        if self.sizes == "overlap" and not self.correct_lam:
+            raise ValueError("correct_lam must be True with sizes='overlap', got False.")
 
-    def check(self, leaf: Leaf, value: Any) -> None:
-        """Refuse paired labels, too."""
-        _refuse_pairs(leaf)
-        super().check(leaf, value)
-
-    def draw(self, batch: Batch, p: float, generator: Generator | None) -> Recipe:
-        """Draw partner and boxes."""
-        each, count, size = self.mode == "sample", batch.length, batch.size
-        applied = draws.draw_applied(count, p, each, generator)
-        partner = draws.draw_partner(count, self.pairing, batch.labels, generator)
-        lam = draws.draw_lam(self.alpha, count if each else 1, generator)
-        share = (1 - lam[:, None, None]) ** (1 / len(size))
-        boxes = draws.draw_boxes(np.rint(share * size), size, generator)
+    def draw(self, batch: Batch, p: float, generator: Source) -> Recipe:
+        """Draw partner, lam and boxes."""
+        applied, partner, lam = self.draw_pairs(batch, p, generator)
+        if batch.layout.sizes:
+            shares = zip(np.broadcast_to(lam, batch.length), batch.sizes, strict=True)
+            drawn = [self.draw_boxes(np.full((1, 1), s), size, generator) for s, size in shares]
+            boxes = np.concatenate(drawn)
+        else:
+            boxes = self.draw_boxes(lam[:, None], batch.size, generator)
         if self.correct_lam:
-            lam = 1 - box_volumes(boxes)[:, 0] / math.prod(size)
-        lam = lam if each else lam[0]
-        return make_recipe(PASTE, count, applied, partner=partner, lam=lam, boxes=boxes)
+            lam = 1 - box_volumes(boxes)[:, 0] / math.prod(batch.size)
+        lam = lam if self.mode == "sample" else lam[0]
+        return make_recipe(PASTE, batch.length, applied, partner=partner, lam=lam, boxes=boxes)
+
+    def draw_boxes(self, lam: Any, size: tuple[int, ...], generator: Source) -> Any:
+        """Draw for each lam a box, of any shape (..., 2 d) int64."""
+        sides = draws.share_sides((1 - lam) ** (1 / len(size)), size)
+        return draws.draw_boxes(sides, size, generator)
 
 
 @dataclass(eq=False, repr=False)
-class Cutout(CutTransform):
+class FillTransform(CutTransform):
+    """Fill boxes; the abstract base of all transforms that do.
+
+    Labels keep their weight. Class indices stay as they are where ``num_classes`` is None.
+
+    Args:
+        fill: A number; a value for each channel; ``"noise"``: for each pixel its own, uniform over
+            0 to 255 for uint8 and standard normal for floating point; or ``"color"``: the same for
+            each box, one random value for each channel.
+        mask_fill: What a box makes of a segmentation mask; None leaves masks as they are.
+        mode: ``"sample"``: each sample its own boxes; ``"batch"``: the same for all.
+
+    All other arguments are those of :class:`~tv_mixaug.transforms.CutTransform` and
+    :class:`~tv_mixaug.base.MixTransform`.
+    """
+
+    _: KW_ONLY
+    fill: float | Sequence[float] | Literal["noise", "color"] = 0.0
+    mask_fill: int | None = None
+    mode: Mode = "sample"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.fill = check_fill(self.fill)
+        if self.mask_fill is not None:
+            check_integer("mask_fill", self.mask_fill)
+            known = range(self.num_mask_classes or 0)
+            if self.masks == "soft" and self.mask_fill not in (*known, self.ignore_index):
+                raise ValueError(
+                    f"mask_fill must be in [0, {len(known)}) or ignore_index with masks='soft', "
+                    f"got {self.mask_fill}."
+                )
+
+    def reading(self) -> Reading:
+        """Return how batches are to be read: as for any cut, but labels are not needed."""
+        return super().reading()._replace(need_labels=False)
+
+    def check(self, leaf: Leaf, value: Any) -> None:
+        """Refuse a fill that the images or masks cannot hold, too."""
+        super().check(leaf, value)
+        if leaf.role is Role.MASK and self.mask_fill is not None:
+            kernels.check_fits("mask_fill", self.mask_fill, value.dtype)
+        if leaf.role is not Role.IMAGE or isinstance(self.fill, str):
+            return
+        is_list = isinstance(value, (list, tuple))
+        one = value[0] if is_list else value
+        shape, axis = (len(value), *one.shape) if is_list else tuple(one.shape), leaf.channel_axis
+        kernels.check_fits("fill", self.fill, one.dtype)
+        if isinstance(self.fill, tuple) and (axis < 0 or shape[axis] != len(self.fill)):
+            raise ValueError(
+                f"fill must have a value for each channel of the images at {leaf.where}, shape "
+                f"{shape}, got {len(self.fill)} values."
+            )
+
+    def draw(self, batch: Batch, p: float, generator: Source) -> Recipe:
+        """Draw the boxes."""
+        each, count = self.mode == "sample", batch.length
+        applied = draws.draw_applied(count, p, each, generator)
+        if batch.layout.sizes:
+            drawn = [self.draw_boxes(1, size, generator) for size in batch.sizes]
+            boxes = np.concatenate(drawn)
+        else:
+            boxes = self.draw_boxes(count if each else 1, batch.size, generator)
+        noise = draws.draw_seeds(count, generator) if isinstance(self.fill, str) else None
+        return make_recipe(FILL, count, applied, boxes=boxes, noise=noise)
+
+    def draw_boxes(self, count: int, size: tuple[int, ...], generator: Source) -> Any:
+        """Draw (count, N, 2 d) int64 boxes."""
+        raise NotImplementedError
+
+
+@dataclass(eq=False, repr=False)
+class Cutout(FillTransform):
     """Fill square holes at random places.
 
     From "Improved Regularization of Convolutional Neural Networks with Cutout" (DeVries and
     Taylor, 2017). The centre of a hole is uniform over the image, and the hole is clipped at the
-    border. Class indices stay as they are where ``num_classes`` is None.
+    border.
 
     Args:
         size: Sides of a hole: an int in pixels, a float in (0, 1] as a share of each side of the
             image, or a pair (height, width) of either; with ``cut="cuboid"`` three sides, the time
             or depth first.
         holes: Number of holes in each image, > 0.
-        fill: A number, a value for each channel, or ``"noise"``: for each pixel its own, uniform
-            over 0 to 255 for uint8 and standard normal for floating point.
-        mask_fill: What a hole makes of a segmentation mask; None leaves masks as they are.
-        mode: ``"sample"``: each sample its own holes; ``"batch"``: the same for all.
 
-    All other arguments are those of :class:`~tv_mixaug.transforms.CutTransform` and
-    :class:`~tv_mixaug.base.MixTransform`.
+    All other arguments are those of :class:`~tv_mixaug.transforms.FillTransform`,
+    :class:`~tv_mixaug.transforms.CutTransform` and :class:`~tv_mixaug.base.MixTransform`.
 
     Example:
+        >>> import torch
         >>> _ = torch.manual_seed(0)
         >>> images, labels = Cutout(4, num_classes=2)(torch.ones(1, 1, 8, 8), torch.tensor([1]))
         >>> labels.tolist()
@@ -208,62 +296,76 @@ class Cutout(CutTransform):
     size: float | Sequence[float] = 0.5
     _: KW_ONLY
     holes: int = 1
-    fill: float | Sequence[float] | Literal["noise"] = 0.0
-    mask_fill: int | None = None
-    mode: Mode = "sample"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.size = self._sides = check_hole_size(self.size, 3 if self.cut == "cuboid" else 2)
+        self.size = check_hole_size(self.size, 3 if self.cut == "cuboid" else 2)
         check_count("holes", self.holes)
-        self.fill = check_fill(self.fill)
-        if self.mask_fill is not None:
-            check_integer("mask_fill", self.mask_fill)
-        self._rules = self._rules._replace(fill=self.fill, mask_fill=self.mask_fill)
 
-    def reading(self) -> Reading:
-        """Return how batches are to be read: as for any cut, but labels are not needed."""
-        return super().reading()._replace(need_labels=False)
-
-    def check(self, leaf: Leaf, value: Any) -> None:
-        """Refuse a fill that the images cannot hold, too."""
-        super().check(leaf, value)
-        if leaf.role is Role.IMAGE and self.fill != "noise":
-            _check_fill_fits(self.fill, leaf, value)
-
-    def draw(self, batch: Batch, p: float, generator: Generator | None) -> Recipe:
-        """Draw the holes."""
-        each, count, size = self.mode == "sample", batch.length, batch.size
-        applied = draws.draw_applied(count, p, each, generator)
-        sides = [_side(side, full) for side, full in zip(self._sides, size, strict=True)]
-        wanted = np.broadcast_to(sides, (count if each else 1, self.holes, len(size)))
-        boxes = draws.draw_boxes(wanted, size, generator)
-        noise = draws.draw_seeds(count, generator) if self.fill == "noise" else None
-        return make_recipe(FILL, count, applied, boxes=boxes, noise=noise)
+    def draw_boxes(self, count: int, size: tuple[int, ...], generator: Source) -> Any:
+        """Draw (count, N, 2 d) int64 boxes with uniform centres."""
+        wanted: Any = self.size  # checked, so one for each side
+        sides = [
+            s if isinstance(s, int) else round(s * n) for s, n in zip(wanted, size, strict=True)
+        ]
+        holes = draws.repeat(sides, (count, self.holes, len(size)), generator)
+        return draws.draw_boxes(holes, size, generator)
 
 
-def _side(side: float, full: int) -> int:
-    return side if isinstance(side, int) else round(side * full)
+@dataclass(eq=False, repr=False)
+class RandomErasing(FillTransform):
+    """Fill boxes of random area and shape, each inside the image.
 
+    From "Random Erasing Data Augmentation" (Zhong et al., 2020), by torchvision's and timm's law:
+    the share of area is uniform, the aspect ratio log-uniform, the place uniform among those inside
+    the image. A box that would be as high or as wide as the image is drawn again, at most ten
+    times; then the image stays as it is. Every sample has a box of its own.
 
-def _refuse_pairs(leaf: Leaf) -> None:
-    if leaf.role is Role.PAIRED:
-        raise ValueError(
-            f"the labels at {leaf.where} are PairedLabels, which cannot be mixed a second time; "
-            "use targets='soft' in a chain."
-        )
+    Args:
+        scale: The ends of the share of the image's area that is erased, in [0, 1].
+        ratio: The ends of the aspect ratio height / width, > 0.
+        count: Number of boxes in each image, > 0, which share the area; or a pair (least, most), of
+            which it is drawn, as in timm.
 
+    All other arguments are those of :class:`~tv_mixaug.transforms.FillTransform`,
+    :class:`~tv_mixaug.transforms.CutTransform` and :class:`~tv_mixaug.base.MixTransform`; ``cut``
+    is "spatial".
 
-def _check_fill_fits(fill: Any, leaf: Leaf, value: Any) -> None:
-    is_list = isinstance(value, (list, tuple))
-    one = value[0] if is_list else value
-    shape = (len(value), *one.shape) if is_list else tuple(one.shape)
-    values = fill if isinstance(fill, tuple) else (fill,)
-    if one.dtype == torch.uint8 and any(v != int(v) or not 0 <= v <= 255 for v in values):
-        raise ValueError(f"fill must be integers in [0, 255] for uint8 images, got {fill}.")
-    axis = leaf.channel_axis
-    if isinstance(fill, tuple) and (axis < 0 or shape[axis] != len(values)):
-        raise ValueError(
-            f"fill must have a value for each channel of the images at {leaf.where}, shape "
-            f"{shape}, got {len(values)} values."
-        )
+    Example:
+        >>> import torch
+        >>> _ = torch.manual_seed(0)
+        >>> erased = RandomErasing(p=1.0)(torch.ones(2, 1, 32, 32))
+        >>> shares = (erased == 0).float().mean((1, 2, 3))
+        >>> bool((shares > 0.01).all()), bool((shares < 0.34).all())
+        (True, True)
+    """
+
+    scale: tuple[float, float] = (0.02, 0.33)
+    ratio: tuple[float, float] = (0.3, 3.3)
+    _: KW_ONLY
+    count: int | tuple[int, int] = 1
+    p: float = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice("cut", self.cut, ("spatial",))
+        self.scale, self.ratio = check_range("scale", self.scale), check_range("ratio", self.ratio)
+        if self.scale[0] < 0 or self.scale[1] > 1:
+            raise ValueError(f"scale must be in [0, 1], got {self.scale}.")
+        if self.ratio[0] <= 0:
+            raise ValueError(f"ratio must be > 0, got {self.ratio}.")
+        counts = self.count if isinstance(self.count, (list, tuple)) else (self.count,) * 2
+        if len(counts) != 2 or check_count("count", counts[0]) > check_count("count", counts[1]):
+            raise ValueError(f"count must be an int or (least, most), got {self.count}.")
+
+    def draw_boxes(self, count: int, size: tuple[int, ...], generator: Source) -> Any:
+        """Draw (count, N, 4) int64 boxes inside the image; empty ones where fewer are wanted."""
+        least, most = self.count if isinstance(self.count, (list, tuple)) else (self.count,) * 2
+        share, shape, number = draws.draw_uniform((3, count, most, TRIES), generator)
+        area = (self.scale[0] + (self.scale[1] - self.scale[0]) * share) * math.prod(size)
+        low, high = self.ratio
+        ratio = low * (high / low) ** shape
+        number = least + number[:, :1, :1] * (most - least + 1) // 1
+        boxes = draws.draw_inner_boxes(area / number, ratio, size, generator)
+        place = draws.repeat(range(most), (1, most), generator)
+        return boxes * (place < number[..., 0])[..., None]

@@ -13,18 +13,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as F
 
 from tv_mixaug.arguments import check_integer
 from tv_mixaug.io import write_image
 from tv_mixaug.labels import weights_of
+from tv_mixaug.plans import Plan
 
 _Sheet = npt.NDArray[np.uint8]
 _Colour = tuple[int, int, int]
 _Weights = list[tuple[int, float]]  # (class index, weight), the largest weight first
+_Line = tuple[str, str, _Colour | None]  # what is said, a number, and the colour of its dot
 
 _PAPER, _INK, _FAINT, _EMPTY = (252, 252, 250), (52, 54, 60), (128, 130, 138), (228, 228, 224)
 _CLASS_COLOURS = (
@@ -34,6 +39,7 @@ _CLASS_COLOURS = (
 _MARGIN, _GAP, _BAR, _LINE, _TITLE = 16, 12, 7, 18, 34
 _MIN_WIDTH = 96  # of a cell, so that a name and a weight fit
 _LEAST = 0.005  # smaller weights would be written as 0.00
+_DEEDS = ("unchanged", "filled", "blended with {}", "pasted from {}")  # by the number of the op
 
 
 def draw_batch(
@@ -41,6 +47,7 @@ def draw_batch(
     labels: Any = None,
     class_names: Sequence[str] | None = None,
     *,
+    plan: Plan | None = None,
     columns: int | None = None,
     cell: int = 192,
     title: str | None = None,
@@ -61,6 +68,8 @@ def draw_batch(
             None. Negative indices and empty rows count as unlabelled.
         class_names: The K names; without them the indices are written. OpenCV 4 can write ASCII
             only.
+        plan: The plan by which the batch was mixed, as ``record=True`` gives it: under each picture
+            stands its place in the batch, what was done to it and which place its partner has.
         columns: Pictures per row; by default all in one row, but at most 8.
         cell: Largest side of a picture on the sheet, in pixels.
         title: Heading of the sheet.
@@ -81,38 +90,37 @@ def draw_batch(
         >>> draw_batch(images, labels, ["rose", "tulip"], columns=2).shape
         (528, 428, 3)
     """
-    pictures = _to_pictures(images, mean, std)
-    count = len(pictures)
-    weights = None if labels is None else _list_weights(labels, count)
-    _check_names(class_names, weights, labels)
-    colours = _choose_colours(weights or [])
-    columns = min(count, 8) if columns is None else check_integer("columns", columns, 1)
     cell = check_integer("cell", cell, 1)
+    pictures = _to_pictures(images, mean, std, cell)
+    count, height, width, _ = pictures.shape
+    weights = [] if labels is None else _list_weights(labels, count)
+    _check_names(class_names, weights, labels)
+    columns = min(count, 8) if columns is None else check_integer("columns", columns, 1)
     if not (title is None or isinstance(title, str)):
         raise TypeError(f"title must be a str or None, got {type(title).__name__}.")
+    colours = _choose_colours(weights)
+    deeds: list[list[_Line]] = [[]] * count if plan is None else _describe_plan(plan, count)
+    names = [_describe_label(row, class_names, colours) for row in weights] or [[]] * count
+    lines = [above + below for above, below in zip(names, deeds, strict=True)]
 
-    pictures = [_fit(picture, cell) for picture in pictures]
-    height, width = pictures[0].shape[:2]
-    step = max(width, _MIN_WIDTH)
-    lines = 0 if weights is None else max(1, *(len(_written(row)) for row in weights))
-    footer = 0 if weights is None else 4 + _BAR + 3 + _LINE * lines
-    top = _MARGIN + (_TITLE if title else 0)
-    rows = -(-count // columns)
-    sheet_height = top + rows * (height + footer + _GAP) - _GAP + _MARGIN
-    sheet_width = 2 * _MARGIN + columns * (step + _GAP) - _GAP
-    sheet = np.empty((sheet_height, sheet_width, 3), np.uint8)
-    sheet[:] = _PAPER
+    bar = height + 4  # where it begins
+    text = bar + _BAR + 3 if weights else height
+    top, step = _MARGIN + (_TITLE if title else 0), max(width, _MIN_WIDTH) + _GAP
+    stride = text + _LINE * max(map(len, lines)) + _GAP
+    size = (top + -(-count // columns) * stride - _GAP, columns * step - _GAP + _MARGIN)
+    sheet = np.full((size[0] + _MARGIN, size[1] + _MARGIN, 3), _PAPER, np.uint8)
     if title:
         room = sheet.shape[1] - 2 * _MARGIN
         _write(sheet, title, _MARGIN, _MARGIN + 17, room, _INK, scale=0.66)
     for i, picture in enumerate(pictures):
-        y = top + i // columns * (height + footer + _GAP)
-        x = _MARGIN + i % columns * (step + _GAP)
-        left = x + (step - width) // 2
-        sheet[y : y + height, left : left + width] = picture
-        if weights is not None:
-            area = sheet[y + height + 4 :, x : x + step]
-            _draw_label(area, weights[i], class_names, colours)
+        y, x = top + i // columns * stride, _MARGIN + i % columns * step
+        area = sheet[y:, x : x + step - _GAP]
+        left = (area.shape[1] - width) // 2
+        area[:height, left : left + width] = picture
+        if weights:
+            _draw_bar(area[bar : bar + _BAR], weights[i], colours)
+        for number, line in enumerate(lines[i]):
+            _draw_line(area[text + _LINE * number :], *line)
     return sheet
 
 
@@ -154,8 +162,6 @@ def show(
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython else None
     if path is None and getattr(shell, "kernel", None):  # IPython in a terminal has none
-        import cv2
-
         notebook = importlib.import_module("IPython.display")
         data = cv2.imencode(".png", sheet[..., ::-1])[1].tobytes()
         notebook.display(notebook.Image(data=data))
@@ -170,8 +176,8 @@ def show(
     return file
 
 
-def _to_pictures(images: Tensor, mean: Any, std: Any) -> list[_Sheet]:
-    """Return B pictures (H, W, 3), uint8, whatever the dtype and range of the batch."""
+def _to_pictures(images: Tensor, mean: Any, std: Any, cell: int) -> _Sheet:
+    """Return (B, H, W, 3) uint8 of the size to be shown, whatever the dtype of the batch."""
     if not isinstance(images, Tensor):
         raise TypeError(f"images must be a tensor, got {type(images).__name__}.")
     if images.ndim not in (4, 5) or images.shape[-3] not in (1, 3):
@@ -184,37 +190,32 @@ def _to_pictures(images: Tensor, mean: Any, std: Any) -> list[_Sheet]:
     if (mean is None) != (std is None):
         raise ValueError("mean and std must be given together, got only one of them.")
     pixels = images.detach().as_subclass(Tensor)
-    if pixels.ndim == 5:
-        pixels = pixels[:, pixels.shape[1] // 2]
-    pixels = pixels.cpu()
+    pixels = (pixels[:, pixels.shape[1] // 2] if pixels.ndim == 5 else pixels).cpu()
     if pixels.is_floating_point():
         pixels = pixels.float()
-        if mean is None:
-            pixels = _to_unit_range(pixels)
-        else:
+        if mean is not None:
             channels = pixels.shape[1]
             scale = _per_channel("std", std, channels)
             if not bool((scale > 0).all()):
                 raise ValueError(f"std must be > 0, got {std}.")
             pixels = pixels * scale + _per_channel("mean", mean, channels)
-        pixels = pixels.nan_to_num(nan=0.0, posinf=1.0, neginf=0.0).clamp(0, 1)
-        pixels = (pixels * 255).round().to(torch.uint8)
+        elif len(finite := pixels[pixels.isfinite()]):
+            low, high = finite.aminmax()
+            # Resizing with a cubic filter oversteps [0, 1] a little; that is no reason to stretch.
+            if low < -0.05 or high > 1.05:
+                pixels = (pixels - low) / (high - low).clamp_min(torch.finfo(torch.float32).tiny)
+        pixels = (pixels.nan_to_num(0.0).clamp(0, 1) * 255).round().to(torch.uint8)
     elif pixels.dtype == torch.bool:
         pixels = pixels.to(torch.uint8) * 255
     elif pixels.dtype != torch.uint8:
         raise TypeError(f"images must be uint8, bool or floating point, got {images.dtype}.")
-    return list(pixels.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).contiguous().numpy())
-
-
-def _to_unit_range(pixels: Tensor) -> Tensor:
-    finite = pixels[pixels.isfinite()]
-    if not len(finite):
-        return pixels
-    low, high = finite.min(), finite.max()
-    # Resizing with a cubic filter oversteps [0, 1] a little; that is no reason to stretch.
-    if low >= -0.05 and high <= 1.05:
-        return pixels
-    return (pixels - low) / (high - low).clamp_min(torch.finfo(torch.float32).tiny)
+    height, width = pixels.shape[2:]
+    factor, how = cell / max(height, width), InterpolationMode.BILINEAR
+    if factor >= 1:
+        factor, how = int(factor), InterpolationMode.NEAREST_EXACT
+    size = [max(1, round(side * factor)) for side in (height, width)]
+    shown: Tensor = F.resize(pixels, size, how)
+    return shown.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()
 
 
 def _per_channel(name: str, value: Any, channels: int) -> Tensor:
@@ -245,63 +246,59 @@ def _written(weights: _Weights) -> _Weights:
     return [pair for pair in weights[:3] if pair[1] > _LEAST]
 
 
-def _check_names(names: Any, weights: list[_Weights] | None, labels: Any) -> None:
+def _describe_label(
+    weights: _Weights, names: Sequence[str] | None, colours: dict[int, _Colour]
+) -> list[_Line]:
+    lines: list[_Line] = [
+        (str(index if names is None else names[index]), f"{weight:.2f}", colours[index])
+        for index, weight in _written(weights)
+    ]
+    return lines or [("no label", "", None)]
+
+
+def _describe_plan(plan: Any, count: int) -> list[list[_Line]]:
+    if not isinstance(plan, Plan):
+        raise TypeError(f"plan must be a Plan, got {type(plan).__name__}.")
+    if len(plan.op) != count:
+        raise ValueError(f"plan must be of the {count} images, got one of {len(plan.op)}.")
+    deeds = enumerate(zip(plan.op.tolist(), plan.partner.tolist(), strict=True))
+    return [[(f"{i}: {_DEEDS[op].format(partner)}", "", None)] for i, (op, partner) in deeds]
+
+
+def _check_names(names: Any, weights: list[_Weights], labels: Any) -> None:
     if names is None:
         return
-    if isinstance(names, str) or not isinstance(names, Sequence):
-        raise TypeError(f"class_names must be a sequence of str, got {type(names).__name__}.")
-    highest = max((index for row in weights or [] for index, _ in row), default=-1)
+    if isinstance(names, (str, Plan)) or not isinstance(names, Sequence):
+        hint = "; give a plan as plan=" if isinstance(names, Plan) else ""
+        raise TypeError(f"class_names must be a sequence of str, got {type(names).__name__}{hint}.")
+    highest = max((index for row in weights for index, _ in row), default=-1)
     if highest >= len(names):
         raise ValueError(
             f"class_names must name every class, got {len(names)} names and class {highest}."
         )
-    columns = labels.shape[1] if isinstance(labels, Tensor) and labels.ndim == 2 else len(names)
-    if columns != len(names):
+    if isinstance(labels, Tensor) and labels.ndim == 2 and labels.shape[1] != len(names):
+        columns = labels.shape[1]
         raise ValueError(
             f"class_names must have a name for each of the {columns} classes, got {len(names)}."
         )
 
 
-def _fit(picture: _Sheet, cell: int) -> _Sheet:
-    import cv2
-
-    height, width = picture.shape[:2]
-    longer = max(height, width)
-    if longer <= cell:
-        factor = cell // longer
-        return picture.repeat(factor, 0).repeat(factor, 1)
-    size = (max(1, round(width * cell / longer)), max(1, round(height * cell / longer)))
-    small: _Sheet = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
-    return small
-
-
-def _draw_label(
-    area: _Sheet, weights: _Weights, names: Sequence[str] | None, colours: dict[int, _Colour]
-) -> None:
-    """Draw the bar, then one line for each weight: a dot, the class and the number."""
-    import cv2
-
-    width = area.shape[1]
-    area[:_BAR] = _EMPTY
+def _draw_bar(bar: _Sheet, weights: _Weights, colours: dict[int, _Colour]) -> None:
     # Multi-hot rows sum to more than 1; their bar shows proportions.
-    whole = max(1.0, sum(max(weight, 0.0) for _, weight in weights))
-    start = 0.0
-    for index, weight in weights:
-        end = start + max(weight, 0.0) / whole * width
-        area[:_BAR, round(start) : round(end)] = colours[index]
-        start = end
-    lines = _written(weights)
-    for line, (index, weight) in enumerate(lines):
-        y = _BAR + 3 + _LINE * line + 13
-        centre = (5 * 16, (y - 4) * 16)
-        cv2.circle(area, centre, 56, colours[index], -1, cv2.LINE_AA, 4)
-        number = f"{weight:.2f}"
-        room = _text_width(number, 0.42)
-        _write(area, number, width - room, y, room, _FAINT)
-        name = str(index) if names is None else str(names[index])
-        _write(area, name, 14, y, width - 14 - room - 6, _INK)
-    if not lines:
-        _write(area, "no label", 0, _BAR + 16, width, _FAINT)
+    ends = np.cumsum([max(weight, 0.0) for _, weight in weights] or [0.0])
+    at = np.linspace(0, max(1.0, ends[-1]), bar.shape[1], endpoint=False)
+    shown = [colours[index] for index, _ in weights]
+    bar[:] = np.array([*shown, _EMPTY, _EMPTY])[np.searchsorted(ends, at, "right")]
+
+
+def _draw_line(area: _Sheet, text: str, number: str, colour: _Colour | None) -> None:
+    """Write a text on the left, after a dot if it has a colour, and its number on the right."""
+    width, room = area.shape[1], _text_width(number, 0.42)
+    if colour is None:
+        return _write(area, text, 0, 13, width, _FAINT)
+    cv2.circle(area, (5 * 16, 9 * 16), 56, colour, -1, cv2.LINE_AA, 4)
+    _write(area, number, width - room, 13, room, _FAINT)
+    return _write(area, text, 14, 13, width - 14 - room - 6, _INK)
 
 
 def _choose_colours(rows: list[_Weights]) -> dict[int, _Colour]:
@@ -328,8 +325,6 @@ def _colour(slot: int) -> _Colour:
 
 
 def _text_width(text: str, scale: float) -> int:
-    import cv2
-
     return int(cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)[0][0])
 
 
@@ -337,8 +332,6 @@ def _write(
     area: _Sheet, text: str, x: int, y: int, room: int, colour: _Colour, scale: float = 0.42
 ) -> None:
     """Write a line from (x, y) on its baseline, shortened to the room there is."""
-    import cv2
-
     shown = text
     while shown and _text_width(shown, scale) > room:
         text = text[:-1]

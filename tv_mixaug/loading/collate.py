@@ -9,21 +9,20 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, nn
 
-from tv_mixaug.arguments import check_bool, check_integer, check_probability
-from tv_mixaug.base import MixTransform
-from tv_mixaug.chain import Chain
-from tv_mixaug.draws import draw_uniform, fenced
-from tv_mixaug.labels import check_one_format
+from tv_mixaug.arguments import check_bool, check_integer
+from tv_mixaug.base import How, MixTransform
+from tv_mixaug.draws import fenced
 from tv_mixaug.loading import ring
 from tv_mixaug.loading.frames import is_starting_worker
 from tv_mixaug.loading.numbering import Numbering
+from tv_mixaug.loading.shared import Shared
 from tv_mixaug.loading.stacking import collate_samples
+from tv_mixaug.one_of import OneOf, as_batch_transform
 from tv_mixaug.plans import Plan
 
 Samples = Sequence[Any]
-OURS = (MixTransform, Chain)  # what takes a probability, and makes one label format
 RANK_VARIABLES = ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
 
 
@@ -41,9 +40,9 @@ def make_collate_fn(
 
     Args:
         transforms: One transform of a batch, ours or any other of ``torchvision.transforms.v2``;
-            or a list of them, of which at most one is applied to a batch.
-        p: For one transform the probability that it is applied; its own by default, or 1. For a
-            list the probability of each, with a sum of at most 1; equal shares by default.
+            or a list of them, which stands for a :class:`~tv_mixaug.OneOf` of the list.
+        p: The probability that it is applied; its own by default, or 1. For a choice the
+            probability of each, with a sum of at most 1; equal shares by default.
         collate_fn: Function that collates the samples. By default they are collated as by
             ``torch.utils.data.default_collate``, except that tv_tensors keep their types and
             detection targets stay a list with one mapping for each image.
@@ -95,24 +94,15 @@ class CollateFn:
     def __init__(
         self,
         transforms: Any,
-        p: Any,
-        collate_fn: Any,
-        seed: int | None,
-        rank: int | None,
-        record: bool,
-        reuse_memory: bool | None,
+        p: Any = None,
+        collate_fn: Any = None,
+        seed: int | None = None,
+        rank: int | None = None,
+        record: bool = False,
+        reuse_memory: bool | None = None,
     ) -> None:
-        self._is_list = isinstance(transforms, Sequence)
-        self.transforms: tuple[Any, ...] = tuple(transforms) if self._is_list else (transforms,)
-        if not self.transforms:
-            raise ValueError("transforms must have at least one transform, got an empty list.")
-        for transform in self.transforms:
-            if not callable(transform) or isinstance(transform, type):
-                got = transform if isinstance(transform, type) else type(transform)
-                hint = f"; make one: {got.__name__}(...)" if got is transform else ""
-                raise TypeError(f"transforms must be callable, got {got.__name__}{hint}.")
-        ours = [t for t in self.transforms if isinstance(t, OURS)]
-        check_one_format([(type(t).__name__, t.label_format) for t in ours])
+        is_choice = isinstance(transforms, Sequence)
+        self.transform = OneOf(transforms, p) if is_choice else as_batch_transform(transforms)
         if not (collate_fn is None or callable(collate_fn)):
             raise TypeError(f"collate_fn must be callable, got {type(collate_fn).__name__}.")
         for name, value in (("seed", seed), ("rank", rank)):
@@ -121,9 +111,9 @@ class CollateFn:
         check_bool("record", record)
         if reuse_memory is not None:
             check_bool("reuse_memory", reuse_memory, expected="a bool or None")
-        if record and not all(isinstance(t, MixTransform) for t in self.transforms):
+        if record and not self.transform.recordable:
             raise ValueError(
-                "record must be False unless all are Cutout, Mixup or CutMix, got True."
+                f"record must be False with {self.transform.title}, which has no plan, got True."
             )
         if collate_fn is torch.utils.data.default_collate:
             collate_fn = None
@@ -133,7 +123,9 @@ class CollateFn:
         self.collate_fn, self.record = collate_fn, record
         self.reuse_memory = collate_fn is None if reuse_memory is None else reuse_memory
         # Workers hold this memory too, so they see what is set while they run.
-        self._p = _shared(self._check_p(p), torch.float64)
+        self._p = Shared(
+            self.transform.p if p is None else self.transform.check_p(p), torch.float64
+        )
         self._numbering = Numbering()
 
     def __call__(self, samples: Samples) -> Any:
@@ -155,20 +147,29 @@ class CollateFn:
         if not samples:
             raise ValueError("samples must hold at least one sample, got an empty list.")
         generator = self._generator()
-        transform, p = self._choose(generator)
-        return self._mix(samples, transform, p, generator)
+        transform, p = self.transform.choose(self.p, generator)
+        allocate = None
+        if self.collate_fn is not None:
+            # A copy of the generator: whoever collates, the mixes are the same.
+            with fenced(generator and generator.clone_state()):
+                batch = self.collate_fn(samples)
+        else:
+            allocate = ring.allocate_again if self.reuse_memory else ring.allocate
+            keep_apart = isinstance(transform, MixTransform)
+            batch = collate_samples(samples, allocate, keep_apart=keep_apart)
+        # What a function of the user's returns may be the data set's own memory.
+        batch, recipe = transform.run(batch, p, How(False, generator, allocate))
+        return _with_plan(batch, recipe.plan()) if self.record and recipe else batch
 
     def __repr__(self) -> str:
-        names = [getattr(t, "__name__", type(t).__name__) for t in self.transforms]
-        shown = f"[{', '.join(names)}]" if self._is_list else names[0]
         seed = "" if self.seed is None else f", seed={self.seed}"
-        return f"{type(self).__name__}({shown}, p={self.p}{seed})"
+        return f"{type(self).__name__}({self.transform.title}, p={self.p}{seed})"
 
     @property
     def p(self) -> float | list[float]:
         """The probability in use: a number for one transform, a list for a list."""
-        values: list[float] = self._p.tolist()
-        return values if self._is_list else values[0]
+        p: float | list[float] = self._p.get()
+        return p
 
     def set_p(self, p: float | Sequence[float]) -> None:
         """Set the probability for the batches collated from now on, in running workers too.
@@ -182,7 +183,7 @@ class CollateFn:
         """
         if p is None:
             raise TypeError("p must be a number or a list of numbers, got None.")
-        self._p.copy_(torch.tensor(self._check_p(p), dtype=torch.float64, device="cpu"))
+        self._p.set(self.transform.check_p(p))
 
     @property
     def epoch(self) -> int:
@@ -204,36 +205,42 @@ class CollateFn:
         """
         self._numbering.restart(epoch, first_batch)
 
+    def for_validation(self) -> CollateFn:
+        """Make a function that collates alike and never mixes, for the validation loader.
+
+        Its batches are those that this one leaves unmixed, with the same types and label format,
+        smoothing included; steps of a chain that are not ours are made. ``set_p`` and
+        ``set_epoch`` of the one do not reach the other.
+
+        Returns:
+            The function, with ``p`` 0 and without a seed, since nothing of ours is drawn.
+
+        Raises:
+            ValueError: If no transform is ours, so that none gives unmixed labels their format.
+
+        Example:
+            >>> from tv_mixaug import CutMix
+            >>> collate = make_collate_fn(CutMix(num_classes=3), seed=0)
+            >>> images, labels = collate.for_validation()([(torch.rand(3, 8, 8), 2)])
+            >>> labels
+            tensor([[0., 0., 1.]])
+        """
+        if self.transform.label_format is None:
+            raise ValueError(
+                "transforms must have one of tv_mixaug's, which gives unmixed labels the format of "
+                f"mixed ones, got {self.transform.title}; make them a Chain of tv_mixaug's."
+            )
+        plain = copy.copy(self)
+        plain.seed = None
+        plain.set_p(self.transform.never)
+        return plain
+
     def __getstate__(self) -> dict[str, Any]:
         """Return the state: shared with a worker that is spawned, a copy for anyone else."""
         if is_starting_worker():
             return {**self.__dict__, "rank": self._find_rank()}  # known only here
-        values = {"_p": self._p.tolist(), "_numbering": copy.copy(self._numbering)}
-        return {**self.__dict__, **values}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._p = _shared(self._p, torch.float64)
-
-    def _check_p(self, p: Any) -> list[float]:
-        count = len(self.transforms)
-        if not self._is_list:
-            if p is None:
-                only = self.transforms[0]
-                p = only.p if isinstance(only, OURS) else 1.0
-            return [check_probability("p", p)]
-        if p is None:
-            return [1 / count] * count
-        if isinstance(p, (str, bytes)) or not isinstance(p, Sequence):
-            raise TypeError(
-                f"p must be a list with a probability for each transform, got {type(p).__name__}."
-            )
-        if len(p) != count:
-            raise ValueError(f"p must have {count} values, one for each transform, got {len(p)}.")
-        values = [check_probability("p", value) for value in p]
-        if sum(values) > 1 + 1e-9:
-            raise ValueError(f"p must have a sum of at most 1, got {sum(values)}.")
-        return values
+        copies = {"_p": copy.copy(self._p), "_numbering": copy.copy(self._numbering)}
+        return {**self.__dict__, **copies}
 
     def _find_rank(self) -> int:
         if self.rank is not None:
@@ -249,43 +256,6 @@ class CollateFn:
             return None
         key = (self.seed, self._find_rank(), *self._numbering.find())
         return torch.Generator("cpu").manual_seed(_hash(key))
-
-    def _choose(self, generator: Generator | None) -> tuple[Any, float]:
-        """Draw the transform of this batch and the probability it is to use itself."""
-        values = self._p.tolist()
-        first = self.transforms[0]
-        if not self._is_list and isinstance(first, OURS):
-            return first, values[0]
-        point = float(draw_uniform((1,), generator)[0])
-        for transform, share in zip(self.transforms, values, strict=True):
-            if point < share:
-                return transform, getattr(transform, "p", 1.0)
-            point -= share
-        return next((t for t in self.transforms if isinstance(t, OURS)), None), 0.0
-
-    def _mix(self, samples: Samples, transform: Any, p: float, generator: Generator | None) -> Any:
-        ours, allocate = isinstance(transform, MixTransform), None
-        if self.collate_fn is not None:
-            # A copy of the generator: whoever collates, the mixes are the same.
-            with fenced(generator and generator.clone_state()):
-                batch = self.collate_fn(samples)
-        else:
-            allocate = ring.allocate_again if self.reuse_memory else ring.allocate
-            batch = collate_samples(samples, allocate, keep_apart=ours)
-        if ours:
-            # What a collate function of the user's returns may be the data set's own memory.
-            batch, recipe = transform.run(batch, p, self.collate_fn is None, generator, allocate)
-            return _with_plan(batch, recipe.plan()) if self.record else batch
-        if isinstance(transform, Chain):
-            return transform.mix(batch, p=p, generator=generator)[0]
-        if transform is None:
-            return batch
-        with fenced(generator):
-            return transform(batch)
-
-
-def _shared(value: Any, dtype: torch.dtype) -> Tensor:
-    return torch.as_tensor(value, dtype=dtype, device="cpu").share_memory_()  # type: ignore[no-untyped-call,no-any-return]
 
 
 def _hash(key: tuple[int, ...]) -> int:

@@ -1,0 +1,188 @@
+"""timm's names on this engine: the same laws as timm's own, and the promises it does not keep."""
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from coded import DTYPES, bits, coded_images, shares
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+from torch.utils.data import DataLoader
+
+from tv_mixaug import functional, make_collate_fn
+from tv_mixaug.plans import BLEND, NONE, PASTE
+from tv_mixaug.timm import FastCollateMixup, Mixup
+
+LEVEL = 1e-4
+MODES = ("batch", "pair", "elem")
+K = 8
+SETTINGS = {
+    "both": {"mixup_alpha": 0.8, "cutmix_alpha": 1.0, "prob": 0.7, "switch_prob": 0.4},
+    "mixup": {"mixup_alpha": 0.4},
+    "cutmix": {"mixup_alpha": 0.0, "cutmix_alpha": 1.0},
+    "drawn lam": {"mixup_alpha": 0.0, "cutmix_alpha": 1.0, "correct_lam": False},
+    "minmax": {"mixup_alpha": 0.0, "cutmix_minmax": (0.2, 0.8), "prob": 0.9},
+}
+
+
+def measure(images, labels):
+    """Return of each sample the own label weight, whether it is pasted, and the box's ends.
+
+    Own pixels hold i + 1, the partner's another whole number: what is blended holds neither.
+    """
+    own = torch.arange(1, K + 1).view(-1, 1, 1)
+    theirs = images[:, 0] == own.flip(0)
+    pasted = theirs.any((1, 2)) & ((images[:, 0] == own) | theirs).all((1, 2))
+    ends = []
+    for axis in (1, 2):
+        line = theirs.any(axis).double() * pasted[:, None]
+        ends += [line.argmax(1), line.shape[1] - line.flip(1).argmax(1)]
+    # Rounded, since where both draw the same number float32 and float64 must not tell them apart.
+    return torch.stack([labels.diagonal().double().round(decimals=4), pasted, *ends], 1).numpy()
+
+
+def same_law(one, other):
+    """Tell whether two samples may be of one law, at the level of 1e-4."""
+    return stats.ks_2samp(one, other, method="asymp").pvalue > LEVEL
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("mode", MODES)
+def test_the_laws_are_those_of_timm(mode, name):
+    """Weights, choice, sides and places of boxes do not differ, by two-sample tests at 1e-4."""
+    theirs = pytest.importorskip("timm.data.mixup")
+    options = {**SETTINGS[name], "mode": mode, "label_smoothing": 0.0, "num_classes": K}
+    batches, independent = (1000, 1) if mode == "batch" else (400, K if mode == "elem" else K // 2)
+    torch.manual_seed(0)
+    np.random.seed(0)  # where timm draws
+    ours, other = (
+        np.concatenate(
+            [
+                measure(*mix(coded_images(K, (13, 10), channels=1), torch.arange(K)))[:independent]
+                for _ in range(batches)
+            ]
+        )
+        for mix in (Mixup(**options), theirs.Mixup(**options))
+    )
+    for column in range(6):
+        assert same_law(ours[:, column], other[:, column])
+    for low, high in ((2, 3), (4, 5)):
+        assert same_law(ours[:, high] - ours[:, low], other[:, high] - other[:, low])
+
+
+@given(
+    st.integers(0, 7),
+    st.sampled_from(DTYPES),
+    st.sampled_from(MODES),
+    st.sampled_from([name for name in SETTINGS if name != "drawn lam"]),
+    st.integers(0, 2**32),
+)
+def test_labels_equal_pixels_for_odd_batches_and_every_dtype(count, dtype, mode, name, seed):
+    """The plan says what is in the pixels and in the labels; nothing is written to."""
+    torch.manual_seed(seed)
+    mix = Mixup(**SETTINGS[name], mode=mode, label_smoothing=0.0, num_classes=count + 1)
+    images = coded_images(count, (9, 12), dtype)
+    before = images.clone()
+    (out, labels), plan = mix.mix((images, torch.arange(count)))
+    assert torch.equal(bits(images), bits(before))
+    assert torch.equal(bits(out), bits(functional.replay(before, plan)))
+    expected = functional.mix_labels(torch.eye(count + 1)[:count], plan.partner, plan.lam)
+    torch.testing.assert_close(labels, expected, atol=1e-6, rtol=0)
+    pasted = plan.op == PASTE
+    truth = shares(out, count + 1)[pasted]
+    torch.testing.assert_close(labels[pasted].double(), truth, atol=1e-6, rtol=0)
+    other = torch.arange(count).flip(0)
+    assert torch.equal(plan.partner[plan.op != NONE], other[plan.op != NONE])
+    if mode == "pair":
+        assert torch.equal(plan.op, plan.op.flip(0))
+        assert torch.equal(plan.lam, plan.lam.flip(0))
+        assert torch.equal(plan.boxes, plan.boxes.flip(0))
+
+
+def test_collating_gives_what_mixing_the_batch_gives_and_leaves_the_data_alone():
+    """uint8 arrays come out as uint8, rounded to nearest, and the data set's own stay."""
+    pictures = [np.full((3, 8, 8), 10 * i, np.uint8) for i in range(5)]
+    samples = [(picture, i) for i, picture in enumerate(pictures)]
+    for mode in MODES:
+        collate = FastCollateMixup(0.8, 1.0, mode=mode, num_classes=5, seed=1, label_smoothing=0.0)
+        for _ in range(20):
+            images, labels = collate(samples)
+            assert images.dtype == torch.uint8
+            values = torch.arange(5, dtype=torch.float64) * 10
+            mean = images.double().mean((1, 2, 3))
+            torch.testing.assert_close(labels.double() @ values, mean, atol=0.5, rtol=0)
+    assert all((picture == 10 * i).all() for i, picture in enumerate(pictures))
+
+
+@pytest.mark.parametrize("behind_timm", [True, False])
+def test_the_switch_reaches_workers_that_run(behind_timm):
+    """mixup_enabled = False holds from the next epoch on, in persistent workers."""
+    collate = FastCollateMixup(1.0, num_classes=4, seed=0, label_smoothing=0.0)
+    data = [(np.full((3, 8, 8), 10 * (i + 1), np.uint8), i % 4) for i in range(16)]
+    plain = DataLoader(data, 8, num_workers=2, collate_fn=collate, persistent_workers=True)
+    switch, loader = collate, plain
+    if behind_timm:
+        module = pytest.importorskip("timm.data.loader")
+        switch = loader = module.PrefetchLoader(plain, device=torch.device("cpu"))
+    for epoch, on in enumerate((True, False, True)):
+        switch.mixup_enabled = on
+        assert switch.mixup_enabled == on
+        collate.set_epoch(epoch)
+        labels = torch.cat([labels for _, labels in loader])
+        assert bool(((labels > 0).sum(1) > 1).any()) == on
+
+
+def test_it_works_where_all_transforms_do():
+    """It is recorded, copied and pickled, and switched off on a batch."""
+    mix = Mixup(0.8, 1.0, num_classes=4)
+    samples = [(image, i) for i, image in enumerate(coded_images(4))]
+    images, labels, plan = make_collate_fn(mix, record=True, seed=1)(samples)
+    assert torch.equal(images, functional.replay(coded_images(4), plan))
+    mix.mixup_enabled = False
+    images, labels = mix(coded_images(4), torch.arange(4))
+    assert torch.equal(images, coded_images(4))
+    torch.testing.assert_close(labels, torch.eye(4) * 0.9 + 0.025)
+    collate = FastCollateMixup(0.8, num_classes=4, seed=3)
+    others = [copy.deepcopy(collate), pickle.loads(pickle.dumps(collate))]  # noqa: S301
+    assert all(type(other) is FastCollateMixup for other in others)
+    batches = [one(samples) for one in (collate, *others)]
+    for other in batches[1:]:
+        assert all(map(torch.equal, batches[0], other))
+    assert "Mixup" in repr(collate)
+
+
+def test_each_operation_is_used_and_smoothing_is_timms():
+    """Both operations occur in one batch of mode elem, and smoothed labels are those of timm."""
+    torch.manual_seed(0)
+    mix = Mixup(0.8, 1.0, mode="elem", prob=0.8, num_classes=64, label_smoothing=0.1)
+    (_, labels), plan = mix.mix((coded_images(64), torch.arange(64)))
+    assert set(plan.op.tolist()) == {NONE, BLEND, PASTE}
+    smooth = torch.eye(64) * 0.9 + 0.1 / 64
+    expected = functional.mix_labels(smooth, plan.partner, plan.lam)
+    torch.testing.assert_close(labels, expected, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind", "text"),
+    [
+        ({"mixup_alpha": -1}, ValueError, "mixup_alpha must be >= 0"),
+        ({"mixup_alpha": 0}, ValueError, "must be > 0, got 0 for both"),
+        ({"cutmix_alpha": "1"}, TypeError, "cutmix_alpha must be a number"),
+        ({"cutmix_minmax": (0.8, 0.2)}, ValueError, "cutmix_minmax must be a pair"),
+        ({"cutmix_minmax": (0.2, 1.2)}, ValueError, "cutmix_minmax must be in"),
+        ({"prob": 2}, ValueError, "prob must be in"),
+        ({"switch_prob": -1}, ValueError, "switch_prob must be in"),
+        ({"mode": "half"}, ValueError, "mode must be one of"),
+        ({"correct_lam": 1}, TypeError, "correct_lam must be a bool"),
+        ({"label_smoothing": 1.0}, ValueError, "label_smoothing must be in"),
+        ({"num_classes": 0}, ValueError, "num_classes must be > 0"),
+    ],
+)
+def test_wrong_arguments_are_named(arguments, kind, text):
+    """Each wrong argument raises at once, with its name and what was expected."""
+    for factory in (Mixup, FastCollateMixup):
+        with pytest.raises(kind, match=text):
+            factory(**arguments)

@@ -1,0 +1,216 @@
+"""timm's Mixup and FastCollateMixup by their own names and arguments, on this package's engine.
+
+They mean what timm means: the arguments, the law of lam and of boxes, the partner from the other
+end of the batch. What differs is kept from this package: batches of any length and dtype, uint8
+rounded to nearest, nothing is written to, and the switch reaches workers that run.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from tv_mixaug.arguments import (
+    check_bool,
+    check_choice,
+    check_number,
+    check_probability,
+    check_range,
+)
+from tv_mixaug.base import BatchTransform, How, MixTransform
+from tv_mixaug.draws import Source, draw_lam, draw_uniform, is_on_device
+from tv_mixaug.labels import LabelFormat
+from tv_mixaug.leaves import Batch
+from tv_mixaug.loading.collate import CollateFn
+from tv_mixaug.plans import BLEND, NONE, PASTE, Plan, Recipe, box_volumes
+
+
+class Mixup(BatchTransform):
+    """Mix a stacked batch by Mixup or CutMix, as ``timm.data.Mixup`` does.
+
+    Called as ``mixup_fn(images, labels)``, or with a batch in any nesting, as all transforms here.
+
+    Args:
+        mixup_alpha: Mixup is in use if it is > 0, with lam from Beta(mixup_alpha, mixup_alpha).
+        cutmix_alpha: The same for CutMix.
+        cutmix_minmax: The ends of a box's sides as shares of the image's; CutMix is in use, and
+            its boxes have sides drawn from between them and lie inside the image.
+        prob: Probability that the batch, pair or element is mixed.
+        switch_prob: Probability of CutMix where both are in use.
+        mode: ``"batch"``: one draw for the batch; ``"pair"``: one for each pair from both ends;
+            ``"elem"``: one for each sample.
+        correct_lam: Whether the label weight is counted from the clipped box.
+        label_smoothing: Share of a label spread over all classes, in [0, 1).
+        num_classes: Number of classes.
+        **shared: What timm does not have: any other argument of
+            :class:`~tv_mixaug.base.MixTransform`, such as ``passthrough``.
+
+    Raises:
+        TypeError: If an argument is of the wrong kind.
+        ValueError: If an argument has a wrong value, or neither of both is in use.
+
+    Example:
+        >>> _ = torch.manual_seed(0)
+        >>> mixup_fn = Mixup(0.8, 1.0, num_classes=10)
+        >>> images, labels = mixup_fn(torch.rand(5, 3, 8, 8), torch.arange(5))
+        >>> labels.shape, bool(labels.sum(1).allclose(torch.ones(5)))
+        (torch.Size([5, 10]), True)
+    """
+
+    def __init__(
+        self,
+        mixup_alpha: float = 1.0,
+        cutmix_alpha: float = 0.0,
+        cutmix_minmax: Sequence[float] | None = None,
+        prob: float = 1.0,
+        switch_prob: float = 0.5,
+        mode: str = "batch",
+        correct_lam: bool = True,
+        label_smoothing: float = 0.1,
+        num_classes: int = 1000,
+        **shared: Any,
+    ) -> None:
+        super().__init__()
+        self.prob = check_probability("prob", prob)
+        self.mixup_enabled = True
+        self.rule = _Rule(num_classes=num_classes, label_smoothing=label_smoothing, **shared)
+        self.rule.alphas = [
+            _check_alpha("mixup_alpha", mixup_alpha),
+            _check_alpha("cutmix_alpha", 1.0 if cutmix_minmax is not None else cutmix_alpha),
+        ]
+        if not any(self.rule.alphas):
+            raise ValueError("mixup_alpha or cutmix_alpha must be > 0, got 0 for both.")
+        if cutmix_minmax is not None:
+            low, high = self.rule.minmax = check_range("cutmix_minmax", cutmix_minmax)
+            if not 0 <= low < high <= 1:
+                raise ValueError(f"cutmix_minmax must be in [0, 1], got {cutmix_minmax}.")
+        self.rule.switch_prob = check_probability("switch_prob", switch_prob)
+        self.rule.draws = check_choice("mode", mode, ("batch", "pair", "elem"))
+        self.rule.correct_lam = check_bool("correct_lam", correct_lam)
+
+    @property
+    def p(self) -> float:
+        """The probability in use: ``prob``, or 0 where ``mixup_enabled`` is off."""
+        return self.prob if self.mixup_enabled else 0.0
+
+    @property
+    def label_format(self) -> LabelFormat:
+        """What is made of labels, the same in every batch."""
+        return self.rule.label_format
+
+    def choose(self, p: Any, generator: Source) -> tuple[BatchTransform, Any]:
+        """Return the rule behind, for those who mix while they collate."""
+        return self.rule, p
+
+    def run(self, batch: Any, p: Any, how: How) -> tuple[Any, Recipe]:
+        """Transform a batch; see :class:`~tv_mixaug.base.BatchTransform`."""
+        return self.rule.run(batch, p, how)
+
+
+class FastCollateMixup(CollateFn):
+    """Collate samples and mix them, as ``timm.data.FastCollateMixup`` does.
+
+    Args:
+        *args: As for :class:`Mixup`.
+        seed: As in :func:`~tv_mixaug.make_collate_fn`.
+        **named: As for :class:`Mixup`.
+
+    Raises:
+        TypeError: If an argument is of the wrong kind.
+        ValueError: If an argument has a wrong value.
+
+    Example:
+        >>> collate = FastCollateMixup(0.8, 1.0, num_classes=10, seed=0)
+        >>> pictures = torch.zeros(3, 3, 8, 8, dtype=torch.uint8).numpy()
+        >>> images, labels = collate([(picture, 7) for picture in pictures])
+        >>> images.dtype, labels.shape
+        (torch.uint8, torch.Size([3, 10]))
+    """
+
+    def __init__(self, *args: Any, seed: int | None = None, **named: Any) -> None:
+        super().__init__(Mixup(*args, **named), seed=seed)
+        self.prob = self.p
+
+    @property
+    def mixup_enabled(self) -> bool:
+        """Whether batches are mixed; what is set reaches workers that run."""
+        return bool(self.p)
+
+    @mixup_enabled.setter
+    def mixup_enabled(self, on: bool) -> None:
+        self.set_p(self.prob if on else 0.0)
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
+        """Timm's class where timm is in use: its loader passes the switch on to no other."""
+        theirs = sys.modules.get("timm.data.mixup")
+        return type(self) if theirs is None else theirs.FastCollateMixup
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        """Let a copy be made although ``__class__`` is not its type."""
+        return object.__new__, (type(self),), self.__getstate__()
+
+
+class _Rule(MixTransform):
+    """Draw plans by timm's laws."""
+
+    alphas: list[float]
+    minmax: tuple[float, float] | None = None
+    switch_prob: float
+    draws: str
+    correct_lam: bool
+
+    def draw(self, batch: Batch, p: float, generator: Source) -> Plan:
+        """Draw for the batch, the pairs or the samples; the partner is from the other end."""
+        if is_on_device(generator):
+            raise TypeError(
+                "tv_mixaug.timm draws on the host; use OneOf([Mixup(...), CutMix(...)])."
+            )
+        count, size = batch.length, batch.size
+        own: Any = np.arange(count)
+        partner = own[::-1]
+        place = {"batch": own * 0, "pair": np.minimum(own, partner), "elem": own}[self.draws]
+        number = {"batch": 1, "pair": (count + 1) // 2, "elem": count}[self.draws]
+        chosen, switch = draw_uniform((2, number), generator)
+        mixup, cutmix = (draw_lam(alpha or 1.0, number, generator) for alpha in self.alphas)
+        cut = switch < (self.switch_prob if all(self.alphas) else float(not self.alphas[0]))
+        lam = np.where(cut, cutmix, mixup)
+        boxes = self._draw_boxes(lam, size, generator)
+        if self.correct_lam or self.minmax is not None:
+            lam = np.where(cut, 1 - box_volumes(boxes) / max(math.prod(size), 1), lam)
+        op = np.where(chosen < p, np.where(cut, PASTE, BLEND), NONE)[place]
+        op[partner == own] = NONE  # in the middle of an odd batch
+        mixed = op != NONE
+        fields = (
+            op.astype(np.uint8),
+            np.where(mixed, partner, own),
+            np.where(mixed, lam[place], 1.0).astype(np.float32),
+            np.where(op == PASTE, boxes[place].T, 0).T[:, None],
+            np.zeros(count, np.int64),
+        )
+        return Plan(*map(torch.from_numpy, fields))
+
+    def _draw_boxes(self, lam: Any, size: tuple[int, ...], generator: Source) -> Any:
+        """Draw (n, 4) int64 boxes: whole pixels rounded down, as timm's."""
+        sizes: Any = np.asarray(size)
+        uniform = draw_uniform((2, len(lam), 2), generator)
+        if self.minmax is None:
+            sides = np.floor(np.sqrt(1 - lam)[:, None] * sizes)
+            start = np.floor(uniform[0] * sizes) - sides // 2
+        else:
+            low, high = (np.floor(end * sizes) for end in self.minmax)
+            sides = low + np.floor(uniform[0] * np.maximum(high - low, 1))
+            start = np.floor(uniform[1] * (sizes - sides + 1))
+        corners = [np.clip(edge, 0, sizes)[:, ::-1] for edge in (start, start + sides)]
+        return np.concatenate(corners, -1).astype(np.int64)
+
+
+def _check_alpha(name: str, alpha: Any) -> float:
+    if check_number(name, alpha) < 0:
+        raise ValueError(f"{name} must be >= 0, got {alpha}.")
+    return float(alpha)
