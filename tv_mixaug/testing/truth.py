@@ -264,18 +264,22 @@ def _shrink(
     if not explained:
         return outcome, explained
     likely = _likely(explained)
+    accepted = {likely}
+    if likely == causes.NOT_CORRECTED.remedy:
+        accepted.add(causes.COVERED.remedy)  # the two are told apart in small images only
     for case in smaller_cases(failing):
         try:
             smaller = _try(pipeline, case, reading)
         except Exception:  # noqa: S112 - a batch that the pipeline refuses is no smaller example
             continue
         rows = _explain(smaller, reading)
-        if rows and (likely is None or any(row.cause.remedy == likely for row in rows.values())):
+        if rows and (likely is None or any(r.cause.remedy in accepted for r in rows.values())):
             outcome, explained = smaller, rows
             break
-    likely = likely or _likely(explained)
+    if likely is None:
+        accepted = {_likely(explained)}
     gaps = outcome.gaps.nan_to_num(torch.inf).tolist()
-    order = sorted(explained, key=lambda n: (explained[n].cause.remedy != likely, -gaps[n]))
+    order = sorted(explained, key=lambda n: (explained[n].cause.remedy not in accepted, -gaps[n]))
     return outcome, {n: explained[n] for n in order}
 
 
