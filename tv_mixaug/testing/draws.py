@@ -136,14 +136,15 @@ def assert_probability(
         faint = (slight & shown).flatten()
     count, found = len(units), units.double().mean().item()
     margin = 5 * (p * (1 - p) / count) ** 0.5
-    hidden = 4 * faint.double().mean().item()
+    slightly = int(faint.sum())
+    hidden = 4 * (slightly + 2 * (slightly + 1) ** 0.5) / count  # few are counted, so roughly
     cause: Cause | None = None
     if not found - margin - 1e-9 <= p <= max(found, min(1, found * most + hidden)) + margin + 1e-9:
         cause = _why_not(p, found, rows, per, margin + 0.01, alone)
     elif per == "batch" and found:
         # A batch that was chosen is mixed wholly, but for partners of themselves.
         whole = (shown | faint[:, None])[units].double().mean().item()
-        if whole < 1 - alone - 0.05 - hidden:
+        if whole < 1 - alone - 0.05 - 4 * slightly / count:
             cause = _why_not(p, found, rows, per, margin + 0.01, alone)
     if cause is None:
         return report
