@@ -22,6 +22,7 @@ def script():
     return script
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_the_collate_benchmark_writes_its_table(script, tmp_path):
     """Toy sizes and few rounds give a table, numbers and a plot."""

@@ -499,6 +499,7 @@ def test_help_does_not_wait_for_torch(tmp_path):
     assert not {"torch", "numpy", "cv2"} & set(done.stderr.split())
 
 
+@pytest.mark.slow
 def test_command_runs_by_itself(tmp_path):
     """As a program it finds a module of the current folder and ends with the code 1."""
     (tmp_path / "mine.py").write_text(

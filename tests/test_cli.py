@@ -255,6 +255,7 @@ def run(command, **options):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("argv", [["--help"], ["--version"], ["preview"]])
 def test_a_lost_reader_is_no_error(folder, tmp_path, argv):
     """Behind `| head`, which has gone, the command ends quietly."""

@@ -24,6 +24,7 @@ def test_a_bare_import_brings_nothing_heavy() -> None:
     assert not HEAVY & set(loaded)
 
 
+@pytest.mark.slow
 def test_every_name_is_reached_after_a_bare_import() -> None:
     """What `dir` shows is what can be had: public names and modules, each from its own home."""
     names = [name for name in dir(tv_mixaug) if name[0] != "_"]

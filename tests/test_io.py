@@ -183,6 +183,7 @@ def test_wrong_kind_of_path_is_refused(path):
         read_image(path)
 
 
+@pytest.mark.slow
 def test_serves_as_loader_of_image_folder_in_spawned_workers(tmp_path):
     """It is picklable and gives the same pictures in a spawned worker as in this process."""
     flowers.write_image_folder(tmp_path, 1, 16)
@@ -312,6 +313,7 @@ def test_too_little_memory_is_a_clear_error(tmp_path, monkeypatch, where):
         read_image(write(tmp_path / "a.png", BGR))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="needs a limit of memory")
 def test_a_real_lack_of_memory_is_a_clear_error(tmp_path):
     """In a process that may not have the memory of a picture, OpenCV's error is translated."""

@@ -276,6 +276,7 @@ assert [type(value).__name__ for value in values] == ["Plan", "PairedLabels"], v
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("first", "opens"),
     [

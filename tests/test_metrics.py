@@ -138,6 +138,7 @@ def test_metric_can_be_pickled_and_copied() -> None:
     assert MixedAccuracy is metrics.MixedAccuracy
 
 
+@pytest.mark.slow
 def test_metric_is_unpickled_by_a_process_that_imported_nothing() -> None:
     """A pickle names an ordinary class of a module, which any process finds."""
     code = "import pickle, sys; print(pickle.load(sys.stdin.buffer).k)"
