@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, overload
 
 import torch
 from torch import Generator, Tensor
-from torch.compiler import is_compiling
+from torch.compiler import assume_constant_result, is_compiling
 from torchvision.transforms import v2
 
 from tv_mixaug import detection
@@ -24,7 +24,7 @@ from tv_mixaug.arguments import (
     check_probability,
     kind_error,
 )
-from tv_mixaug.draws import Source
+from tv_mixaug.draws import Source, is_on_device, place
 from tv_mixaug.execute import Fill, Samples, carry_out
 from tv_mixaug.labels import LabelFormat, check_values, mix_targets
 from tv_mixaug.leaves import (
@@ -197,7 +197,8 @@ class BatchTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no 
         Args:
             batch: The batch, as in :meth:`forward`.
             device: Where the plan is drawn and lies. On a device nothing waits and nothing is
-                copied. By default that of ``generator``, or the host.
+                copied, unless a rule draws with NumPy. By default that of ``generator``, or the
+                host; inside ``torch.compile`` that of the images.
             p: Probability to be used instead of the transform's own.
             generator: Where random numbers come from, on that device; torch's own by default.
 
@@ -206,21 +207,25 @@ class BatchTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no 
             ValueError: If an argument, shapes or labels are wrong.
 
         Example:
+            >>> from tv_mixaug import CutMix
             >>> images, labels = torch.rand(4, 3, 8, 8), torch.arange(4)
             >>> CutMix(num_classes=4).draw_plan((images, labels)).partner.shape
             torch.Size([4])
         """
         source: Source = generator
         if device is not None:
-            place = torch.device(device)
-            if generator is not None and generator.device.type != place.type:
-                raise ValueError(f"generator must be on {place}, got one on {generator.device}.")
-            if generator is None and place.type != "cpu":
-                source = place
+            wanted = torch.device(device)
+            if generator is not None and generator.device.type != wanted.type:
+                raise ValueError(f"generator must be on {wanted}, got one on {generator.device}.")
+            if generator is None and wanted.type != "cpu":
+                source = wanted
         rule, chosen = self.choose(self.p if p is None else self.check_p(p), source)
         if not isinstance(rule, MixTransform):
             raise ValueError(f"draw_plan() needs a transform that has a plan, got {rule.title}.")
-        return rule._draw(rule._read(batch, False), chosen, source).plan()
+        read = rule._read(batch, False)
+        source = _source_in_graph(read, source) if is_compiling() else source
+        recipe = rule._draw(read, chosen, source)
+        return recipe.on(place(source)["device"]) if is_on_device(source) else recipe.plan()
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -278,7 +283,6 @@ class MixTransform(BatchTransform):
         return self  # type: ignore[no-any-return]
 
     def __post_init__(self) -> None:
-        self.p = check_probability("p", self.p)
         check_choice("mode", self.mode, ("batch", "sample"))
         self.num_classes = check_num_classes(self.num_classes)
         self.label_smoothing = check_number("label_smoothing", self.label_smoothing)
@@ -312,22 +316,31 @@ class MixTransform(BatchTransform):
         check_bool("inplace", self.inplace)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Set an argument; before the next batch all are checked again and reach every rule."""
-        super().__setattr__(name, value)
-        self.__dict__.pop("_made", None)
+        """Set an argument; before the next batch all are checked again and reach every rule.
+
+        ``p``, which may change from epoch to epoch, is checked at once and concerns no other.
+        """
+        if name == "p":
+            super().__setattr__(name, self.check_p(value))
+        else:
+            super().__setattr__(name, value)
+            self.__dict__.pop("_made", None)
 
     @property
     def made(self) -> tuple[Reader, Rules]:
         """What is made of the arguments once: how batches are read, and what the rules know."""
-        return self._make()
-
-    def _make(self) -> tuple[Reader, Rules]:
-        made: tuple[Reader, Rules] | None = self.__dict__.get("_made")
-        if made is None:
-            self.__post_init__()
-            given = {name: getattr(self, name) for name in Rules._fields if hasattr(self, name)}
-            made = self.__dict__["_made"] = (Reader(self.reading()), Rules(**given))
+        self._make()
+        made: tuple[Reader, Rules] = self.__dict__["_made"]
         return made
+
+    @assume_constant_result  # so it runs as it is while a graph is traced, and is no part of it
+    def _make(self) -> bool:
+        if "_made" in self.__dict__:
+            return False
+        self.__post_init__()
+        given = {name: getattr(self, name) for name in Rules._fields if hasattr(self, name)}
+        self.__dict__["_made"] = (Reader(self.reading()), Rules(**given))
+        return True
 
     @property
     def label_format(self) -> LabelFormat:
@@ -481,9 +494,11 @@ def _mix_images(leaf: Leaf, value: Any, recipe: Recipe, fill: Fill, inplace: boo
     return type(value)(rewrap(new, old) for new, old in zip(mixed.unbind(0), value, strict=True))
 
 
-def _source_in_graph(batch: Batch, generator: Generator | None) -> torch.device:
+def _source_in_graph(batch: Batch, source: Source) -> torch.device:
     """Return where a compiled graph draws: on the images' device, from its own stream."""
-    if generator is not None:
+    if isinstance(source, torch.device):
+        return source
+    if source is not None:
         raise ValueError("generator must be None inside torch.compile, which has its own stream.")
     leaf = next((leaf for leaf in batch.layout.leaves if leaf.role is Role.OBJECTS), None)
     if leaf is not None:
