@@ -170,6 +170,8 @@ def draw_all(folder: Path) -> None:
     pairings(folder / "pairings.png")
     plt.imsave(folder / "contact_sheet.png", contact_sheet())
     plt.imsave(folder / "thumbnail.png", thumbnail())
+    for name, flower in zip(flowers.CLASS_NAMES, flowers.draw_flowers(2, SIZE)[0], strict=True):
+        plt.imsave(folder / f"play_{name}.png", flower.permute(1, 2, 0).numpy())
 
 
 if __name__ == "__main__":

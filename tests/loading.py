@@ -1,5 +1,6 @@
 """Data sets and helpers for the tests of loaders, which spawned workers can import from here."""
 
+import multiprocessing
 import os
 import warnings
 from typing import Any, NamedTuple
@@ -12,6 +13,9 @@ from tv_mixaug import CutMix, Mixup, make_collate_fn
 from tv_mixaug.loading.numbering import Numbering
 
 CLASSES = 5
+
+# What takes seconds to import is imported once, by the server that then forks the workers.
+multiprocessing.set_forkserver_preload(["torch", "torchvision", "tv_mixaug.loading.collate"])
 
 
 class Pictures(Dataset):
@@ -90,6 +94,17 @@ def ask_in_process(numbering: Numbering | None = None) -> tuple[Any, list[str], 
     return found, [str(warning.message) for warning in caught], os.getpid()
 
 
+class Telling:
+    """A collate function that returns what its numbering tells and warns of."""
+
+    def __init__(self) -> None:
+        self.numbering = Numbering()
+
+    def __call__(self, samples: Any) -> tuple[Any, list[str], int]:
+        """Ask once for each batch."""
+        return ask_in_process(self.numbering)
+
+
 class Sample(NamedTuple):
     """A sample with names."""
 
@@ -100,7 +115,8 @@ class Sample(NamedTuple):
 def make(**options: Any) -> Any:
     """Return a collate function with two transforms, a seed and a record."""
     options = {"seed": 3, "record": True, **options}
-    transforms = [CutMix(num_classes=CLASSES, mode="sample"), Mixup(num_classes=CLASSES)]
+    form = {"num_classes": CLASSES, "passthrough": (2,)}  # a picture's number is no label
+    transforms = [CutMix(mode="sample", **form), Mixup(**form)]
     return make_collate_fn(transforms, **options)
 
 

@@ -17,16 +17,16 @@ def coded_pictures(count, size, dtype=torch.float32):
     return halves[:, :, None, None].repeat(1, 1, *size)
 
 
-def visible_shares(images):
-    """Return (B, count) float64: the share of the pixels of each image that each sample has."""
+def pixel_weights(images):
+    """Return (B, count, H, W) float64: the weight of each sample in each pixel."""
     own, filled = images.as_subclass(torch.Tensor).double().chunk(2, 1)
     # A fill that the dtype cannot hold is infinite in both halves.
-    return torch.where(own == filled, 0.0, own - filled).mean((2, 3))
+    return torch.where(own == filled, 0.0, own - filled)
 
 
 def expected_labels(images, erased):
     """Return what the labels have to be if sample k is of class k."""
-    shares = visible_shares(images)
+    shares = pixel_weights(images).mean((2, 3))
     if erased == "renormalise":
         shares = shares / shares.sum(1, keepdim=True).clamp(min=1e-12)
     return shares

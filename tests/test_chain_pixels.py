@@ -2,6 +2,7 @@
 
 import collections
 import os
+from typing import NamedTuple
 
 import torch
 from hypothesis import HealthCheck, Phase, event, given, reject, settings
@@ -12,7 +13,8 @@ from torchvision import transforms as v1
 from torchvision import tv_tensors
 from torchvision.transforms import InterpolationMode, v2
 
-from tv_mixaug import Chain, CutMix, Cutout, Mixup
+from tv_mixaug import Chain, CutMix, Cutout, Mixup, containers
+from tv_mixaug.base import MixTransform
 
 DEEP = os.environ.get("HYPOTHESIS_PROFILE") == "deep"
 COUNT = 3  # samples, and classes
@@ -22,7 +24,8 @@ DTYPES = (torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float
 
 shares = st.floats(0.0, 1.0)
 sides = st.integers(1, 16)
-sizes = st.tuples(sides, sides)
+# Coded pictures have many channels: those of width 1, 3 or 4 look as if these came last.
+sizes = st.tuples(sides, st.sampled_from([2, *range(5, 17)]))
 numbers = st.sampled_from([0, 1, 2, 3.5, 77, 255, 1000, 10**6, -1, -7.25])
 tuples = st.lists(numbers, min_size=COUNT, max_size=COUNT).map(lambda half: tuple(half + half))
 plain_fills = st.one_of(st.none(), numbers, tuples)
@@ -107,10 +110,10 @@ def dtype_changes(draw, dtypes):
 
 
 @st.composite
-def ours(draw, blends, layout):
+def ours(draw, blends, layout, num_classes):
     """Transforms of the package; Mixup only where ``blends``."""
     shared = {
-        "num_classes": COUNT,
+        "num_classes": num_classes,
         "p": draw(st.sampled_from([1.0, 0.6])),
         "mode": draw(st.sampled_from(["batch", "sample"])),
         "layout": layout,
@@ -120,9 +123,13 @@ def ours(draw, blends, layout):
         half = st.lists(st.integers(0, 255), min_size=COUNT, max_size=COUNT)
         fill = draw(st.integers(0, 255) | half.map(lambda half: tuple(half + half)))
         size, holes = draw(st.floats(0.1, 0.8)), draw(st.integers(1, 3))
-        return Cutout(size, holes=holes, fill=fill, **shared)
+        mask_fill = draw(st.none() | st.integers(0, COUNT))
+        return Cutout(size, holes=holes, fill=fill, mask_fill=mask_fill, **shared)
     shared["pairing"] = draw(st.sampled_from(["roll", "shuffle"]))
-    return (CutMix if kind == "cutmix" else Mixup)(draw(st.sampled_from([0.3, 1.0, 3.0])), **shared)
+    alpha = draw(st.sampled_from([0.3, 1.0, 3.0]))
+    if kind == "cutmix":
+        return CutMix(alpha, **shared)
+    return Mixup(alpha, masks="dominant", **shared)
 
 
 def nested(steps):
@@ -149,63 +156,107 @@ def modules(steps):
     return nn.ModuleList([s if isinstance(s, nn.Module) else v2.Compose([s]) for s in steps])
 
 
+class Case(NamedTuple):
+    """A chain, and what is given to it."""
+
+    steps: list
+    p: float
+    masked: bool
+    erased: str
+    dtype: torch.dtype
+    size: tuple
+    form: str
+    targets: torch.Tensor
+
+
+# What the samples are labelled with: classes, rows, or numbers.
+TARGETS = {
+    "classes": (COUNT, torch.arange(COUNT)),
+    "rows": (None, torch.eye(COUNT)),
+    "numbers": ("regression", torch.tensor([-2.5, 0.75, 8.0])),
+    "pairs of numbers": ("regression", torch.tensor([[0.5, 1.0], [-3.0, 0.0], [4.0, 2.0]])),
+}
+
+
 @st.composite
 def cases(draw):
-    """Chains, with the dtype, size and form of a batch that suits them."""
+    """Chains, with the targets, dtype, size and form of a batch that suits them."""
     blends, form = draw(st.booleans()), draw(st.sampled_from(list(FORMS)))
+    num_classes, targets = TARGETS[draw(st.sampled_from(list(TARGETS)))]
     # A blend with a large fill is read back to 1e-6 only in float64.
     dtypes = (torch.float64,) if blends else DTYPES
-    mix = ours(blends, "BHWC" if form == "channels last" else None)
+    mix = ours(blends, "BHWC" if form == "channels last" else None, num_classes)
     one = st.one_of(mix, geometries(), geometries(), dtype_changes(dtypes))
     steps = draw(st.lists(st.recursive(one, nested, max_leaves=4), min_size=1, max_size=4))
     steps.insert(draw(st.integers(0, len(steps))), draw(mix))
-    return steps, draw(st.sampled_from(dtypes)), draw(st.tuples(sides, sides)), form, blends
+    return Case(
+        steps,
+        p=draw(st.sampled_from([1.0, 1.0, 1.0, 0.5, 0.0])),
+        masked=draw(st.booleans()),
+        erased=draw(st.sampled_from(["renormalise", "nobody"])),
+        dtype=draw(st.sampled_from(dtypes)),
+        size=draw(sizes),
+        form=form,
+        targets=targets,
+    )
 
 
-# How a batch is given, and how its images are read afterwards.
+# How a batch is given, and where its images and targets are.
 FORMS = {
-    "plain": (lambda images, labels: (images, labels), lambda out: out[0]),
-    "tv": (lambda images, labels: [labels, tv_tensors.Image(images)], lambda out: out[1]),
+    "plain": (lambda images, *rest: (images, *rest), lambda out: out[:2]),
+    "tv": (
+        lambda images, labels, *rest: [labels, tv_tensors.Image(images), *rest],
+        lambda out: (out[1], out[0]),
+    ),
     "channels last": (
-        lambda images, labels: (images.movedim(1, -1), labels),
-        lambda out: out[0].movedim(-1, 1),
+        lambda images, *rest: (images.movedim(1, -1), *rest),
+        lambda out: (out[0].movedim(-1, 1), out[1]),
     ),
     "mapping": (
-        lambda images, labels: collections.UserDict(image=images, label=labels),
-        lambda out: out["image"],
+        lambda images, labels, *rest: collections.UserDict(image=images, label=labels, rest=rest),
+        lambda out: (out["image"], out["label"]),
     ),
     "list": (
-        lambda images, labels: (list(images.unbind()), labels),
-        lambda out: torch.stack(out[0]),
+        lambda images, *rest: (list(images.unbind()), *rest),
+        lambda out: (torch.stack(out[0]), out[1]),
     ),
 }
 
 
-def labels_of(out):
-    """Return the labels of a batch in any form."""
-    if isinstance(out, collections.UserDict):
-        return out["label"]
-    return out[0] if torch.is_tensor(out[0]) and out[0].ndim == 2 else out[1]
+def apply_all(case, batch):
+    """Do as ``v2.Compose`` does, with the probability that a chain has for ours."""
+    chances = {
+        one: one.p for one, _ in containers.look_inside(case.steps) if isinstance(one, MixTransform)
+    }
+    if case.p == 0 or (case.p < 1 and float(torch.rand(1, dtype=torch.float64)) >= case.p):
+        for one in chances:
+            one.p = 0.0
+    try:
+        return v2.Compose(case.steps)(batch)
+    finally:
+        for one, p in chances.items():
+            one.p = p
 
 
-def check_chain(case, erased, seed):
-    """Compare one chain with the tracker, and its pixels with those that v2 makes."""
-    steps, dtype, size, form, _ = case
-    images, (pack, unpack) = coded_pictures(COUNT, size, dtype), FORMS[form]
+def check_chain(case, seed):
+    """Compare one chain with the tracker, and its pixels and masks with those that v2 makes."""
+    images, (pack, unpack) = coded_pictures(COUNT, case.size, case.dtype), FORMS[case.form]
+    masks = [tv_tensors.Mask(torch.arange(1, COUNT + 1).view(-1, 1, 1).repeat(1, *case.size))]
+    masks = masks if case.masked else []
     torch.manual_seed(seed)
     try:
-        expected, _ = v2.Compose(steps)((tv_tensors.Image(images), torch.arange(COUNT)))
+        expected, _, *rest = apply_all(case, (tv_tensors.Image(images), case.targets, *masks))
         error = None
     except Exception as raised:  # what v2 refuses, such as a crop larger than the image
         error = raised
     torch.manual_seed(seed)
-    chain, batch = Chain(steps, erased=erased), pack(images.clone(), torch.arange(COUNT))
-    refused = None
+    chain = Chain(case.steps, erased=case.erased, p=case.p)
+    batch, refused = pack(images.clone(), case.targets, *masks), None
     try:
         out = chain(batch)
     except Exception as raised:
         refused = raised
-    # Coded pictures have many channels: narrow ones look as if these came last, and are refused.
+    # Narrow pictures, see above, are made here and there.
     if any("channels before height" in str(one) for one in (error, refused)):
         reject()
     if error is not None:
@@ -213,12 +264,19 @@ def check_chain(case, erased, seed):
         reject()
     if refused is not None:
         raise refused
-    assert torch.equal(unpack(out).as_subclass(torch.Tensor), expected.as_subclass(torch.Tensor))
-    labels = labels_of(out)
-    assert (labels.dtype, labels.shape) == (torch.float32, (COUNT, COUNT))
-    wanted = expected_labels(expected, erased)
-    assert (labels.double() - wanted).abs().max() < 2e-6
-    event("nothing left" if not wanted.any() else "mixed" if (wanted > 0).sum() > COUNT else "own")
+    found, labels = unpack(out)
+    assert torch.equal(found.as_subclass(torch.Tensor), expected.as_subclass(torch.Tensor))
+    moved = out["rest"] if case.form == "mapping" else out[2:]
+    assert len(moved) == len(rest)
+    for one, other in zip(moved, rest, strict=True):
+        assert type(one) is tv_tensors.Mask
+        assert torch.equal(one, other)
+    shares = expected_labels(expected, case.erased)
+    rows = torch.eye(COUNT) if case.targets.dtype == torch.int64 else case.targets
+    wanted = (shares @ rows.double()[:, None].flatten(1)).view(rows.shape)
+    assert (labels.dtype, labels.shape) == (torch.float32, rows.shape)
+    assert (labels.double() - wanted).abs().max() < 2e-6 * max(1, float(rows.abs().max()))
+    event("nothing left" if not shares.any() else "mixed" if (shares > 0).sum() > COUNT else "own")
 
 
 @settings(
@@ -230,7 +288,10 @@ def check_chain(case, erased, seed):
         Phase.generate,
     ],  # shrinking takes minutes and gains little
 )
-@given(cases(), st.sampled_from(["renormalise", "nobody"]), st.integers(0, 2**31))
-def test_labels_agree_with_the_tracker(case, erased, seed):
-    """Labels equal what the pixels show, whatever geometry, fill, dtype and nesting is between."""
-    check_chain(case, erased, seed)
+@given(cases(), st.integers(0, 2**31))
+def test_labels_agree_with_the_tracker(case, seed):
+    """Labels equal what the pixels show, whatever geometry, fill, dtype and nesting is between.
+
+    Pixels and masks are those of ``v2.Compose``, for any form of batch, targets and ``p``.
+    """
+    check_chain(case, seed)

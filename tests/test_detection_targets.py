@@ -1,29 +1,63 @@
 """Detection targets follow their pixels; a raster of quarter pixels is the judge."""
 
+import collections
 import copy
+import dataclasses
 import itertools
+import pathlib
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torchvision import tv_tensors
+from torchvision import ops, tv_tensors
 from torchvision.transforms.v2 import functional as v2
 
-from tv_mixaug.detection import (
-    check_objects,
-    cutmix_objects,
-    cutout_objects,
-    mixup_objects,
-    plain_objects,
-)
+from tv_mixaug import CutMix, Cutout, Mixup, detection, plans
 
 FORMATS = ("plain", "XYXY", "XYWH", "CXCYWH")
+PLAIN = detection.BOX_FORMATS
 DTYPES = (torch.int64, torch.float32, torch.float64)
 POINTS = ("none", "visibility", "pairs") + (
     ("KeyPoints",) if hasattr(tv_tensors, "KeyPoints") else ()
 )
 FINE = 4  # cells of the raster for each pixel side
+
+
+def check_objects(targets, size, where, box_format="xyxy"):
+    """Check targets of images of one size."""
+    detection.check_objects(targets, [size] * len(targets), where, box_format)
+
+
+def mix_pair(op, own, partner, size, min_visible=0.1, lam=1.0, boxes=((0, 0, 0, 0),), **how):
+    """Return the first of two targets, mixed with the second by a plan of one operation."""
+    targets = [own] if partner is own else [own, partner]
+    boxes = torch.as_tensor(boxes).long().view(1, -1, 4)
+    plan = plans.Plan(
+        op=torch.tensor([op, plans.NONE][: len(targets)], dtype=torch.uint8),
+        partner=torch.tensor([1, 1] if len(targets) == 2 else [0]),
+        lam=torch.tensor([lam, 1.0][: len(targets)], dtype=torch.float64),
+        boxes=boxes.expand(len(targets), -1, -1),
+        noise=torch.zeros(len(targets), dtype=torch.int64),
+    )
+    return detection.mix_objects(targets, plan, [size] * len(targets), min_visible, **how)[0]
+
+
+def cutmix_objects(own, partner, box, size, min_visible, **how):
+    return mix_pair(plans.PASTE, own, partner, size, min_visible, boxes=box, **how)
+
+
+def cutout_objects(own, holes, size, min_visible, **how):
+    return mix_pair(plans.FILL, own, own, size, min_visible, boxes=holes, **how)
+
+
+def mixup_objects(own, partner, lam, size=(64, 64), **how):
+    return mix_pair(plans.BLEND, own, partner, size, lam=lam, **how)
+
+
+def plain_objects(own):
+    return mix_pair(plans.NONE, own, own, (64, 64))
 
 
 def tensors(target):
@@ -592,3 +626,202 @@ def test_entries_of_the_image_are_told_from_those_of_the_objects():
     assert mixed["image_id"].tolist() == [4, 4]
     assert mixed["orig_size"].tolist() == [8, 8]
     assert len(mixed["boxes"]) == 4
+
+
+# --- Box formats --------------------------------------------------------------------------------
+
+
+def rewrite(boxes, box_format, size, back=False):
+    """Write corners in a format of plain tensors, or read them, by torchvision's conversion."""
+    scale = torch.tensor([size[1], size[0]] * 2).to(boxes)
+    style = box_format.removesuffix("_normalised")
+    scale = scale if box_format.endswith("_normalised") else torch.ones_like(scale)
+    if back:
+        return ops.box_convert(boxes * scale, style, "xyxy")
+    return ops.box_convert(boxes, "xyxy", style) / scale
+
+
+@pytest.mark.parametrize("box_format", PLAIN)
+@given(batches(), st.data(), st.floats(0.05, 1))
+def test_a_plain_format_changes_nothing_but_the_numbers(box_format, batch, data, min_visible):
+    """Mixing and then writing boxes in a format is writing them and then mixing, on each target."""
+    targets, size = batch
+    dtype = data.draw(st.sampled_from([torch.float32, torch.float64]))
+    box = data.draw(rectangles(size, low=0))
+    plain = [{**t, "boxes": corners(t["boxes"]).to(dtype)} for t in targets]
+    written = [{**t, "boxes": rewrite(t["boxes"], box_format, size)} for t in plain]
+    check_objects(written, size, "targets", box_format)
+    for i in range(len(targets) - 1):
+        for mix in (
+            lambda own, other, **how: cutmix_objects(own, other, box, size, min_visible, **how),
+            lambda own, _, **how: cutout_objects(own, [box], size, min_visible, **how),
+            lambda own, other, **how: mixup_objects(own, other, 0.25, size, **how),
+        ):
+            expected = mix(plain[i], plain[i + 1])
+            mixed = mix(written[i], written[i + 1], box_format=box_format)
+            assert mixed["boxes"].dtype == dtype
+            found = rewrite(mixed["boxes"], box_format, size, back=True)
+            torch.testing.assert_close(found, expected["boxes"], atol=1e-4, rtol=0)
+            rest = {key: value for key, value in expected.items() if key != "boxes"}
+            assert_same({key: mixed[key] for key in rest}, rest)
+
+
+@pytest.mark.parametrize("tenths", range(1, 11))
+def test_exactly_min_visible_is_enough_in_shares_too(tenths):
+    """Shares in float32 miss whole pixels a little, which must not decide who stays."""
+    size = (7, 30)
+    lines = [[x, 2, x + 10, 3] for x in range(20)]
+    shares = rewrite(torch.tensor(lines).float(), "cxcywh_normalised", size)
+    for x, line in enumerate(shares):
+        own = {"boxes": line[None]}
+        for hidden, count in ((x + 10 - tenths, 1), (x + 11 - tenths, 0)):
+            how = {"box_format": "cxcywh_normalised"}
+            mixed = cutout_objects(own, [[0, 0, hidden, 7]], size, tenths / 10, **how)
+            assert len(mixed["boxes"]) == count
+
+
+def test_typed_boxes_keep_their_own_format():
+    """BoundingBoxes say themselves how they are written, whatever is said of plain tensors."""
+    own = {"boxes": make_boxes([[2, 2, 7, 6]], "XYWH", torch.float32, (8, 8))}
+    mixed = cutout_objects(own, [[0, 0, 4, 8]], (8, 8), 0.1, box_format="cxcywh_normalised")
+    assert mixed["boxes"].format.name == "XYWH"
+    assert mixed["boxes"].tolist() == [[4, 2, 3, 4]]
+
+
+def test_shares_must_be_floating_point():
+    """Integers cannot be shares of a side; the error says which format was said."""
+    with pytest.raises(TypeError, match=r"\['boxes'\] must be floating point to be cxcywh_norm"):
+        check_objects([{"boxes": torch.ones(1, 4).long()}], (8, 8), "t", "cxcywh_normalised")
+
+
+@pytest.mark.parametrize(
+    ("said", "boxes"),
+    [("xyxy", [[0.5, 0.5, 0.2, 0.2]]), ("cxcywh_normalised", [[40.0, 40.0, 20.0, 20.0]])],
+)
+def test_boxes_of_another_format_are_told_how_to_say_so(said, boxes):
+    """Shares read as corners, and pixels read as shares, are refused with the argument to set."""
+    with pytest.raises(ValueError, match=f"read as {said}; box_format= says how"):
+        check_objects([{"boxes": torch.tensor(boxes)}], (64, 64), "targets", said)
+
+
+# --- Nothing stays behind -----------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class Crowd:
+    """An entry that no rule knows."""
+
+    numbers: list
+
+
+# What N objects may carry under a name of the user's: each keeps the number of its object.
+FOLLOWS = {
+    "int": lambda n, at: at,
+    "float": lambda n, at: at.double(),
+    "half": lambda n, at: at.half(),
+    "bool": lambda n, at: at % 2 == 0,
+    "rows": lambda n, at: at[:, None].expand(n, 3),
+    "boxed": lambda n, at: at[:, None, None].expand(n, 2, 3).float(),
+    "grad": lambda n, at: at.float().requires_grad_(),
+}
+# What an image may carry.
+STAYS = {
+    "number": lambda n: 7,
+    "real": lambda n: 0.5,
+    "none": lambda n: None,
+    "text": lambda n: "ab",
+    "bytes": lambda n: b"ab",
+    "scalar": lambda n: torch.tensor(3),
+    "numpy": lambda n: np.float32(0.5),
+    "path": lambda n: pathlib.Path("ab"),
+}
+# What no rule covers: it could belong to the objects.
+REFUSED = {
+    "list": lambda n: [0] * n,
+    "longer list": lambda n: [0] * (n + 1),
+    "tuple": lambda n: (0,) * n,
+    "array": lambda n: np.arange(n),
+    "table": lambda n: np.zeros((n, 2)),
+    "dict of rows": lambda n: {"score": torch.arange(n)},
+    "dict of objects": lambda n: dict.fromkeys(range(n), "a"),
+    "set": lambda n: set(range(n)),
+    "deque": lambda n: collections.deque(range(n)),
+    "user list": lambda n: collections.UserList(range(n)),
+    "tensors": lambda n: [torch.zeros(2)] * n,
+    "dataclass": lambda n: Crowd([0] * n),
+    "more rows": lambda n: torch.zeros(n + 1),
+    "sparse": lambda n: torch.eye(max(n, 1))[:n].to_sparse(),
+    "meta": lambda n: torch.zeros(n, device="meta"),
+    "picture": lambda n: torch.zeros(16, 16),
+    "mask": lambda n: tv_tensors.Mask(torch.zeros(n, 16, 16)),
+}
+
+
+def carry(name, count, first):
+    """Make a target of numbered objects with one entry of a kind."""
+    at = torch.arange(first, first + count)
+    low = at[:, None] % 5 + torch.tensor([[0, 1]])
+    target = {"boxes": torch.cat([low, low + 7], 1).float(), "code": at, "image_id": first}
+    if name in FOLLOWS:
+        return {**target, "entry": FOLLOWS[name](count, at)}
+    return {**target, "entry": {**STAYS, **REFUSED}[name](count)}
+
+
+@pytest.mark.parametrize("name", [*FOLLOWS, *STAYS, *REFUSED])
+@given(
+    st.sampled_from([Mixup, CutMix, Cutout]),
+    st.lists(st.integers(0, 3), min_size=2, max_size=4),
+    st.integers(0, 2**32),
+)
+def test_every_entry_follows_its_objects_or_is_refused(name, kind, counts, seed):
+    """An entry of any kind goes with its object or stays with its image, or its place is named."""
+    torch.manual_seed(seed)
+    firsts = [sum(counts[:i]) for i in range(len(counts))]
+    targets = [carry(name, *pair) for pair in zip(counts, firsts, strict=True)]
+    images = torch.rand(len(counts), 3, 16, 16)
+    if name in REFUSED:
+        with pytest.raises((TypeError, ValueError), match=r"\[1\]\[\d\]\['entry'\] must"):
+            kind()(images, targets)
+        _, mixed = kind(passthrough=["entry"])(images, targets)
+    else:
+        _, mixed = kind()(images, targets)
+    for own, target in zip(targets, mixed, strict=True):
+        assert target["image_id"] == own["image_id"]
+        assert len(target["code"]) == len(target["boxes"]) == len(target["mix_weight"])
+        if name not in FOLLOWS:
+            assert target["entry"] is own["entry"]
+        elif len(target["code"]):
+            expected = FOLLOWS[name](len(target["code"]), target["code"])
+            assert torch.equal(target["entry"], expected)
+            assert target["entry"].dtype == expected.dtype
+
+
+@pytest.mark.parametrize("key", sorted(detection.OBJECT_KEYS))
+@pytest.mark.parametrize("value", [None, 3, "a", [1, 2], (1, 2), np.arange(2), torch.tensor(1)])
+def test_what_is_known_to_belong_to_objects_must_have_rows(key, value):
+    """Under a name of the objects nothing but a tensor with a row for each passes."""
+    with pytest.raises((TypeError, ValueError), match=rf"\[1\]\['{key}'\] must"):
+        check_objects([{"boxes": GOOD}, {"boxes": GOOD, key: value}], (8, 8), "targets")
+
+
+@pytest.mark.parametrize("key", sorted(detection.IMAGE_KEYS))
+@pytest.mark.parametrize("value", [3, [1, 2], (1, 2), np.arange(2), torch.tensor([1, 2]), {1: 2}])
+def test_what_is_known_to_belong_to_the_image_may_be_anything(key, value):
+    """Under a name of the image any value passes and stays the own image's, rows or not."""
+    own = {"boxes": GOOD, key: value}
+    check_objects([own, {"boxes": GOOD, key: value}], (8, 8), "targets")
+    assert mixup_objects(own, {"boxes": GOOD, key: value}, 0.5)[key] is value
+
+
+def test_boxes_without_values_are_refused():
+    """Boxes on the meta device and sparse ones are refused before anything is asked."""
+    for boxes in (GOOD.to("meta"), GOOD.to_sparse()):
+        with pytest.raises(ValueError, match=r"\[0\]\['boxes'\] must be a dense tensor"):
+            check_objects([{"boxes": boxes}], (8, 8), "targets")
+
+
+def test_an_entry_that_one_image_has_for_each_object_is_asked_of_all():
+    """A single value beside rows in another image is an error, not an entry of the image."""
+    targets = [{"boxes": GOOD, "depth": torch.tensor(1.0)}, {"boxes": GOOD, "depth": torch.ones(2)}]
+    with pytest.raises(ValueError, match=r"\[0\]\['depth'\] must be there, .* got a single value"):
+        check_objects(targets, (8, 8), "targets")

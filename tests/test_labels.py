@@ -1,6 +1,8 @@
 """Labels: every form is encoded and mixed by one rule, and every loss can take the result."""
 
 import pickle
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as nnf
 
-from tv_mixaug import CutMix, Cutout, Mixup
+from tv_mixaug import CutMix, Cutout, Mixup, plans
 from tv_mixaug.labels import LabelFormat, PairedLabels, encode_labels
 from tv_mixaug.losses import MixCriterion
 
@@ -249,6 +251,47 @@ def test_paired_labels_and_the_criterion_can_be_pickled_and_moved():
     loss = MixCriterion(nn.CrossEntropyLoss(weight=torch.ones(3)))
     assert loss.double().criterion.weight.dtype == torch.float64
     assert "criterion.weight" in loss.state_dict()
+
+
+def test_pairs_and_plans_move_as_a_tensor_does():
+    """.to(device) moves every field, keeps what is there, and gives the same class."""
+    pair = PairedLabels(torch.tensor([1]), torch.tensor([0]), torch.tensor([0.5]))
+    plan = plans.identity_plan(3)
+    for value in (pair, plan):
+        moved = value.to("meta", non_blocking=True)
+        assert type(moved) is type(value)
+        assert all(field.is_meta for field in moved)
+        assert [f.dtype for f in moved] == [f.dtype for f in value]
+        assert all(one is other for one, other in zip(value.to("cpu"), value, strict=True))
+        assert value.to(torch.device("meta"), True)[0].is_meta
+    with pytest.raises(TypeError):
+        pair.to(torch.float16)  # class indices have no other dtype
+
+
+LOAD = """
+import sys, {first}
+import torch
+values = torch.load(sys.argv[1], weights_only=True)
+assert [type(value).__name__ for value in values] == ["Plan", "PairedLabels"], values
+"""
+
+
+@pytest.mark.parametrize(
+    ("first", "opens"),
+    [
+        ("tv_mixaug.labels", True),
+        ("tv_mixaug", False),
+    ],
+)
+def test_plans_and_pairs_are_loaded_as_weights(first, opens, tmp_path):
+    """A new process opens them once a module that knows them is imported; else torch says how."""
+    pair = PairedLabels(torch.tensor([1]), torch.tensor([0]), torch.tensor([0.5]))
+    torch.save([plans.identity_plan(3), pair], tmp_path / "mixes.pt")
+    code = LOAD.format(first=first)
+    command = [sys.executable, "-c", code, str(tmp_path / "mixes.pt")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    assert (done.returncode == 0) is opens, done.stderr
+    assert opens or "add_safe_globals([tv_mixaug.plans.Plan])" in done.stderr
 
 
 # --- Several labels -----------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 import collections
 import copy
+import gc
+import weakref
 from collections import OrderedDict, namedtuple
 from typing import NamedTuple
 
@@ -70,6 +72,12 @@ NESTINGS = {
         lambda b: (b["image"], b["label"]),
     ),
 }
+# Where several columns fit and no name decides, the user does.
+CHOSEN = {
+    "typed and nested": {"passthrough": ("ids",)},
+    "ids first": {"labels_getter": lambda batch: batch[2]},
+    "index last": {"passthrough": (2,)},
+}
 FORMS = {
     "plain": lambda x: x,
     "Image": tv_tensors.Image,
@@ -93,7 +101,7 @@ def test_every_nesting_is_mixed_and_comes_back(kind, nesting, form):
     x, y = FORMS[form](images()), labels()
     batch = build(x, y)
     before = [copy.deepcopy(leaf) for leaf in (x, y)]
-    transform = kind(num_classes=COUNT)
+    transform = kind(num_classes=COUNT, **CHOSEN.get(nesting, {}))
     out = transform(*batch) if nesting == "two arguments" else transform(batch)
     mixed, soft = take(out)
     assert type(out) is type(batch)
@@ -311,6 +319,22 @@ def test_mappings_of_any_class_are_walked_and_kept(kind):
     assert out["name"] == "x"
     assert torch.equal(batch["views"][0], before)
     assert batch["label"].dtype == torch.int64
+
+
+@pytest.mark.parametrize("kind", [Mixup, CutMix, Cutout])
+def test_a_batch_is_let_go_at_once(kind):
+    """Nothing that is remembered, and no cycle, keeps a batch or its result in memory."""
+    transform = kind(num_classes=COUNT)
+    gc.disable()
+    try:
+        for _ in range(3):
+            batch = {"a": [images(), {"view": images()}], "label": labels()}
+            out = transform(batch)
+            seen = [weakref.ref(leaf) for b in (batch, out) for leaf in (b["label"], *b["a"][:1])]
+            del batch, out
+            assert not any(one() is not None for one in seen)
+    finally:
+        gc.enable()
 
 
 # --- Channels last ------------------------------------------------------------------------------

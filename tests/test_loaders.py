@@ -145,7 +145,7 @@ def test_a_pipeline_may_collate_by_itself():
         loader = DataLoader(Rebatched(collate_fn), batch_size=None, num_workers=workers)
         found.append(list(loader))
     assert same(*found)
-    every = [str(plan) for pair in found[0] for plan in plans(pair)]
+    every = [str(tuple(plan)) for pair in found[0] for plan in plans(pair)]
     assert len(set(every)) == len(every)
 
 
@@ -153,7 +153,7 @@ def test_without_a_seed_workers_do_not_repeat_each_other():
     """Without seed= no two batches of an epoch have one plan, and epochs differ."""
     options = {"num_workers": 2, "persistent_workers": True}
     found = epochs(make(seed=None), 2, **options)
-    every = [str(plan) for epoch in found for plan in plans(epoch[:-1])]
+    every = [str(tuple(plan)) for epoch in found for plan in plans(epoch[:-1])]
     assert len(set(every)) == len(every)
 
 
@@ -278,9 +278,8 @@ def test_set_p_reaches_running_workers():
 
 def test_an_error_in_a_worker_reaches_the_user():
     """What the transform says in a worker is raised in the main process."""
-    loader = DataLoader(
-        Pictures(), 4, num_workers=2, timeout=60, collate_fn=make_collate_fn(Mixup(num_classes=2))
-    )
+    collate_fn = make_collate_fn(Mixup(num_classes=2, passthrough=(2,)))
+    loader = DataLoader(Pictures(), 4, num_workers=2, timeout=60, collate_fn=collate_fn)
     with pytest.raises(ValueError, match=r"labels at \[1\] must be in \[0, 2\), got 2") as error:
         list(loader)
     # The frames hold the loader's iterator, which has to end before the garbage collector finds it.

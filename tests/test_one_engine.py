@@ -12,6 +12,7 @@ from torch.utils.data import default_collate
 
 import tv_mixaug.testing as kit
 from tv_mixaug import Chain, CutMix, Cutout, Mixup, functional, kernels, make_collate_fn
+from tv_mixaug.base import How
 from tv_mixaug.plans import BLEND, FILL, NONE, PASTE, Plan, make_recipe
 
 SIZES = [(3, 5, 7), (3, 150, 150)]  # below and above the size that is handled alone
@@ -200,7 +201,7 @@ def test_soft_labels_are_written_into_the_memory_that_is_given():
 
     images, labels = torch.rand(4, 1, 8, 8), torch.tensor([0, 1, 2, 99])
     mix = CutMix(num_classes=100, ignore_index=-1)
-    (_, soft), recipe = mix.run((images, labels), 1.0, allocate=allocate)
+    (_, soft), recipe = mix.run((images, labels), 1.0, How(allocate=allocate))
     plan = recipe.plan()
     assert soft.data_ptr() == made[0].data_ptr()
     expected = functional.mix_labels(torch.eye(100)[labels], plan.partner, plan.lam)

@@ -12,6 +12,7 @@ from torch.compiler import assume_constant_result, is_compiling
 from torchvision.transforms import v2
 
 from tv_mixaug import detection
+from tv_mixaug.aliases import check_writable
 from tv_mixaug.arguments import (
     check_bool,
     check_choice,
@@ -24,9 +25,9 @@ from tv_mixaug.arguments import (
     check_probability,
     kind_error,
 )
-from tv_mixaug.draws import Source, is_on_device, place
-from tv_mixaug.execute import Fill, Samples, carry_out
-from tv_mixaug.labels import LabelFormat, check_values, mix_targets
+from tv_mixaug.draws import Source, is_on_device, origin
+from tv_mixaug.execute import Fill, Samples, carry_out, carry_out_pairs
+from tv_mixaug.labels import LabelFormat, mix_targets
 from tv_mixaug.leaves import (
     LEAF_RULES,
     Batch,
@@ -35,17 +36,19 @@ from tv_mixaug.leaves import (
     Reader,
     Reading,
     Role,
-    put_together,
     rewrap,
     split_objects,
+    unwrap,
 )
 from tv_mixaug.masks import check_classes, mix_masks
-from tv_mixaug.plans import Plan, Recipe
+from tv_mixaug.nesting import put_together
+from tv_mixaug.plans import Plan, Recipe, fit_plan
 
 Mode = Literal["batch", "sample"]
 Targets = Literal["soft", "pair"]
 Cut = Literal["spatial", "cuboid"]
 Masks = Literal["soft", "dominant"]
+Sizes = Literal["equal", "overlap"]
 KindOfLabel = int | Literal["multi", "regression"]
 NumClassesArgument = KindOfLabel | Mapping[Any, KindOfLabel] | None
 T = TypeVar("T")
@@ -72,6 +75,20 @@ class Rules(NamedTuple):
     min_visible: float = 0.1
 
 
+class How(NamedTuple):
+    """Say how a batch is transformed, beside what is done.
+
+    Attributes:
+        inplace: Whether to write into the images; None is the transform's own choice.
+        generator: A CPU generator that all random numbers come from; None is torch's own.
+        allocate: Makes the memory of soft labels from their shape and dtype.
+    """
+
+    inplace: bool | None = None
+    generator: Generator | None = None
+    allocate: Allocate | None = None
+
+
 class BatchTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no types
     """Transform a batch with a probability, and make one label format of its labels.
 
@@ -95,29 +112,19 @@ class BatchTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no 
             TypeError: If it is of the wrong kind.
             ValueError: If it is out of range.
         """
-        raise NotImplementedError
+        return check_probability("p", p)
 
     def choose(self, p: Any, generator: Source) -> tuple[BatchTransform, Any]:
         """Return what is to be applied to a batch, and with which probability."""
         return self, p
 
-    def run(
-        self,
-        batch: Any,
-        p: Any,
-        *,
-        inplace: bool | None = None,
-        generator: Generator | None = None,
-        allocate: Allocate | None = None,
-    ) -> tuple[Any, Recipe | None]:
+    def run(self, batch: Any, p: Any, how: How) -> tuple[Any, Recipe | None]:
         """Transform a batch and return what was drawn for it.
 
         Args:
             batch: The batch, as in :meth:`forward`.
             p: A probability that was checked.
-            inplace: Whether to write into the images; None is the transform's own choice.
-            generator: A CPU generator that all random numbers come from; None is torch's own.
-            allocate: Makes the memory of soft labels from their shape and dtype.
+            how: How it is done.
 
         Returns:
             The transformed batch, and what was drawn; None where that cannot be told.
@@ -148,7 +155,7 @@ class BatchTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no 
             TypeError: If something in the batch is of the wrong kind.
             ValueError: If shapes or labels are wrong, or a tensor would be left behind unmixed.
         """
-        return self.run(inputs if len(inputs) != 1 else inputs[0], self.p)[0]
+        return self.run(inputs if len(inputs) != 1 else inputs[0], self.p, How())[0]
 
     def mix(
         self,
@@ -177,7 +184,7 @@ class BatchTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no 
         if inplace is not None:
             check_bool("inplace", inplace)
         chosen = self.p if p is None else self.check_p(p)
-        mixed, recipe = self.run(batch, chosen, inplace=inplace, generator=generator)
+        mixed, recipe = self.run(batch, chosen, How(inplace, generator))
         if recipe is None:
             raise ValueError(f"mix() needs a transform that has a plan, got {self.title}.")
         return mixed, recipe.plan()
@@ -225,7 +232,7 @@ class BatchTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no 
         read = rule._read(batch, False)
         source = _source_in_graph(read, source) if is_compiling() else source
         recipe = rule._draw(read, chosen, source)
-        return recipe.on(place(source)["device"]) if is_on_device(source) else recipe.plan()
+        return recipe.on(origin(source)["device"]) if is_on_device(source) else recipe.plan()
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -246,7 +253,7 @@ class MixTransform(BatchTransform):
         targets: ``"soft"`` for (B, K) float32 labels, ``"pair"`` for
             :class:`~tv_mixaug.labels.PairedLabels`.
         labels_getter: ``"default"`` finds the labels by their key ("labels", "label", "target", …)
-            or else takes the first (B,) integer or (B, K) tensor behind the images; a function of
+            or else by what fits, where several that fit are an error; a function of
             the batch returns them; None says that there are none.
         ignore_index: Class index of samples, and value of mask pixels, without a label.
         masks: What becomes of segmentation masks, in every batch: None or ``"dominant"``: class
@@ -256,6 +263,13 @@ class MixTransform(BatchTransform):
         passthrough: Keys or positions of tensors that are to be left as they are.
         layout: The axes of plain image tensors, B first, for example ``"BCDHW"`` for volumes;
             None for (B, C, H, W) and (B, T, C, H, W).
+        sizes: ``"equal"``: all images of a list have one size; ``"overlap"``: they may differ. They
+            then lie with their upper left corners on each other, keep their sizes and are mixed
+            where both have pixels; labels count the pixels of the own image. Boxes are drawn for
+            each image then, with ``mode="batch"`` too.
+        box_format: How the boxes of detection targets are written in plain tensors: ``"xyxy"``,
+            ``"xywh"`` or ``"cxcywh"`` in pixels, or ``"cxcywh_normalised"`` in shares of the width
+            and height, as the DETR family has them; ``BoundingBoxes`` know their format.
         inplace: Write the result into the images given.
 
     Raises:
@@ -274,6 +288,8 @@ class MixTransform(BatchTransform):
     num_mask_classes: int | None = None
     passthrough: Sequence[str | int] = ()
     layout: str | None = None
+    sizes: Sizes = "equal"
+    box_format: detection.BoxFormat = "xyxy"
     inplace: bool = False
 
     def __new__(cls, *_: Any, **__: Any) -> MixTransform:
@@ -313,6 +329,8 @@ class MixTransform(BatchTransform):
             raise ValueError("num_mask_classes must be given with masks='soft', got None.")
         self.passthrough = check_passthrough(self.passthrough)
         self.layout = check_layout(self.layout)
+        check_choice("sizes", self.sizes, ("equal", "overlap"))
+        check_choice("box_format", self.box_format, detection.BOX_FORMATS)
         check_bool("inplace", self.inplace)
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -357,6 +375,7 @@ class MixTransform(BatchTransform):
             passthrough=tuple(self.passthrough),
             need_labels=True,
             one_size=False,
+            unequal=self.sizes == "overlap",
         )
 
     def check(self, leaf: Leaf, value: Any) -> None:
@@ -376,25 +395,13 @@ class MixTransform(BatchTransform):
         """
         raise NotImplementedError
 
-    def check_p(self, p: Any) -> float:
-        """Return a probability, checked."""
-        return check_probability("p", p)
-
-    def run(
-        self,
-        batch: Any,
-        p: Any,
-        *,
-        inplace: bool | None = None,
-        generator: Generator | None = None,
-        allocate: Allocate | None = None,
-    ) -> tuple[Any, Recipe]:
+    def run(self, batch: Any, p: Any, how: How) -> tuple[Any, Recipe]:
         """Transform a batch and return what was drawn for it; see :class:`BatchTransform`."""
-        inplace = self.inplace if inplace is None else inplace
+        inplace = self.inplace if how.inplace is None else how.inplace
         read = self._read(batch, inplace)
-        source = _source_in_graph(read, generator) if is_compiling() else generator
+        source = _source_in_graph(read, how.generator) if is_compiling() else how.generator
         recipe = self._draw(read, p, source)
-        return self._carry_out(read, recipe, inplace, allocate), recipe
+        return self._carry_out(read, recipe, inplace, how.allocate), recipe
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         """Draw the parameters for a flat batch: the plan."""
@@ -408,25 +415,24 @@ class MixTransform(BatchTransform):
 
     def _draw(self, batch: Batch, p: Any, generator: Source) -> Recipe:
         drawn = self.draw(batch, p, generator)
-        return Recipe.of(drawn) if isinstance(drawn, Plan) else drawn
+        recipe = Recipe.of(drawn) if isinstance(drawn, Plan) else drawn
+        if batch.layout.sizes:
+            return Recipe.of(fit_plan(recipe.plan(), batch.sizes))
+        return recipe
 
     def _read(self, batch: Any, inplace: bool) -> Batch:
         reader, rules = self.made
         read = reader.read(batch, self.check)
+        if inplace and not is_compiling():
+            check_writable(read)
         for leaf, value in read.pairs():
             match leaf.role:  # what a signature cannot tell
-                case Role.LABEL if not is_compiling():
-                    form = reader.reading.form
-                    check_values(value, leaf.kind, form, leaf.where, indices=leaf.indices)
-                case Role.IMAGE if inplace:
-                    _check_writable(leaf, value)
                 case Role.MASK if rules.masks == "soft" and not is_compiling():
                     count = int(rules.num_mask_classes or 0)
                     check_classes(value, count, self.ignore_index, leaf.where)
                 case Role.OBJECTS if not is_compiling():
                     bare, _ = split_objects(value, reader.reading.passthrough)
-                    height, width = read.size[-2:]
-                    detection.check_objects(bare, (height, width), leaf.where)
+                    detection.check_objects(bare, read.sizes, leaf.where, self.box_format)
         return read
 
     def _carry_out(
@@ -435,7 +441,7 @@ class MixTransform(BatchTransform):
         leaves, values = batch.layout.leaves, batch.values.copy()
         for place in batch.layout.steps:
             values[place] = self._mix_leaf(
-                leaves[place], values[place], recipe, batch.size, inplace, allocate
+                leaves[place], values[place], recipe, batch.sizes, inplace, allocate
             )
         return put_together(values, batch.structure)
 
@@ -444,7 +450,7 @@ class MixTransform(BatchTransform):
         leaf: Leaf,
         value: Any,
         recipe: Recipe,
-        size: tuple[int, ...],
+        sizes: tuple[tuple[int, int], ...],
         inplace: bool,
         allocate: Allocate | None,
     ) -> Any:
@@ -459,14 +465,16 @@ class MixTransform(BatchTransform):
                     value, recipe, leaf.kind, form, indices=leaf.indices, allocate=allocate
                 )
             case Role.MASK:
-                plain = value.as_subclass(Tensor)
+                plain = unwrap(value)
                 mixed = mix_masks(
                     plain, recipe, rules.masks, rules.num_mask_classes, rules.mask_fill
                 )
                 return value if mixed is plain else rewrap(mixed, value)
             case Role.OBJECTS:
                 bare, passed = split_objects(value, reader.reading.passthrough)
-                objects = detection.mix_objects(bare, recipe.plan(), size[-2:], rules.min_visible)
+                objects = detection.mix_objects(
+                    bare, recipe.plan(), sizes, rules.min_visible, self.box_format
+                )
                 joined = [{**own, **rest} for own, rest in zip(objects, passed, strict=True)]
                 return joined if isinstance(value, list) else tuple(joined)
             case Role.OWN:
@@ -482,16 +490,18 @@ def _mix_images(leaf: Leaf, value: Any, recipe: Recipe, fill: Fill, inplace: boo
     if not recipe.ops:
         return value
     if isinstance(value, Tensor):
-        plain = value.as_subclass(Tensor) if type(value) is not Tensor else value
-        mixed = carry_out(plain, *how, inplace=inplace)
+        mixed = carry_out(unwrap(value), *how, inplace=inplace)
         return value if inplace else rewrap(mixed, value)
-    plain_list = [one.as_subclass(Tensor) for one in value]
-    mixed = carry_out(torch.stack(plain_list), *how, inplace=True)
+    plain_list = [unwrap(one) for one in value]
+    if len({one.shape for one in plain_list}) > 1:
+        parts = carry_out_pairs(plain_list, *how)
+    else:
+        parts = list(carry_out(torch.stack(plain_list), *how, inplace=True).unbind(0))
     if inplace:
-        for old, new in zip(plain_list, mixed, strict=True):
+        for old, new in zip(plain_list, parts, strict=True):
             old.copy_(new)
         return value
-    return type(value)(rewrap(new, old) for new, old in zip(mixed.unbind(0), value, strict=True))
+    return type(value)(rewrap(new, old) for new, old in zip(parts, value, strict=True))
 
 
 def _source_in_graph(batch: Batch, source: Source) -> torch.device:
@@ -506,23 +516,7 @@ def _source_in_graph(batch: Batch, source: Source) -> torch.device:
             f"the detection targets at {leaf.where} cannot be mixed inside torch.compile, since "
             "their number changes; mix them in the loader."
         )
+    if batch.layout.sizes:
+        raise TypeError("images of unequal size cannot be mixed inside torch.compile.")
     image: Any = next(value for leaf, value in batch.pairs() if leaf.role is Role.IMAGE)
-    device: torch.device = (image[0] if isinstance(image, (list, tuple)) else image).device
-    return device
-
-
-def _check_writable(leaf: Leaf, value: Any) -> None:
-    for tensor in value if isinstance(value, (list, tuple)) else [value]:
-        if not isinstance(tensor, Tensor):
-            continue
-        if tensor.requires_grad:
-            raise ValueError(
-                f"inplace must be False for the images at {leaf.where}, which require gradients."
-            )
-        if tensor.numel() and any(
-            n > 1 and s == 0 for n, s in zip(tensor.shape, tensor.stride(), strict=True)
-        ):
-            raise ValueError(
-                f"inplace must be False for the images at {leaf.where}, whose samples share memory "
-                "(an expanded tensor)."
-            )
+    return unwrap(image[0] if isinstance(image, (list, tuple)) else image).device

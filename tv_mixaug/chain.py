@@ -2,36 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
-from torch import Generator, Tensor
-from torchvision.transforms import v2
+from torch import Tensor
 
 from tv_mixaug import containers, draws, functional, plans
 from tv_mixaug.arguments import check_bool, check_choice, check_probability
-from tv_mixaug.base import Allocate, BatchTransform, MixTransform
+from tv_mixaug.base import BatchTransform, How, MixTransform
 from tv_mixaug.labels import LabelFormat, check_one_format, encode_labels
-from tv_mixaug.leaves import Batch, Reading, Role, put_together, read_batch
+from tv_mixaug.leaves import Batch, Leaf, Reader, Role
+from tv_mixaug.nesting import put_together
 from tv_mixaug.plans import Plan, Recipe
-from tv_mixaug.transforms import CutTransform
 
 ERASED = ("renormalise", "nobody", "owner")
-MIXES = (v2.MixUp, v2.CutMix)
-HIDES = (v2.AutoAugment, v2.RandAugment, v2.TrivialAugmentWide, v2.AugMix)
-
-
-class Pixels(NamedTuple):
-    """Say of every pixel whose it is; a blend has a layer for each of the two blended.
-
-    Attributes:
-        sources: (B, L, H, W) int64, the number of the sample, from 1 to B; 0 for nobody.
-        weights: (B, L, H, W) float32, the weight of the layer at the pixel.
-    """
-
-    sources: Tensor
-    weights: Tensor
 
 
 class Chain(BatchTransform):
@@ -42,25 +27,26 @@ class Chain(BatchTransform):
     ones of ``torchvision.transforms.v2`` included, and the labels are counted at the end.
 
     Args:
-        transforms: Mixup, CutMix and Cutout with ``targets="soft"`` and one label format, and any
-            other transforms of v2; at least one of ours, which may stand in ``Compose``,
-            ``RandomApply``, ``RandomChoice``, ``RandomOrder`` or ``nn.Sequential``. Pixels that
-            geometric transforms fill are nobody's, whatever the fill. What v2's RandomErasing
-            erases still counts for its owner. Where images are interpolated, a pixel at the seam of
-            a paste is a blend of two sources and counts for the nearest. Other callables get the
-            batch as it is, and must not move pixels.
+        transforms: Those of ours with ``targets="soft"`` and one label format, layout,
+            ``labels_getter`` and ``passthrough``, and any other transforms of v2; at least one of
+            ours, which may stand in ``Compose``, ``RandomApply``, ``RandomChoice``, ``RandomOrder``
+            or ``nn.Sequential``. Pixels that geometric transforms fill are nobody's, whatever the
+            fill. What v2's RandomErasing erases still counts for its owner. Where images are
+            interpolated, a pixel at the seam of a paste is a blend of several sources and counts
+            for the nearest. Other callables get the batch as it is; they must not move pixels, nor
+            change labels.
         provenance: False applies the transforms one after the other, and each mixes the labels by
             its own rule, as ``v2.Compose`` would.
         erased: What becomes of the pixels that are nobody's: ``"renormalise"``: the weights of the
             visible ones sum to 1; ``"nobody"``: their share is missing from the sum; ``"owner"``:
-            pixels erased by Cutout count as if they were visible.
+            pixels that ours erased count as if they were visible.
         p: Probability that ours in the chain are applied to a batch, in [0, 1]. The others, which
             resize or normalise, always are.
 
     Raises:
         TypeError: If an argument is of the wrong kind.
-        ValueError: If there is no transform of ours, if they differ in label format or layout, make
-            pairs or cut cuboids, or if a transform cannot be followed.
+        ValueError: If there is no transform of ours, if they read batches differently, make pairs,
+            cut cuboids or mix unequal sizes, or if a transform cannot be followed.
 
     Example:
         >>> from tv_mixaug import CutMix
@@ -90,41 +76,42 @@ class Chain(BatchTransform):
         self.provenance = check_bool("provenance", provenance)
         self.erased = check_choice("erased", erased, ERASED)
         self.p = check_probability("p", p)
-        steps = list(containers.walk(self.transforms, drawn=False))
-        for step in steps:
-            _check_step(step, provenance)
-        self._ours = tuple(step for step in steps if isinstance(step, MixTransform))
+        steps = list(containers.look_inside(self.transforms))
+        for step, holder in steps:
+            if not (callable(step) or holder) or isinstance(step, (Chain, type)):
+                raise TypeError(
+                    f"transforms must be callables other than a Chain, got {type(step).__name__}."
+                )
+            if provenance:
+                containers.check_followed(step, holder)
+        self._ours = [t for t, holder in steps if isinstance(t, MixTransform) and holder is None]
         if not self._ours:
             raise ValueError("transforms must have at least one of tv_mixaug, got none.")
         check_one_format([(type(t).__name__, t.label_format) for t in self._ours])
-        if len({t.layout for t in self._ours}) > 1:
-            raise ValueError(f"layout must be one, got {[t.layout for t in self._ours]}.")
-        if provenance and self._ours[0].targets != "soft":
+        readings = [t.reading() for t in self._ours]
+        for name in ("layout", "labels_getter", "passthrough"):
+            values = [getattr(reading, name) for reading in readings]
+            if any(value != values[0] for value in values):
+                raise ValueError(f"{name} must be one for all transforms, got {values}.")
+        if provenance and self.label_format.targets != "soft":
             raise ValueError("targets must be 'soft' in a chain with provenance, got 'pair'.")
-        if provenance and any(
-            isinstance(t, CutTransform) and t.cut != "spatial" for t in self._ours
-        ):
+        if provenance and any(reading.cuboid for reading in readings):
             raise ValueError("cut must be 'spatial' in a chain with provenance, got 'cuboid'.")
+        if provenance and any(reading.unequal for reading in readings):
+            raise ValueError("sizes must be 'equal' in a chain with provenance, got 'overlap'.")
+        one_size = any(reading.one_size for reading in readings)
+        reading = readings[0]._replace(need_labels=True, one_size=one_size)
+        self._reader = Reader(reading)
+        # Whatever became of the labels on the way, their places are known from the batch as given.
+        self._later = Reader(reading._replace(labels_getter=None))
 
     @property
     def label_format(self) -> LabelFormat:
         """What the chain makes of labels, the same in every batch."""
         return self._ours[0].label_format
 
-    def check_p(self, p: Any) -> float:
-        """Return a probability, checked."""
-        return check_probability("p", p)
-
-    def run(
-        self,
-        batch: Any,
-        p: Any,
-        *,
-        inplace: bool | None = None,
-        generator: Generator | None = None,
-        allocate: Allocate | None = None,
-    ) -> tuple[Any, Recipe]:
-        """Apply the chain to a batch; ours are asked themselves whether they write into it.
+    def run(self, batch: Any, p: Any, how: How) -> tuple[Any, Recipe]:
+        """Apply the chain to a batch; its transforms decide themselves whether they write into it.
 
         Returns:
             The batch, with labels that say what is visible, and the identity plan, since no plan
@@ -132,119 +119,78 @@ class Chain(BatchTransform):
         """
         from tv_mixaug import foreign  # registers kernels with torchvision, so only where used
 
-        read, pixels = read_batch(batch, self._reading()), None
-        if self.provenance:
-            image = next(v for leaf, v in read.pairs() if leaf.role is Role.IMAGE)
-            device = image[0].device if isinstance(image, (list, tuple)) else image.device
-            numbers = torch.arange(1, read.length + 1, device=device).view(-1, 1, 1, 1)
-            sources = numbers.repeat(1, 1, *read.size)
-            pixels = Pixels(sources, torch.ones_like(sources, dtype=torch.float32))
-        applied = draws.draw_applied(1, p, False, generator)
+        if torch.compiler.is_compiling():
+            raise TypeError(
+                "a Chain cannot be compiled, since it looks at what was drawn; compile single "
+                "rules or a OneOf, or chain in the loader."
+            )
+        read, labels = self._reader.read(batch, lambda *_: None), {}
+        for leaf, value in read.pairs():
+            if leaf.role is Role.LABEL:
+                labels[leaf] = encode_labels(value, leaf.kind, self.label_format)
+        pixels = _number_samples(read)
+        applied = draws.draw_applied(1, p, False, how.generator)
         unused = list(self._ours)
-        for step in containers.walk(self.transforms, drawn=True, generator=generator):
-            if not isinstance(step, MixTransform):
-                with draws.fenced(generator):
-                    batch, moved = foreign.apply(
-                        step, batch, self._reading(), follow=self.provenance
-                    )
-                if pixels is not None and moved is not None:
-                    pixels = Pixels(*(foreign.carry(values, moved) for values in pixels))
+        for step, p_own in containers.draw(self.transforms, how.generator):
+            if isinstance(step, MixTransform):
+                unused = [one for one in unused if one is not step]
+                chosen = p_own if applied else step.never
+                batch, recipe = step.run(batch, chosen, How(generator=how.generator))
+                pixels = self._follow(pixels, recipe.plan()) if self.provenance else pixels
                 continue
-            unused = [one for one in unused if one is not step]
-            batch, plan = step.mix(batch, p=None if applied else 0.0, generator=generator)
-            pixels = pixels and self._follow_plan(pixels, plan)
+            with draws.fenced(how.generator):
+                batch, moved = foreign.apply(
+                    step, batch, self._later, labels, follow=self.provenance
+                )
+            pixels = pixels if moved is None else foreign.carry(pixels, moved)
         for step in unused:  # what was not drawn still gives labels and masks their format
-            batch = step.mix(batch, p=0.0)[0]
-        if pixels is not None:
-            batch = self._set_labels(batch, read, pixels)
+            batch = step.run(batch, step.never, How())[0]
+        if self.provenance:
+            batch = self._set_labels(batch, labels, pixels)
         return batch, Recipe.of(plans.identity_plan(read.length))
 
-    def _reading(self) -> Reading:
-        one_size = any(isinstance(t, CutTransform) for t in self._ours)
-        return self._ours[0].reading()._replace(need_labels=True, one_size=one_size)
+    def _follow(self, pixels: Tensor, plan: Plan) -> Tensor:
+        """Do to the numbers and weights what a plan did to the pixels."""
+        blended, fill = plan.op == plans.BLEND, None if self.erased == "owner" else 0.0
+        cut = plan._replace(op=plan.op.masked_fill(blended, plans.NONE))
+        own = functional.replay(pixels, cut, fill)
+        if not blended.any():
+            return own
+        weight = plan.lam.where(blended, 1.0).to(pixels.device).view(-1, 1, 1, 1)
+        other = pixels[plan.partner.to(pixels.device)]
+        own[:, 1] *= weight
+        other[:, 1] *= 1 - weight
+        return torch.cat([own, other], 2)
 
-    def _follow_plan(self, pixels: Pixels, plan: Plan) -> Pixels:
-        """Do to the sources what a plan did to the pixels: M * own + (1 - M) * other."""
-        sources, weights = pixels
-        device, partner = sources.device, plan.partner.to(sources.device)
-        op, lam = (field.to(device).view(-1, 1, 1, 1) for field in (plan.op, plan.lam))
-        other = Pixels(torch.where(op == plans.FILL, 0, sources[partner]), weights[partner])
-        mine = functional.cutout(torch.ones_like(weights[:, :1]), plan.boxes, 0.0)
-        mine = torch.where(op == plans.BLEND, lam, mine)
-        left = (op == plans.NONE) | ((op == plans.FILL) & (self.erased == "owner"))
-        mine = torch.where(left, 1.0, mine)
-        if bool((plan.op == plans.BLEND).any()):
-            faded = weights * mine, other.weights * (1 - mine)
-            return Pixels(torch.cat([sources, other.sources], 1), torch.cat(faded, 1))
-        kept = mine == 1
-        return Pixels(*(torch.where(kept, a, b) for a, b in zip(pixels, other, strict=True)))
-
-    def _set_labels(self, batch: Any, read: Batch, pixels: Pixels) -> Any:
+    def _set_labels(self, batch: Any, labels: Mapping[Leaf, Tensor], pixels: Tensor) -> Any:
         """Put labels by what is visible into the places of those that were given."""
-        shares = count_shares(*pixels)
+        shares = _count_shares(pixels)
         if self.erased != "nobody":
             shares = shares / shares.sum(1, keepdim=True).clamp(min=1e-12)
-        final = read_batch(batch, self._reading()._replace(labels_getter=None))
+        final = self._later.read(batch, lambda *_: None)
         places = {leaf.path: place for place, leaf in enumerate(final.layout.leaves)}
-        values = list(final.values)
-        for leaf, labels in read.pairs():
-            if leaf.role is not Role.LABEL:
-                continue
-            if leaf.path not in places:
-                raise ValueError(f"labels must stay at {leaf.where}, got a batch without them.")
-            rows = encode_labels(labels, leaf.kind, self.label_format)
-            flat = rows.double()[:, None].flatten(1)
-            mixed = (shares.to(flat.device) @ flat).float().view(rows.shape)
-            values[places[leaf.path]] = mixed
-        return put_together(values, final.structure)
+        for leaf, rows in labels.items():
+            place = places[leaf.path]
+            mixed = shares @ rows.to(shares.device).double()[:, None].flatten(1)
+            final.values[place] = mixed.float().view(rows.shape).to(final.values[place].device)
+        return put_together(final.values, final.structure)
 
 
-def _check_step(step: Any, provenance: bool) -> None:
-    """Refuse what is no transform, or cannot be followed."""
-    if not callable(step) or isinstance(step, (Chain, type)):
-        raise TypeError(
-            f"transforms must be callables other than a Chain, got {type(step).__name__}."
-        )
-    if not provenance or isinstance(step, MixTransform):
-        return
-    name = type(step).__name__
-    for one in containers.look_inside(step):
-        if isinstance(one, MIXES):
-            raise ValueError(
-                f"transforms must not have torchvision's {type(one).__name__}, whose draws cannot "
-                "be followed; use tv_mixaug's."
-            )
-        if isinstance(one, HIDES):
-            raise ValueError(
-                f"transforms must not have {type(one).__name__}, which moves the images alone and "
-                "cannot be followed; give it to the data set."
-            )
-        if isinstance(one, (MixTransform, Chain)):
-            raise ValueError(
-                f"transforms must not hold {type(one).__name__} in a {name}, which cannot be "
-                f"followed; use {containers.NAMES}."
-            )
+def _number_samples(batch: Batch) -> Tensor:
+    """Return (B, 2, 1, H, W) float32: the number from 1 of each pixel's sample, and its weight."""
+    image = next(value for leaf, value in batch.pairs() if leaf.role is Role.IMAGE)
+    device = (image[0] if isinstance(image, (list, tuple)) else image).device
+    numbers = torch.arange(1, batch.length + 1, device=device).view(-1, 1, 1, 1)
+    pixels = torch.stack([numbers, torch.ones_like(numbers)], 1).float()
+    return pixels.expand(-1, -1, -1, *batch.size).contiguous()
 
 
-def count_shares(sources: Tensor, weights: Tensor) -> Tensor:
-    """Count the share of each image's pixels that comes from each sample.
-
-    Args:
-        sources: (B, L, H, W) int64, the number of the sample, from 1 to B, of each pixel in each of
-            L layers; 0 for nobody.
-        weights: (B, L, H, W) float, the weight of the layer at the pixel.
-
-    Returns:
-        (B, B) float64, row i the shares in image i.
-
-    Example:
-        >>> count_shares(torch.tensor([[[[1, 0]]]]), torch.ones(1, 1, 1, 2)).tolist()
-        [[0.5]]
-    """
-    if sources.device.type == "mps":  # which has no float64
-        sources, weights = sources.cpu(), weights.cpu()
-    count, pixels = len(sources), sources.shape[-2:].numel()
-    rows = torch.arange(count, device=sources.device).view(-1, 1, 1, 1) * (count + 1)
-    shares = torch.zeros(count * (count + 1), dtype=torch.float64, device=sources.device)
-    shares.index_add_(0, (rows + sources).flatten(), weights.double().flatten())
-    return shares.view(count, count + 1)[:, 1:] / max(pixels, 1)
+def _count_shares(pixels: Tensor) -> Tensor:
+    """Return (B, B) float64, row i the shares of image i's pixels that come from each sample."""
+    if pixels.device.type == "mps":  # which has no float64
+        pixels = pixels.cpu()
+    (numbers, weights), count = pixels.unbind(1), len(pixels)
+    rows = torch.arange(count, device=pixels.device).view(-1, 1, 1, 1) * (count + 1)
+    shares = torch.zeros(count * (count + 1), dtype=torch.float64, device=pixels.device)
+    shares.index_add_(0, (rows + numbers.long()).flatten(), weights.double().flatten())
+    return shares.view(count, count + 1)[:, 1:] / max(pixels.shape[-2:].numel(), 1)

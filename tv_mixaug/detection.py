@@ -1,358 +1,222 @@
 """Detection targets: the objects of an image follow its pixels.
 
-A target is a mapping as torchvision's detection references have it: ``boxes``, and beside it
-entries that belong to the objects (``labels``, ``masks``, ``keypoints``, ``area``, ...) or to the
-image (``image_id``, ...). CutMix and Cutout both hide rectangles from objects: Cutout the holes,
-CutMix the patch from the own objects and what is around it from the partner's.
+A target is a mapping as torchvision's detection references or Hugging Face's image processors have
+it: ``boxes``, and beside it entries that belong to the objects (``labels`` or ``class_labels``,
+``masks``, ``keypoints``, ``area``, ...) or to the image (``image_id``, ...).
+
+One rule serves all plans: of the own objects what lies inside rectangles is hidden, of the
+partner's what lies outside, and what stays visible of both is joined. Boxes of every format are
+read as corners in pixels, cut, and written back.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from itertools import pairwise
-from typing import Any
+import dataclasses
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torchvision import tv_tensors
 
 from tv_mixaug import plans
-from tv_mixaug.leaves import rewrap
 from tv_mixaug.plans import Plan
 
-__all__ = [
-    "check_objects",
-    "cutmix_objects",
-    "cutout_objects",
-    "mix_objects",
-    "mixup_objects",
-    "plain_objects",
-]
+__all__ = ["BOX_FORMATS", "BoxFormat", "check_objects", "mix_objects"]
 
-# Of the other entries those belong to the objects that are tensors with one value for each.
+BoxFormat = Literal["xyxy", "xywh", "cxcywh", "cxcywh_normalised"]
+BOX_FORMATS: tuple[str, ...] = get_args(BoxFormat)
+Size = tuple[int, int]
+
+# These belong to the image. All other tensors with an axis belong to the objects, one row for each;
+# these among them have to, and some to be of a shape.
 IMAGE_KEYS = frozenset({"image_id", "image_size", "orig_size", "original_size", "size"})
-OBJECT_KEYS = frozenset({"iscrowd", "keypoints_visible", "labels", "mix_weight", "scores"})
 SHAPES = {"area": "(N,)", "keypoints": "(N, K, 2) or (N, K, 3)", "masks": "(N, H, W)"}
+OBJECT_KEYS = frozenset(
+    {"class_labels", "iscrowd", "keypoints_visible", "labels", "mix_weight", "scores", *SHAPES}
+)
 
 
-def check_objects(targets: Sequence[Mapping[str, Any]], size: tuple[int, int], where: str) -> None:
+def check_objects(
+    targets: Sequence[Mapping[str, Any]],
+    sizes: Sequence[Size],
+    where: str,
+    box_format: str = "xyxy",
+) -> None:
     """Refuse detection targets that could not be mixed without leaving something behind.
 
     Entries that pass through are to be taken out of the targets before, here and below.
 
     Args:
         targets: One mapping for each image. ``boxes`` is (N, 4), N >= 0: axis-aligned
-            ``BoundingBoxes``, or a plain tensor of pixels, XYXY. ``masks`` is (N, H, W);
-            ``keypoints`` is (N, K, 2), or (N, K, 3) with the visibility last; ``area`` is (N,).
-            Other tensors with N entries belong to the objects, all else to the image.
-        size: Height and width of the images in pixels.
+            ``BoundingBoxes``, or a plain tensor. ``masks`` is (N, H, W); ``keypoints`` is
+            (N, K, 2) pixels, or (N, K, 3) with the visibility last; ``area`` is (N,). Other tensors
+            belong to the objects and have N rows, but those of ``IMAGE_KEYS`` and those without an
+            axis: they belong to the image, as strings and numbers do.
+        sizes: Height and width of each image in pixels.
         where: The place of ``targets`` in the batch, for the error's text.
+        box_format: How boxes in plain tensors are written, one of ``BOX_FORMATS``; in pixels, or
+            as shares of the image's width and height.
 
     Raises:
-        TypeError: If a target is no mapping, or an entry of the objects is no tensor.
-        ValueError: If boxes are rotated, or have no area in the image; if sizes disagree; if an
-            entry has not one value for each box, or differs in kind between images; if no rule
-            covers an entry.
+        TypeError: If a target is no mapping, or an entry is a container or an array.
+        ValueError: If boxes are rotated or have no area in the image, sizes or devices disagree, an
+            entry has not a row for each box or differs between images, or no rule covers it.
 
     Example:
-        >>> check_objects([{"boxes": torch.tensor([[2, 2, 2, 6]])}], (8, 8), "targets")
+        >>> check_objects([{"boxes": torch.zeros(2, 3)}], [(8, 8)], "targets")
         Traceback (most recent call last):
             ...
-        ValueError: targets[0]['boxes'][0] must have a positive width and height inside the image \
-of size (8, 8), got [2, 2, 2, 6]; v2.SanitizeBoundingBoxes() drops such boxes.
+        ValueError: targets[0]['boxes'] must be (N, 4), got (2, 3).
     """
-    for i, target in enumerate(targets):
-        _check_target(target, size, f"{where}[{i}]")
-    known = OBJECT_KEYS.union(SHAPES).intersection(*[{k for t in targets for k in t}])
-    for key in sorted(known.union(*map(_object_keys, targets))):
+    for i, (target, size) in enumerate(zip(targets, sizes, strict=True)):
+        _check_boxes(target, size, f"{where}[{i}]", box_format)
+        for key, value in target.items():
+            if key not in IMAGE_KEYS:
+                _check_entry(key, value, target["boxes"], size, f"{where}[{i}][{key!r}]")
+    for key in dict.fromkeys(key for target in targets for key in _object_keys(target)):
         expected = ""
         for i, target in enumerate(targets):
-            count, place = len(target["boxes"]), f"{where}[{i}][{key!r}]"
-            if key not in target and not count:
+            if not len(target["boxes"]):
                 continue
-            if key not in target:
-                raise ValueError(f"{place} must be there, as in the other images, got none.")
-            value = target[key]
-            if not isinstance(value, Tensor):
-                raise TypeError(f"{place} must be a tensor, got {type(value).__name__}.")
-            if not value.ndim or len(value) != count:
+            if key not in _object_keys(target):
                 raise ValueError(
-                    f"{place} must have one entry for each of the {count} boxes, got shape "
-                    f"{tuple(value.shape)}; if it belongs to the image, name it in passthrough."
+                    f"{where}[{i}][{key!r}] must be there, with one entry for each box, as in the "
+                    f"other images, got {'a single value' if key in target else 'none'}."
                 )
-            fits = {
-                "area": value.ndim == 1,
-                "keypoints": value.ndim > 1 and value.shape[-1] in (2, 3),
-                "masks": value.shape[1:] == size,
-            }
-            if count and not fits.get(key, True):
-                raise ValueError(f"{place} must be {SHAPES[key]}, got {tuple(value.shape)}.")
-            if count and (kind := _kind(value)) != (expected := expected or kind):
-                raise ValueError(f"{place} must be {expected} as in the images before, got {kind}.")
+            kind = _kind(key, target[key])
+            if kind != (expected := expected or kind):
+                raise ValueError(
+                    f"{where}[{i}][{key!r}] must be {expected} as in the images before, got {kind}."
+                )
 
 
 def mix_objects(
-    targets: Sequence[Mapping[str, Any]], plan: Plan, size: tuple[int, ...], min_visible: float
+    targets: Sequence[Mapping[str, Any]],
+    plan: Plan,
+    sizes: Sequence[Size],
+    min_visible: float,
+    box_format: str = "xyxy",
 ) -> list[dict[str, Any]]:
     """Do to the objects of each image what a plan did to its pixels.
 
+    An object's area is its mask's pixels, or its box where it has none. An object of which less
+    than ``min_visible`` is to be seen is dropped. Of the others the box shrinks to the bounding
+    rectangle of what is visible, ``masks`` are 0 where they are hidden and ``area`` is scaled by
+    the visible share. Hidden keypoints get visibility 0, or false in ``keypoints_visible``; they do
+    not move. Images of different sizes lie with their upper left corners on each other.
+
     Args:
         targets: One target for each image, as :func:`check_objects` accepts them.
-        plan: The plan, on the CPU.
-        size: Height and width of the images in pixels.
+        plan: The plan, on the CPU; its boxes lie where both images have pixels.
+        sizes: Height and width of each image in pixels.
         min_visible: Share in (0, 1] of its area that an object must keep, else it is dropped.
+        box_format: How boxes in plain tensors are written, one of ``BOX_FORMATS``.
 
     Returns:
-        New dicts as :func:`plain_objects` gives them.
-    """
-    canvas = (size[0], size[1])
-    rows = zip(targets, plan.op.tolist(), plan.partner.tolist(), plan.lam.tolist(), strict=True)
-    mixed = []
-    for row, (own, op, partner, lam) in enumerate(rows):
-        match op:
-            case plans.BLEND:
-                mixed.append(mixup_objects(own, targets[partner], lam))
-            case plans.PASTE:
-                boxes = plan.boxes[row]
-                mixed.append(cutmix_objects(own, targets[partner], boxes, canvas, min_visible))
-            case plans.FILL:
-                mixed.append(cutout_objects(own, plan.boxes[row], canvas, min_visible))
-            case _:
-                mixed.append(plain_objects(own))
-    return mixed
-
-
-def plain_objects(own: Mapping[str, Any]) -> dict[str, Any]:
-    """Give a target the keys that a mixed target has, so that every batch has one format.
-
-    Args:
-        own: A target that :func:`check_objects` accepts.
-
-    Returns:
-        A new dict with the same values and ``mix_weight``, (N,) float32 ones; for keypoints without
-        visibility also ``keypoints_visible``, bool, all true. Entries that exist are kept.
+        New dicts, the own objects first, with the same keys whether mixed or not. They also have
+        ``mix_weight``, (N,) float32: the mean weight of the object's image over its pixels, times
+        the weight that it had; objects of weight 0 are left out. Keypoints without visibility get
+        ``keypoints_visible``, (N, K) bool. Entries of the image are the own image's.
 
     Example:
-        >>> plain_objects({"boxes": torch.tensor([[2, 2, 4, 6]])})["mix_weight"]
-        tensor([1.])
-    """
-    device = own["boxes"].device
-    added: dict[str, Any] = {"mix_weight": torch.ones(len(own["boxes"]), device=device)}
-    points = own.get("keypoints")
-    if points is not None and points.shape[-1] == 2:
-        added["keypoints_visible"] = torch.ones(points.shape[:-1], dtype=torch.bool, device=device)
-    return {**own, **{key: value for key, value in added.items() if key not in own}}
-
-
-def cutmix_objects(
-    own: Mapping[str, Any],
-    partner: Mapping[str, Any],
-    box: Tensor,
-    size: tuple[int, int],
-    min_visible: float,
-) -> dict[str, Any]:
-    """Join the own objects outside the patch and the partner's objects inside it.
-
-    What is hidden counts as in :func:`cutout_objects`.
-
-    Args:
-        own: The target of the image that is pasted onto.
-        partner: The target of the image that the patches come from.
-        box: (4,) or (M, 4) int64 pixels, XYXY, half-open, clipped to the image.
-        size: Height and width of the image in pixels.
-        min_visible: Share in (0, 1] of its area that an object must keep, else it is dropped.
-
-    Returns:
-        A new dict as :func:`plain_objects` gives it, the own objects first. Entries that belong to
-        the image are the own image's.
-
-    Example:
-        >>> own = {"boxes": torch.tensor([[0, 0, 8, 4]]), "labels": torch.tensor([1])}
-        >>> partner = {"boxes": torch.tensor([[2, 2, 6, 6]]), "labels": torch.tensor([2])}
-        >>> mixed = cutmix_objects(own, partner, torch.tensor([4, 0, 8, 8]), (8, 8), 0.5)
-        >>> mixed["boxes"].tolist(), mixed["labels"].tolist()
-        ([[0, 0, 4, 4], [4, 2, 6, 6]], [1, 2])
-    """
-    mine = plain_objects(own)
-    if partner is own:  # An image that is pasted onto itself does not change.
-        return mine
-    theirs = plain_objects(partner)
-    keys = _object_keys(mine) | _object_keys(theirs)
-    patches = box.view(-1, 4)
-    mine = _hide(mine, keys, patches, size, min_visible)
-    return _join(mine, _hide(theirs, keys, _outside(patches, size), size, min_visible), keys)
-
-
-def mixup_objects(
-    own: Mapping[str, Any],
-    partner: Mapping[str, Any],
-    lam: float,
-) -> dict[str, Any]:
-    """Join the objects of both images, each with the weight of its image.
-
-    Args:
-        own: The target of the own image.
-        partner: The target of the image that is blended in.
-        lam: The weight of the own image, in [0, 1].
-
-    Returns:
-        A new dict as :func:`plain_objects` gives it, the own objects first, ``mix_weight`` times
-        ``lam`` or ``1 - lam``; objects of weight 0 are left out. Entries that belong to the image
-        are the own image's.
-
-    Example:
-        >>> own = {"boxes": torch.tensor([[0, 0, 8, 4]])}
-        >>> mixup_objects(own, {"boxes": torch.tensor([[2, 2, 6, 6]])}, 0.75)["mix_weight"]
-        tensor([0.7500, 0.2500])
-    """
-    mine = plain_objects(own)
-    if partner is own:  # An image that is blended with itself does not change.
-        return mine
-    theirs = plain_objects(partner)
-    keys = _object_keys(mine) | _object_keys(theirs)
-    mine["mix_weight"] = mine["mix_weight"] * lam
-    theirs["mix_weight"] = theirs["mix_weight"] * (1 - lam)
-    mine = _take(mine, keys, mine["mix_weight"] > 0)
-    return _join(mine, _take(theirs, keys, theirs["mix_weight"] > 0), keys)
-
-
-def cutout_objects(
-    own: Mapping[str, Any],
-    holes: Tensor,
-    size: tuple[int, int],
-    min_visible: float,
-) -> dict[str, Any]:
-    """Hide from the objects what lies in the holes.
-
-    An object's area is its mask's pixels, or its box where it has none. An object that keeps less
-    than ``min_visible`` of it is dropped. Of the others the box shrinks to the bounding rectangle
-    of what is visible, ``masks`` are 0 in the holes and ``area`` is scaled by the visible share.
-    Keypoints in a hole get visibility 0, or false in ``keypoints_visible``; they do not move.
-
-    Args:
-        own: The target of the image.
-        holes: (M, 4) int64 pixels, XYXY, half-open, clipped to the image; they may overlap.
-        size: Height and width of the image in pixels.
-        min_visible: Share in (0, 1] of its area that an object must keep, else it is dropped.
-
-    Returns:
-        A new dict as :func:`plain_objects` gives it.
-
-    Example:
-        >>> own = {"boxes": torch.tensor([[0, 0, 8, 4], [5, 0, 8, 4]])}
-        >>> cutout_objects(own, torch.tensor([[4, 0, 8, 8]]), (8, 8), 0.5)["boxes"].tolist()
+        >>> targets = [{"boxes": torch.tensor([[0, 0, 8, 4]])}]
+        >>> holes = {"op": torch.tensor([plans.FILL]), "boxes": torch.tensor([[[4, 0, 8, 8]]])}
+        >>> plan = plans.identity_plan(1)._replace(**holes)
+        >>> mix_objects(targets, plan, [(8, 8)], 0.5)[0]["boxes"].tolist()
         [[0, 0, 4, 4]]
     """
-    mine = plain_objects(own)
-    return _hide(mine, _object_keys(mine), holes.view(-1, 4), size, min_visible)
-
-
-def _check_target(target: Mapping[str, Any], size: tuple[int, int], place: str) -> None:
-    """Check what concerns one image alone."""
-    if not isinstance(target, Mapping):
-        raise TypeError(f"{place} must be a mapping, got {type(target).__name__}.")
-    boxes = target.get("boxes")
-    if not isinstance(boxes, Tensor) or boxes.dtype == torch.bool or boxes.is_complex():
-        got = boxes.dtype if isinstance(boxes, Tensor) else type(boxes).__name__
-        raise TypeError(f"{place}['boxes'] must be a tensor of integers or floats, got {got}.")
-    if _format(boxes) not in ("XYXY", "XYWH", "CXCYWH"):
-        raise ValueError(
-            f"{place}['boxes'] must be XYXY, XYWH or CXCYWH, got {_format(boxes)}: "
-            "what is visible of a rotated box is no box."
-        )
-    if boxes.ndim != 2 or boxes.shape[1] != 4:
-        raise ValueError(f"{place}['boxes'] must be (N, 4), got {tuple(boxes.shape)}.")
-    low, high = _xyxy(boxes, size).chunk(2, dim=-1)
-    for j in ((high > low).all(-1) & _raw(boxes).isfinite().all(-1)).logical_not().nonzero():
-        raise ValueError(
-            f"{place}['boxes'][{int(j)}] must have a positive width and height inside the image of "
-            f"size {size}, got {boxes[j[0]].tolist()}; v2.SanitizeBoundingBoxes() drops such boxes."
-        )
-    for key, value in target.items():
-        canvas = getattr(value, "canvas_size", size)
-        if tuple(canvas) != size:
-            raise ValueError(f"{place}[{key!r}] must have canvas_size {size}, got {tuple(canvas)}.")
-        if key in {"boxes", *IMAGE_KEYS, *SHAPES}:
-            continue
-        if isinstance(value, list) and len(value) == len(boxes) > 0:
-            raise TypeError(f"{place}[{key!r}] must be a tensor to follow the objects, got list.")
-        if isinstance(value, Tensor) and (
-            isinstance(value, tv_tensors.TVTensor) or value.shape[-2:] == size
-        ):
-            raise ValueError(
-                f"{place}[{key!r}] must be named boxes, masks or keypoints to be mixed, or stand "
-                f"in passthrough, got {type(value).__name__} of shape {tuple(value.shape)}."
-            )
+    rows = zip(targets, plan.op.tolist(), plan.partner.tolist(), plan.lam.tolist(), strict=True)
+    mixed = []
+    for row, (own, op, other, lam) in enumerate(rows):
+        mine, size, how = _complete(own), sizes[row], (sizes[row], box_format, min_visible)
+        if op == plans.FILL:
+            mine = _hide(mine, plan.boxes[row], False, size, *how)
+        elif op and other != row:  # An image that is mixed with itself does not change.
+            theirs, their_size, shared = _complete(targets[other]), sizes[other], plan.boxes[row]
+            if op == plans.PASTE:
+                mine = _hide(mine, shared, False, size, *how)
+            else:
+                height, width = map(min, size, their_size)
+                shared = torch.tensor([[0, 0, width, height]], device="cpu")
+                weight: float | Tensor = plans.inner_lam(lam, size, their_size)
+                theirs = _weigh(theirs, 1 - weight)
+                if size != their_size and len(mine["boxes"]):
+                    _, _, area, alone, _ = _look(mine, shared, False, size, box_format)
+                    weight = weight + (1 - weight) * alone / area
+                mine = _weigh(mine, weight)
+            if op == plans.PASTE or size != their_size:
+                theirs = _hide(theirs, shared, True, their_size, *how)
+            mine = _join(mine, theirs)
+        mixed.append(mine)
+    return mixed
 
 
 def _hide(
     target: dict[str, Any],
-    keys: set[str],
     holes: Tensor,
-    size: tuple[int, int],
+    outside: bool,
+    size: Size,
+    canvas: Size,
+    box_format: str,
     min_visible: float,
 ) -> dict[str, Any]:
-    """Hide (M, 4) holes from the objects and take those that stay visible."""
-    boxes = target["boxes"]
+    """Hide (M, 4) holes, or all outside them, and lay the objects still visible on a canvas."""
+    boxes, moves = target["boxes"], canvas != size
     if not len(boxes):
         return target
-    target, holes = dict(target), holes.to(boxes.device)
-    before = _xyxy(boxes, size)
-    area, left, after = _cut(before, holes.double())
-
-    if "masks" in keys:
-        masks = _raw(target["masks"])
-        masks_left = masks.clone()
-        for x1, y1, x2, y2 in holes.tolist():
-            masks_left[:, y1:y2, x1:x2] = 0
-        target["masks"] = rewrap(masks_left, target["masks"])
-        pixels, tight = _measure(masks)
-        pixels_left, tight_left = _measure(masks_left)
-        # Resizing leaves small objects without a pixel: those go by their box.
-        some = pixels > 0
-        area, left = pixels.where(some, area), pixels_left.where(some, left)
-        before, after = tight.where(some[:, None], before), tight_left.where(some[:, None], after)
-    if "keypoints" in keys:
+    before, after, area, left, masks = _look(target, holes, outside, size, box_format)
+    # A box that does not shrink keeps its own numbers, which may be finer than the mask's pixels.
+    shrinks = (after != before).any(-1, keepdim=True) | moves
+    new = {"boxes": _written(after, boxes, canvas, box_format).where(shrinks, _raw(boxes))}
+    if masks is not None:
+        borders = (0, canvas[1] - size[1], 0, canvas[0] - size[0])
+        new["masks"] = F.pad(masks, borders) if moves else masks
+    if "keypoints" in target:
         points = _raw(target["keypoints"])
         # A point on the border, or beyond it, goes by the nearest pixel.
         x = points[..., :1].long().clamp(0, size[1] - 1)
         y = points[..., 1:2].long().clamp(0, size[0] - 1)
-        x1, y1, x2, y2 = holes.unbind(1)
-        hidden = ((x >= x1) & (x < x2) & (y >= y1) & (y < y2)).any(-1)
-        if "keypoints_visible" in keys:
-            target["keypoints_visible"] = target["keypoints_visible"].masked_fill(hidden, 0)
+        x1, y1, x2, y2 = holes.to(boxes.device).unbind(1)
+        hidden = ((x >= x1) & (x < x2) & (y >= y1) & (y < y2)).any(-1) ^ outside
+        if "keypoints_visible" in target:
+            new["keypoints_visible"] = target["keypoints_visible"].masked_fill(hidden, 0)
         if points.shape[-1] == 3:
             seen = points[..., 2].masked_fill(hidden, 0)
-            target["keypoints"] = torch.cat([points[..., :2], seen[..., None]], dim=-1)
-
-    # A box that does not shrink keeps its own numbers, which may be finer than the mask's pixels.
-    shrunk = (after != before).any(-1, keepdim=True)
-    target["boxes"] = rewrap(_formatted(after, boxes).where(shrunk, _raw(boxes)), boxes)
-    if "area" in keys:
+            points = torch.cat([points[..., :2], seen[..., None]], dim=-1)
+        new["keypoints"] = points
+    if "area" in target:
         given = _raw(target["area"])
         scaled = given.double() * left / area
         scaled = scaled if given.is_floating_point() else scaled.round()
-        target["area"] = scaled.to(given.dtype).where(left < area, given)
-    return _take(target, keys, left / area >= min_visible)
+        new["area"] = scaled.to(given.dtype).where(left < area, given)
+    laid = {key: _rewrap(value, target[key], canvas_size=canvas) for key, value in new.items()}
+    return _take({**target, **laid}, left / area >= min_visible)
 
 
-def _outside(patches: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return (M, 4) rectangles that cover all of an image but the patches."""
-    height, width = size
-    xs = sorted({0, width, *patches[:, 0::2].flatten().tolist()})
-    ys = sorted({0, height, *patches[:, 1::2].flatten().tolist()})
-    held = patches.tolist()
-    cells = [
-        (x1, y1, x2, y2)
-        for x1, x2 in pairwise(xs)
-        for y1, y2 in pairwise(ys)
-        if not any(a <= x1 and b <= y1 and x2 <= c and y2 <= d for a, b, c, d in held)
-    ]
-    return torch.tensor(cells, dtype=torch.int64, device="cpu").view(-1, 4)
+def _look(
+    target: Mapping[str, Any], holes: Tensor, outside: bool, size: Size, box_format: str
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
+    """Find corners and areas of objects before and after hiding, and what is left of masks."""
+    before = _corners(target["boxes"], size, box_format)
+    area, left, after = _cut(before, holes.to(before), outside)
+    if "masks" not in target:
+        return before, after, area, left, None
+    masks = _raw(target["masks"])
+    masks_left = torch.zeros_like(masks) if outside else masks.clone()
+    for x1, y1, x2, y2 in holes.tolist():
+        masks_left[:, y1:y2, x1:x2] = masks[:, y1:y2, x1:x2] if outside else 0
+    (pixels, tight), (pixels_left, tight_left) = _measure(masks), _measure(masks_left)
+    # Resizing leaves small objects without a pixel: those go by their box.
+    some = pixels > 0
+    before, after = tight.where(some[:, None], before), tight_left.where(some[:, None], after)
+    return before, after, pixels.where(some, area), pixels_left.where(some, left), masks_left
 
 
-def _cut(boxes: Tensor, holes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Cut (M, 4) holes out of (N, 4) boxes: areas before and after, and bounding rectangles after.
+def _cut(boxes: Tensor, holes: Tensor, outside: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Cut (M, 4) holes, or all outside, from (N, 4) boxes: areas before and after, bounds after.
 
     The edges of the holes divide a box into cells, each hidden or visible as a whole, so the areas
     are exact however the holes overlap.
@@ -363,7 +227,7 @@ def _cut(boxes: Tensor, holes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     )
     in_x = (x[:, :-1, None] >= holes[:, 0]) & (x[:, 1:, None] <= holes[:, 2])
     in_y = (y[:, :-1, None] >= holes[:, 1]) & (y[:, 1:, None] <= holes[:, 3])
-    visible = ~(in_y[:, :, None] & in_x[:, None]).any(-1)
+    visible = (in_y[:, :, None] & in_x[:, None]).any(-1) ^ (not outside)
     area = y.diff()[:, :, None] * x.diff()[:, None]
     left = area * visible
     return area.sum((1, 2)), left.sum((1, 2)), _bounds(left > 0, x, y)
@@ -387,54 +251,82 @@ def _bounds(cells: Tensor, x: Tensor, y: Tensor) -> Tensor:
     return torch.stack(low + high, dim=-1)
 
 
-def _take(target: Mapping[str, Any], keys: set[str], keep: Tensor) -> dict[str, Any]:
+def _weigh(target: dict[str, Any], weight: float | Tensor) -> dict[str, Any]:
+    """Multiply the weights of objects, and leave out those that have none."""
+    old = target["mix_weight"]
+    new = (old * weight).to(old.dtype)
+    return _take({**target, "mix_weight": new}, new > 0)
+
+
+def _take(target: Mapping[str, Any], keep: Tensor) -> dict[str, Any]:
     """Select objects in every entry that belongs to them."""
-    rows = keep.nonzero()[:, 0]
-    return {
-        k: rewrap(_raw(v).index_select(0, rows), v) if k in keys else v for k, v in target.items()
-    }
+    rows, taken = keep.nonzero()[:, 0], dict(target)
+    for key in _object_keys(target):
+        taken[key] = _rewrap(_raw(target[key]).index_select(0, rows), target[key])
+    return taken
 
 
-def _join(mine: dict[str, Any], theirs: dict[str, Any], keys: set[str]) -> dict[str, Any]:
+def _join(mine: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
     """Append their objects to mine; a side without objects has no say in the types."""
     sides = [side for side in (mine, theirs) if len(side["boxes"])]
-    if not sides:
-        return mine
-    joined = {k: rewrap(torch.cat([_raw(s[k]) for s in sides]), sides[0][k]) for k in sorted(keys)}
-    return {**mine, **joined}
+    for key in _object_keys(sides[0]) if sides else ():
+        mine[key] = _rewrap(torch.cat([_raw(side[key]) for side in sides]), sides[0][key])
+    return mine
 
 
-def _object_keys(target: Mapping[str, Any]) -> set[str]:
-    """Name the entries with one value for each object."""
-    count = len(target["boxes"])
-    return {
-        key
-        for key, value in target.items()
-        if key not in IMAGE_KEYS
-        if isinstance(value, Tensor) and value.ndim and len(value) == count
-    }
+def _complete(own: Mapping[str, Any]) -> dict[str, Any]:
+    """Give a target the keys that a mixed one has, so that every batch has one format."""
+    boxes, points = own["boxes"], own.get("keypoints")
+    added = {"mix_weight": torch.ones(len(boxes), dtype=torch.float32, device=boxes.device)}
+    if points is not None and points.shape[-1] == 2:
+        visible = torch.ones(points.shape[:-1], dtype=torch.bool, device=boxes.device)
+        added["keypoints_visible"] = visible
+    return {**own, **{key: value for key, value in added.items() if key not in own}}
 
 
-def _xyxy(boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """Convert boxes of any format to corners in float64, clipped to the image."""
-    style = _format(boxes)
-    corner, other = _raw(boxes).double().chunk(2, dim=-1)
-    if style == "CXCYWH":
-        corner = corner - _half(other, boxes)
-    other = other if style == "XYXY" else corner + other
-    height, width = size
-    limit = torch.tensor([width, height, width, height], device=boxes.device)
-    return torch.cat([corner, other], dim=-1).clamp(torch.zeros_like(limit), limit)
+def _object_keys(target: Mapping[str, Any]) -> list[str]:
+    """Name the entries of a checked target that have a row for each object."""
+    tensors = [key for key, value in target.items() if isinstance(value, Tensor) and value.ndim]
+    return [key for key in tensors if key not in IMAGE_KEYS]
 
 
-def _formatted(xyxy: Tensor, like: Tensor) -> Tensor:
+# --- Box formats --------------------------------------------------------------------------------
+
+
+def _style(boxes: Tensor, box_format: str) -> str:
+    """Name the format of boxes: their own, or that of plain tensors."""
+    if isinstance(boxes, tv_tensors.BoundingBoxes):
+        return str(boxes.format.name).lower()
+    return box_format
+
+
+def _corners(boxes: Tensor, size: Size, box_format: str) -> Tensor:
+    """Convert boxes of any format to corners in pixels, in float64 and clipped to the image."""
+    style, values = _style(boxes, box_format), _raw(boxes).double()
+    limit = values.new_tensor([*reversed(size)] * 2)
+    if style == "cxcywh_normalised":
+        values = values * limit
+    low, high = values.chunk(2, dim=-1)
+    if style.startswith("cx"):
+        low = low - _half(high, boxes)
+    values = torch.cat([low, high if style == "xyxy" else low + high], dim=-1)
+    if style == "cxcywh_normalised":
+        # Shares in float32 miss whole pixels by a ten-thousandth, which would decide who stays.
+        values = (values * 1024).round() / 1024
+    return values.clamp(torch.zeros_like(limit), limit)
+
+
+def _written(corners: Tensor, like: Tensor, size: Size, box_format: str) -> Tensor:
     """Convert corners back to the format and dtype of ``like``."""
-    style = _format(like)
-    corner, other = xyxy.chunk(2, dim=-1)
-    other = other if style == "XYXY" else other - corner
-    if style == "CXCYWH":
-        corner = corner + _half(other, like)
-    return torch.cat([corner, other], dim=-1).to(like.dtype)
+    style = _style(like, box_format)
+    low, high = corners.chunk(2, dim=-1)
+    high = high if style == "xyxy" else high - low
+    if style.startswith("cx"):
+        low = low + _half(high, like)
+    values = torch.cat([low, high], dim=-1)
+    if style == "cxcywh_normalised":
+        values = values / values.new_tensor([*reversed(size)] * 2)
+    return values.to(like.dtype)
 
 
 def _half(sides: Tensor, boxes: Tensor) -> Tensor:
@@ -442,14 +334,94 @@ def _half(sides: Tensor, boxes: Tensor) -> Tensor:
     return sides / 2 if boxes.is_floating_point() else (sides / 2).ceil()
 
 
-def _format(boxes: Tensor) -> str:
-    return boxes.format.name if isinstance(boxes, tv_tensors.BoundingBoxes) else "XYXY"
-
-
-def _kind(value: Tensor) -> str:
-    style = f" {_format(value)}" if isinstance(value, tv_tensors.BoundingBoxes) else ""
-    return f"{type(value).__name__}{style} ({', '.join(map(str, ('N', *value.shape[1:])))})"
+def _rewrap(new: Tensor, old: Tensor, **canvas: Size) -> Tensor:
+    """Give an entry the type of the one that it replaces, perhaps on a canvas of another size."""
+    return tv_tensors.wrap(new, like=old, **canvas) if isinstance(old, tv_tensors.TVTensor) else new
 
 
 def _raw(value: Tensor) -> Tensor:
     return value.as_subclass(Tensor)
+
+
+# --- Checks -------------------------------------------------------------------------------------
+
+
+def _check_boxes(target: Any, size: Size, place: str, box_format: str) -> None:
+    """Check the boxes of one image, by which all else is counted."""
+    if not isinstance(target, Mapping):
+        raise TypeError(f"{place} must be a mapping, got {type(target).__name__}.")
+    boxes, place = target.get("boxes"), f"{place}['boxes']"
+    if not isinstance(boxes, Tensor) or boxes.dtype == torch.bool or boxes.is_complex():
+        got = boxes.dtype if isinstance(boxes, Tensor) else type(boxes).__name__
+        raise TypeError(f"{place} must be a tensor of integers or floats, got {got}.")
+    _check_memory(boxes, boxes, place)
+    style = _style(boxes, box_format)
+    if style not in BOX_FORMATS:
+        raise ValueError(
+            f"{place} must be XYXY, XYWH or CXCYWH, got {style.upper()}: "
+            "what is visible of a rotated box is no box."
+        )
+    if style == "cxcywh_normalised" and not boxes.is_floating_point():
+        raise TypeError(f"{place} must be floating point to be {style}, got {boxes.dtype}.")
+    if boxes.ndim != 2 or boxes.shape[1] != 4:
+        raise ValueError(f"{place} must be (N, 4), got {tuple(boxes.shape)}.")
+    low, high = _corners(boxes, size, box_format).chunk(2, dim=-1)
+    for j in ((high > low).all(-1) & _raw(boxes).isfinite().all(-1)).logical_not().nonzero():
+        raise ValueError(
+            f"{place}[{int(j)}] must have a positive width and height inside the image of size "
+            f"{size}, got {boxes[j[0]].tolist()} read as {style}; box_format= says how plain boxes "
+            "are written, and v2.SanitizeBoundingBoxes() drops empty ones."
+        )
+
+
+def _check_entry(key: str, value: Any, boxes: Tensor, size: Size, place: str) -> None:
+    """Refuse an entry that no rule covers, so that it would not stay with its objects."""
+    hint = "if it belongs to the image, name it in passthrough."
+    held = isinstance(value, (Collection, np.ndarray)) and not isinstance(value, (str, bytes))
+    if not isinstance(value, Tensor):
+        if key in OBJECT_KEYS or held or dataclasses.is_dataclass(value):
+            got = type(value).__name__
+            raise TypeError(f"{place} must be a tensor to follow the objects, got {got}; {hint}")
+        return
+    canvas = getattr(value, "canvas_size", size)
+    if tuple(canvas) != size:
+        raise ValueError(f"{place} must have canvas_size {size}, got {tuple(canvas)}.")
+    if not value.ndim and key not in OBJECT_KEYS:
+        return
+    shape, count = tuple(value.shape), len(boxes)
+    typed = isinstance(value, tv_tensors.TVTensor)
+    if key not in {"boxes", *SHAPES} and (typed or shape[-2:] == size):
+        raise ValueError(
+            f"{place} must be named boxes, masks or keypoints to be mixed, or stand in "
+            f"passthrough, got {type(value).__name__} of shape {shape}."
+        )
+    if shape[:1] != (count,):
+        raise ValueError(
+            f"{place} must have one entry for each of the {count} boxes, got shape {shape}; {hint}"
+        )
+    _check_memory(value, boxes, place)
+    fits = {
+        "area": len(shape) == 1,
+        "keypoints": len(shape) > 1 and shape[-1] in (2, 3),
+        "masks": shape[1:] == size,
+    }
+    if count and not fits.get(key, True):
+        raise ValueError(f"{place} must be {SHAPES[key]}, got {shape}.")
+
+
+def _check_memory(value: Tensor, boxes: Tensor, place: str) -> None:
+    """Refuse tensors without values, and those whose rows cannot be taken with the boxes'."""
+    dense = value.layout is torch.strided and not value.is_nested
+    if not dense or value.is_meta or value.device != boxes.device:
+        got = f"a {'' if dense else 'nested or sparse '}tensor on {value.device}"
+        raise ValueError(
+            f"{place} must be a dense tensor with values, on the device of the boxes, got {got}."
+        )
+
+
+def _kind(key: str, value: Tensor) -> str:
+    """Describe what an entry has to share with those of other images."""
+    style = f" {value.format.name}" if isinstance(value, tv_tensors.BoundingBoxes) else ""
+    shape = f"({', '.join(map(str, ('N', *value.shape[1:])))})"
+    shape = SHAPES[key] if key == "masks" else shape  # each as large as its image
+    return f"{type(value).__name__}{style} {shape}{'' if value.is_cpu else f' on {value.device}'}"

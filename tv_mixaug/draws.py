@@ -24,7 +24,7 @@ Source = Generator | torch.device | None
 _fence = threading.RLock()
 
 
-def place(source: Source) -> dict[str, Any]:
+def origin(source: Source) -> dict[str, Any]:
     """Return where torch is to draw, and from what."""
     if isinstance(source, torch.device):
         return {"device": source}
@@ -54,7 +54,7 @@ def _as_like(size: Sequence[int], values: Any) -> Any:
 
 def draw_uniform(size: Sequence[int], generator: Source = None) -> Any:
     """Draw numbers in [0, 1), float64."""
-    where = place(generator)
+    where = origin(generator)
     wide = torch.float32 if where["device"] == torch.device("mps") else torch.float64
     return _given(torch.rand(tuple(size), dtype=wide, **where), generator)
 
@@ -76,14 +76,14 @@ def draw_lam(
     *,
     lam: float | tuple[float, float] | None = None,
 ) -> Any:
-    """Draw weights from Beta(alpha, alpha) or Beta(*alpha), without NaN for any parameters > 0.
+    """Draw weights from Beta(alpha, alpha) or from Beta(a, b), without NaN for any parameters > 0.
 
     ``lam``, where it is given, takes the place of that law: one number, or the ends of a range.
 
     Returns:
         (count,) float64.
     """
-    where = place(generator)
+    where = origin(generator)
     if isinstance(lam, float):
         fixed = torch.full((count,), lam, dtype=torch.float64, device=where["device"])
         return _given(fixed, generator)
@@ -114,7 +114,7 @@ def constants(values: Sequence[float], dtype: torch.dtype, device: torch.device 
 def repeat(values: Sequence[int], shape: Sequence[int], source: Source) -> Any:
     """Return an array of given numbers, repeated to a shape, where the source draws."""
     if is_on_device(source):
-        return constants(values, torch.int64, place(source)["device"]).expand(*shape)
+        return constants(values, torch.int64, origin(source)["device"]).expand(*shape)
     return np.broadcast_to(values, shape)
 
 
@@ -182,7 +182,7 @@ def draw_partner(
         TypeError: If a callable ``pairing`` does not return an integer tensor.
         ValueError: If what it returns is not (B,) or holds an index outside [0, B).
     """
-    where = place(generator)
+    where = origin(generator)
     if pairing == "roll":
         if batch_size < 2:
             return 0
@@ -221,7 +221,7 @@ def draw_partner(
 
 def draw_seeds(count: int, generator: Source = None) -> Any:
     """Draw (B,) int64 seeds of noise."""
-    return _given(torch.randint(2**62, (count,), **place(generator)), generator)
+    return _given(torch.randint(2**62, (count,), **origin(generator)), generator)
 
 
 @contextlib.contextmanager

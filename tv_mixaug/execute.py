@@ -18,7 +18,7 @@ from torch import Tensor
 from tv_mixaug import kernels
 from tv_mixaug.arguments import check_fill
 from tv_mixaug.draws import draw_noise
-from tv_mixaug.plans import BLEND, FILL, PASTE, Plan, Recipe
+from tv_mixaug.plans import BLEND, FILL, NONE, PASTE, Plan, Recipe, inner_lam
 
 # A smaller sample, in bytes, costs less than the call that would handle it alone.
 SMALL_SAMPLE = 1 << 16
@@ -27,10 +27,10 @@ Fill = float | Sequence[float] | str | Tensor | None
 
 
 class Samples:
-    """Hold the samples of a batch that has not been stacked yet.
+    """Hold the samples of a batch in memory that may be written to, or not stacked yet.
 
     Args:
-        samples: B > 0 plain CPU tensors of one shape and dtype.
+        samples: B > 0 plain CPU tensors of one shape and dtype, or all of them stacked.
         allocate: Makes an uninitialised tensor of the given shape and dtype for the result.
         tv_type: The tv_tensor class of the samples; None if they are plain.
     """
@@ -39,16 +39,18 @@ class Samples:
 
     def __init__(
         self,
-        samples: Sequence[Tensor],
+        samples: Sequence[Tensor] | Tensor,
         allocate: Callable[[torch.Size, torch.dtype], Tensor],
         tv_type: type[Tensor] | None = None,
     ) -> None:
-        self.samples = list(samples)
-        self.allocate = allocate
-        self.tv_type = tv_type
-        self.shape = torch.Size((len(samples), *samples[0].shape))
+        self.samples: Tensor | list[Tensor]
+        if isinstance(samples, Tensor):
+            self.samples, self.shape, self.dtype = samples, samples.shape, samples.dtype
+        else:
+            self.samples, self.dtype = list(samples), samples[0].dtype
+            self.shape = torch.Size((len(samples), *samples[0].shape))
         self.ndim = len(self.shape)
-        self.dtype = samples[0].dtype
+        self.allocate, self.tv_type = allocate, tv_type
 
     def empty(self) -> Tensor:
         """Return the uninitialised batch."""
@@ -56,7 +58,8 @@ class Samples:
 
     def stack(self) -> Tensor:
         """Return the samples stacked, plain."""
-        return torch.stack(self.samples, out=self.empty())
+        held = self.samples
+        return held if isinstance(held, Tensor) else torch.stack(held, out=self.empty())
 
     def finish(self, batch: Tensor) -> Tensor:
         """Return the finished batch in the type of the samples."""
@@ -102,6 +105,44 @@ def carry_out(
             places = kernels.cut_axes(source.ndim, recipe.boxes, axes)
             _fill(out, originals, recipe, fill, places, channel_axis)
     return out
+
+
+def carry_out_pairs(
+    images: Sequence[Tensor], recipe: Recipe, fill: Fill, axes: Sequence[int], channel_axis: int
+) -> list[Tensor]:
+    """Do to images of different sizes what a plan says, where an image and its partner overlap.
+
+    Args:
+        images: B tensors (C, H, W), of which height and width may differ.
+        recipe: The plan, fitted to them by :func:`~tv_mixaug.plans.fit_plan`.
+        fill: As in :func:`carry_out`, like the axes, which count the batch's.
+        axes: The axes that boxes cut.
+        channel_axis: The axis that has a fill for each index.
+
+    Returns:
+        New tensors in the sizes of the images.
+    """
+    plan, mixed = recipe.plan(), [image.clone() for image in images]
+    sizes = [[image.shape[axis - 1] for axis in axes] for image in images]
+    rows = zip(plan.op.tolist(), plan.partner.tolist(), plan.lam.tolist(), strict=True)
+    for row, (op, other, lam) in enumerate(rows):
+        if op == NONE:
+            continue
+        other = row if op == FILL else other
+        own, partner = images[row], images[other]
+        region = tuple(slice(min(pair)) for pair in zip(own.shape, partner.shape, strict=True))
+        # The pair is a batch of its own, whose second image stays as it is.
+        weight = inner_lam(lam, sizes[row], sizes[other])
+        one = Plan(
+            op=torch.tensor([op, NONE], dtype=torch.uint8, device="cpu"),
+            partner=torch.tensor([1, 1], device="cpu"),
+            lam=torch.tensor([weight, 1.0], dtype=torch.float32, device="cpu"),
+            boxes=plan.boxes[[row, row]],
+            noise=plan.noise[[row, row]],
+        )
+        pair = torch.stack([own[region], partner[region]])
+        mixed[row][region] = carry_out(pair, Recipe.of(one), fill, axes, channel_axis)[0]
+    return mixed
 
 
 def replay(
@@ -164,8 +205,8 @@ def region_mask(plan: Plan, size: Sequence[int]) -> Tensor:
         size: (height, width) in pixels, or (depth, height, width) for cuboids.
 
     Returns:
-        (B, 1, *size) float32 in [0, 1] on the plan's device. Its mean is the label weight where the
-        other is a partner.
+        (B, 1, H, W) or (B, 1, D, H, W) float32 in [0, 1] on the plan's device. Its mean is the
+        label weight where the other is a partner.
 
     Raises:
         ValueError: If the size has not the axes of the plan's boxes.
@@ -212,11 +253,11 @@ def _prepare(
     """Return the memory of the result, and the pixels that were there before it is written to."""
     whole = _overwrites(recipe, fill, source.is_cpu)
     if isinstance(source, Samples):
-        small = _is_small(source)
+        held = source.samples
         if whole:
-            return source.empty(), torch.stack(source.samples) if small else source.samples
+            return source.empty(), held
         out = source.stack()
-        return out, out if small and recipe.only is not None else source.samples
+        return out, held.clone() if held is out and recipe.only is None else held
     if not inplace:
         return torch.empty_like(source) if whole else source.clone(), source
     # A box is pasted in place if it is taken before any is written, a large sample is blended in

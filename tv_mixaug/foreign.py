@@ -8,151 +8,120 @@ it meets the first transform to be followed.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 from torchvision import tv_tensors
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F
 
-from tv_mixaug.leaves import Batch, Reading, Role, put_together, read_batch
+from tv_mixaug.leaves import Batch, Leaf, Reader, Role
+from tv_mixaug.nesting import put_together
 
 # All that moves pixels in v2; whatever else is done to images leaves a probe as it is.
 GEOMETRIC = (
-    "horizontal_flip",
-    "vertical_flip",
-    "resize",
-    "affine",
-    "rotate",
-    "pad",
-    "crop",
-    "center_crop",
-    "resized_crop",
-    "perspective",
-    "elastic",
+    *(F.horizontal_flip, F.vertical_flip, F.rotate, F.affine, F.perspective, F.elastic),
+    *(F.resize, F.resized_crop, F.crop, F.center_crop, F.pad),
 )
 
 
 def apply(
-    step: Callable[..., Any], batch: Any, reading: Reading, *, follow: bool
+    step: Callable[..., Any], batch: Any, reader: Reader, labels: Collection[Leaf], *, follow: bool
 ) -> tuple[Any, Tensor | None]:
-    """Apply a transform of v2 or any other callable to a batch.
+    """Apply a transform of v2, or any other callable, which gets the batch as it is.
 
-    Args:
-        step: The transform. One of v2 gets all images as tv_tensors with the channels in front,
-            whatever they are in the batch; a callable gets the batch as it is.
-        batch: The batch.
-        reading: How it is to be read.
-        follow: Whether to find out where pixels came from.
-
-    Returns:
-        The batch in its own structure, and (B, H, W) int64, the number from 1 in its sample of the
-        pixel that is there now, 0 where it was filled; None where nothing was moved.
-
-    Raises:
-        TypeError: If the batch cannot be read, before or afterwards.
-        ValueError: If it cannot be read, or changed in a way that cannot be followed.
+    Returns the batch and (B, H, W) int64, the number from 1 in its sample of the pixel that is now
+    there, 0 where it was filled; None where nothing was moved, or is not to be followed.
     """
     name = getattr(step, "__name__", type(step).__name__)
-    reading = reading._replace(labels_getter=None)  # labels are of no interest here
-    before = read_batch(batch, reading)
-    numbers: Tensor | None = None
+    before, numbers = reader.read(batch, lambda *_: None), None
     if isinstance(step, v2.Transform):
-        batch, after, numbers = _apply_v2(step, name, before, reading, follow)
+        batch, numbers = _apply_v2(step, name, before, follow)
     else:
         batch = step(batch)
-        after = _read_again(batch, reading, name) if follow else before
+    if not follow:
+        return batch, None
+    try:
+        after = reader.read(batch, lambda *_: None)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{name} left a batch that cannot be read: {error}") from error
     size = before.size if numbers is None else tuple(numbers.shape[-2:])
-    if follow and (after.length, after.size) != (before.length, size):
+    if (after.length, after.size) != (before.length, size):
         raise ValueError(
             f"{name} made {after.length} images of size {after.size}, but the pixels that can be "
             f"followed are {before.length} of size {size}; write what moves pixels as a "
             "v2.Transform that calls functionals of v2 for every leaf."
         )
+    old, new = ({leaf.path: value for leaf, value in one.pairs()} for one in (before, after))
+    for leaf in labels:
+        was, now = old[leaf.path], new.get(leaf.path)
+        if not isinstance(now, Tensor):
+            raise ValueError(f"labels must stay at {leaf.where}, got a batch without them.")
+        if now is not was and not (now.shape == was.shape and torch.equal(now.to(was), was)):
+            raise ValueError(
+                f"{name} changed the labels at {leaf.where}, which a chain sets at its end; do "
+                "that before or after it."
+            )
     return batch, numbers
 
 
 def _apply_v2(
-    step: v2.Transform, name: str, before: Batch, reading: Reading, follow: bool
-) -> tuple[Any, Batch, Tensor | None]:
-    values = list(before.values)
-    places = [p for p, leaf in enumerate(before.layout.leaves) if leaf.role is Role.IMAGE]
+    step: v2.Transform, name: str, before: Batch, follow: bool
+) -> tuple[Any, Tensor | None]:
+    # A list, since mappings and lists of classes of their own are closed to v2.
+    given, leaves = list(before.values), before.layout.leaves
+    places = [place for place, leaf in enumerate(leaves) if leaf.role is Role.IMAGE]
     for place in places:
-        values[place] = _to_tv(values[place], reading.layout)
-    given = put_together(values, before.structure)
-    # Mappings and lists of classes of their own are closed to v2: it gets a list of what they hold.
-    seen = set(map(id, pytree.tree_leaves(given)))
-    closed = any(id(values[place]) not in seen for place in places)
-    given = values if closed else given
-    probe = moved = None
-    if follow and not isinstance(step, v2.ToDtype):  # which refuses types that it was not told of
-        probe = make_probe(values[places[0]])
-        given, moved = step((given, probe))
-    else:
-        given = step(given)
-    given = put_together(given, before.structure) if closed else given
-    after = _read_again(given, reading._replace(layout=None), name)
-    if [x.path for x in after.layout.leaves] != [x.path for x in before.layout.leaves]:
+        given[place] = _to_tv(given[place], leaves[place])
+    # ToDtype refuses types that it was not told of.
+    followed = follow and not isinstance(step, v2.ToDtype)
+    probes = [make_probe(given[places[0]])] if followed else []
+    done, numbers = step([*given, *probes]), None
+    if (
+        not isinstance(done, list)
+        or len(done) != len(given) + len(probes)
+        or any(getattr(done[place], "ndim", 0) != given[place].ndim for place in places)
+    ):
         raise ValueError(f"{name} changed the structure of the batch, which cannot be followed.")
-    numbers = None if probe is None or moved is probe else read_probe(moved, probe)
-    if moved is not probe and numbers is None:
-        raise ValueError(
-            f"{name} did more than move the probe that goes beside the images; say which types it "
-            "is for: v2.Lambda(f, tv_tensors.Image), or _transformed_types of a class of your own."
-        )
-    changed = list(after.values)
+    for probe in probes:
+        moved = done.pop()
+        if moved is not probe and (numbers := read_probe(moved, probe)) is None:
+            raise ValueError(
+                f"{name} did more than move the probe that goes beside the images; say which types "
+                "it is for: v2.Lambda(f, tv_tensors.Image), or _transformed_types of a class of "
+                "your own."
+            )
     for place in places:
-        old = before.values[place]
-        same = changed[place] is values[place]
-        changed[place] = old if same else _from_tv(changed[place], old, reading.layout)
-    return put_together(changed, after.structure), after, numbers
+        old, new = before.values[place], done[place]
+        done[place] = old if new is given[place] else _from_tv(new, old, leaves[place])
+    return put_together(done, before.structure), numbers
 
 
-def _read_again(batch: Any, reading: Reading, name: str) -> Batch:
-    try:
-        return read_batch(batch, reading)
-    except (TypeError, ValueError) as error:
-        raise type(error)(f"{name} left a batch that cannot be read: {error}") from error
-
-
-def _to_tv(value: Any, layout: str | None) -> Tensor:
+def _to_tv(value: Any, leaf: Leaf) -> Tensor:
     """Return images as v2 knows them: one tv_tensor (B, ..., C, H, W)."""
     one = value[0] if isinstance(value, (list, tuple)) else value
     images: Tensor = value if one is value else torch.stack(tuple(value))
-    if isinstance(one, tv_tensors.TVTensor):
-        return images if one is value else images.as_subclass(type(one))
-    if layout is not None:
-        images = images.permute(_order(layout))
-        images = images if "C" in layout else images.unsqueeze(-3)
+    images = images if leaf.channel_axis >= 0 else images.unsqueeze(-1)
+    images = images.movedim((leaf.channel_axis, *leaf.axes[-2:]), (-3, -2, -1))
     kind: type[Tensor] = tv_tensors.Image if images.ndim == 4 else tv_tensors.Video
-    return images.as_subclass(kind)
+    return images.as_subclass(type(one) if isinstance(one, tv_tensors.TVTensor) else kind)
 
 
-def _from_tv(images: Tensor, old: Any, layout: str | None) -> Any:
+def _from_tv(images: Tensor, old: Any, leaf: Leaf) -> Any:
     """Return images in the form of the old ones."""
     one = old[0] if isinstance(old, (list, tuple)) else old
-    kept = isinstance(one, tv_tensors.TVTensor)
-    if not kept:
-        images = images.as_subclass(Tensor)
-    if not kept and layout is not None:
-        images = images if "C" in layout else images.squeeze(-3)
-        order = _order(layout)
-        images = images.permute([order.index(axis) for axis in range(len(order))])
+    kind = type(images) if isinstance(one, tv_tensors.TVTensor) else Tensor
+    images = images.movedim((-3, -2, -1), (leaf.channel_axis, *leaf.axes[-2:]))
+    images = images if leaf.channel_axis >= 0 else images.squeeze(-1)
     if one is old:
-        return images
-    kind = type(images)
-    return type(old)([image.as_subclass(kind) for image in images])
-
-
-def _order(layout: str) -> list[int]:
-    return [layout.index(axis) for axis in "BTDCHW" if axis in layout]
+        return images.as_subclass(kind)
+    return type(old)([image.as_subclass(kind) for image in images.as_subclass(Tensor)])
 
 
 class Probe(tv_tensors.TVTensor):  # type: ignore[misc]  # torchvision has no types
-    """Hold the numbers of an image's pixels as planes of digits.
+    """Hold the numbers of an image's pixels, from 1, row by row, as planes of digits: (B, D, H, W).
 
     It is of the images' dtype, since that decides in which precision torchvision computes where a
     pixel goes. Digits of base 256 are exact in every dtype. A last plane checks the first, so that
@@ -162,19 +131,7 @@ class Probe(tv_tensors.TVTensor):  # type: ignore[misc]  # torchvision has no ty
 
 
 def make_probe(images: Tensor) -> Probe:
-    """Number the pixels of each image from 1, row by row.
-
-    Args:
-        images: (B, ..., C, H, W) of any dtype.
-
-    Returns:
-        (B, D, H, W) of their dtype and on their device; one image's memory serves all.
-
-    Example:
-        >>> probe = make_probe(torch.zeros(1, 3, 2, 2))
-        >>> read_probe(F.horizontal_flip(probe), probe).tolist()
-        [[[2, 1], [4, 3]]]
-    """
+    """Number the pixels of (B, ..., C, H, W) images; one image's memory serves all."""
     height, width = images.shape[-2:]
     numbers = torch.arange(1, height * width + 1, device=images.device).view(1, height, width)
     planes = _write_digits(numbers, height * width).to(images.dtype)
@@ -182,48 +139,40 @@ def make_probe(images: Tensor) -> Probe:
 
 
 def read_probe(moved: Any, probe: Probe) -> Tensor | None:
-    """Return where the pixels came from after a transform.
+    """Return where pixels came from, as :func:`apply`; None if something else than a move was done.
 
-    Args:
-        moved: What the transform returned for the probe.
-        probe: The probe.
-
-    Returns:
-        (B, H', W') int64, the number in the same sample of the pixel that is there now, 0 where it
-        was filled; None if something else than a move was done.
+    Example:
+        >>> probe = make_probe(torch.zeros(1, 3, 2, 2))
+        >>> read_probe(F.horizontal_flip(probe), probe).tolist()
+        [[[2, 1], [4, 3]]]
     """
     if not isinstance(moved, Tensor) or moved.ndim != 4 or moved.shape[:2] != probe.shape[:2]:
         return None
-    planes, count = _distinct(moved.as_subclass(Tensor)), probe.shape[-2:].numel()
+    planes, count = _distinct(moved), probe.shape[-2:].numel()
     digits = planes[:, :-1].long()
     scale = 256 ** torch.arange(digits.shape[1], device=digits.device)
     numbers = (digits * scale.view(-1, 1, 1)).sum(1)
-    expected = _write_digits(numbers, count).to(planes.dtype)
-    valid = torch.equal(expected, planes) and not bool((numbers > count).any())
-    return numbers.expand(len(moved), -1, -1) if valid else None
+    valid = torch.equal(_write_digits(numbers, count).to(planes.dtype), planes)
+    if not valid or bool((numbers > count).any()):
+        return None
+    return numbers.expand(len(moved), -1, -1)
 
 
 def carry(values: Tensor, numbers: Tensor) -> Tensor:
-    """Take values along with their pixels.
-
-    Args:
-        values: (B, L, H, W).
-        numbers: (B, H', W') int64, the number from 1 of the pixel to come there, 0 for none.
-
-    Returns:
-        (B, L, H', W'), 0 where no pixel came.
+    """Take (B, N, ..., H, W) values along with their pixels; 0 where none came.
 
     Example:
         >>> carry(torch.tensor([[[[5, 6]]]]), torch.tensor([[[2, 0, 2]]])).tolist()
         [[[[6, 0, 6]]]]
     """
-    flat = torch.nn.functional.pad(values.flatten(2), (1, 0))
-    places = numbers.to(values.device).flatten(1)[:, None].expand(-1, values.shape[1], -1)
-    return flat.gather(2, places).view(*values.shape[:2], *numbers.shape[1:])
+    flat = torch.nn.functional.pad(values.flatten(-2).flatten(1, -2), (1, 0))
+    places = numbers.to(values.device).flatten(1)[:, None].expand(-1, flat.shape[1], -1)
+    return flat.gather(2, places).view(*values.shape[:-2], *numbers.shape[1:])
 
 
 def _distinct(planes: Tensor) -> Tensor:
     """Return one sample where all share its memory, as they do in what torchvision was given."""
+    planes = planes.as_subclass(Tensor)
     return planes[:1] if len(planes) and planes.stride(0) == 0 else planes
 
 
@@ -238,28 +187,22 @@ def _register(functional: Any) -> None:
     signature = inspect.signature(functional)
 
     def move(probe: Probe, *args: Any, **kwargs: Any) -> Probe:
-        planes = _distinct(probe.as_subclass(Tensor))
+        planes = _distinct(probe)
         call = signature.bind(planes, *args, **kwargs)
         if "fill" in signature.parameters:
             call.arguments["fill"] = None
         if "interpolation" in signature.parameters:
             asked = call.arguments.get("interpolation")
             # "nearest" of torch takes the pixel at the corner, which suits only images resized so.
-            exact = "antialias" in signature.parameters and getattr(asked, "value", asked) not in (
-                "nearest",
-                0,
-            )
-            call.arguments["interpolation"] = (
-                InterpolationMode.NEAREST_EXACT if exact else InterpolationMode.NEAREST
-            )
-        moved = functional(*call.args, **call.kwargs)
-        if len(planes) != len(probe):
-            moved = moved.expand(len(probe), -1, -1, -1)
-        result: Probe = moved.as_subclass(Probe)
-        return result
+            corner = getattr(asked, "value", asked) in ("nearest", 0)
+            exact = "antialias" in signature.parameters and not corner
+            modes = (InterpolationMode.NEAREST, InterpolationMode.NEAREST_EXACT)
+            call.arguments["interpolation"] = modes[exact]
+        moved: Probe = functional(*call.args, **call.kwargs).as_subclass(Probe)
+        return moved if len(planes) == len(probe) else moved.expand(len(probe), -1, -1, -1)
 
     F.register_kernel(functional, Probe)(move)
 
 
-for _name in GEOMETRIC:
-    _register(getattr(F, _name))
+for _functional in GEOMETRIC:
+    _register(_functional)

@@ -30,6 +30,23 @@ class PairedLabels(NamedTuple):
     def __repr__(self) -> str:
         return describe(self)
 
+    def to(self, device: torch.device | str | int, non_blocking: bool = False) -> PairedLabels:
+        """Move all three to a device.
+
+        Args:
+            device: Where they are to be.
+            non_blocking: Whether pinned memory is copied without waiting.
+
+        Returns:
+            New pairs on the device; what is there already is not copied.
+
+        Example:
+            >>> pair = PairedLabels(torch.tensor([1]), torch.tensor([0]), torch.tensor([0.5]))
+            >>> pair.to("meta").lam.device
+            device(type='meta')
+        """
+        return PairedLabels(*(x.to(device=device, non_blocking=non_blocking) for x in self))
+
 
 take_items(PairedLabels)
 

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import Enum, auto
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 from torchvision import tv_tensors
 
+from tv_mixaug import labels as rules
+from tv_mixaug import nesting
 from tv_mixaug.execute import Samples
 from tv_mixaug.kernels import MIXED_DTYPES
-from tv_mixaug.labels import LabelFormat, NumClasses, PairedLabels, are_indices, check_labels
+from tv_mixaug.labels import LabelFormat, NumClasses, PairedLabels, are_indices
 
 LabelsGetter = Callable[[Any], Any] | str | None
 # A loader gives two signatures, of full batches and the last one; nobody needs as many as this.
 MOST_LAYOUTS = 64
+# Names of what depends on the pixels, in small letters.
+MASK_NAME = re.compile(
+    r"(masks?|seg(m|ments?|mentations?|maps?)?|trimaps?|panoptic|\bgts?)(?![a-z])|label|annotation"
+)
+LABEL_NAMES = ("label", "labels", "target", "targets", "y")
+BOX_NAME = re.compile(r"(b?box(es)?|keypoints?)(?![a-z])")
 
 
 class Role(Enum):
@@ -35,6 +42,7 @@ class Role(Enum):
     OTHER = auto()
 
 
+NOUNS = {Role.IMAGE: "images", Role.MASK: "masks", Role.OBJECTS: "targets", Role.LABEL: "labels"}
 # The rules for leaves of the users' own types, by type: ``LEAF_RULES[HeatMap] = rule``.
 LEAF_RULES: dict[type, Callable[[Any, Any], Any]] = {}
 
@@ -45,6 +53,9 @@ class Leaf(NamedTuple):
     Attributes:
         role: What it is.
         path: The steps to its place.
+        type: Its class; for a list of images theirs.
+        shape: Its shape, that of its batch for a list of images; () where there is none.
+        dtype: Its dtype, or None.
         kind: For labels, what they are encoded to: K, "multi", "regression" or None.
         indices: For labels, whether they are class indices.
         axes: For images, the axes that boxes cut, slowest first.
@@ -52,7 +63,10 @@ class Leaf(NamedTuple):
     """
 
     role: Role
-    path: tuple[Any, ...]
+    path: nesting.Path
+    type: type = object
+    shape: tuple[int, ...] = ()
+    dtype: Any = None
     kind: NumClasses = None
     indices: bool = False
     axes: tuple[int, ...] = ()
@@ -61,14 +75,31 @@ class Leaf(NamedTuple):
     @property
     def where(self) -> str:
         """Return its place in words, such as ``[0]['image']``."""
-        return pytree.keystr(self.path) or "the top"
+        return nesting.in_words(self.path)
+
+    @property
+    def name(self) -> str:
+        """Return the nearest key that is a text, in small letters; an empty text without one."""
+        keys = map(nesting.key_of, reversed(self.path))
+        return next((key.lower() for key in keys if isinstance(key, str)), "")
 
     @property
     def is_called_label(self) -> bool:
-        """Tell whether its key is a name for labels."""
-        key = _key(self.path[-1]) if self.path else None
-        name = key.lower() if isinstance(key, str) else ""
-        return "label" in name or name in ("target", "targets", "y")
+        """Tell whether its own key is a name for labels."""
+        named = self.path and isinstance(nesting.key_of(self.path[-1]), str)
+        return bool(named) and ("label" in self.name or self.name in LABEL_NAMES)
+
+    @property
+    def is_plain(self) -> bool:
+        """Tell a tensor of no tv_tensor class."""
+        return issubclass(self.type, Tensor) and not issubclass(self.type, tv_tensors.TVTensor)
+
+    def __str__(self) -> str:
+        """Return what it is and where, for errors."""
+        if self.dtype is None:
+            return f"a {self.type.__name__} at {self.where}"
+        dtype = str(self.dtype).removeprefix("torch.")
+        return f"a {self.type.__name__} of shape {self.shape} and dtype {dtype} at {self.where}"
 
 
 class Layout(NamedTuple):
@@ -80,12 +111,14 @@ class Layout(NamedTuple):
             another leaf cannot be mixed.
         length: B.
         size: The sides in pixels that boxes cut: (H, W), or with the time or depth first.
+        sizes: (H, W) of each image of a list where they differ, else empty.
     """
 
     leaves: tuple[Leaf, ...]
     steps: tuple[int, ...]
     length: int
     size: tuple[int, ...]
+    sizes: tuple[tuple[int, int], ...] = ()
 
 
 class Batch(NamedTuple):
@@ -112,6 +145,12 @@ class Batch(NamedTuple):
         return self.layout.size
 
     @property
+    def sizes(self) -> tuple[tuple[int, int], ...]:
+        """(H, W) of each image."""
+        height, width = self.size[-2:]
+        return self.layout.sizes or ((height, width),) * self.length
+
+    @property
     def labels(self) -> Tensor | None:
         """The first labels; None if there are none."""
         return next((value for leaf, value in self.pairs() if leaf.role is Role.LABEL), None)
@@ -132,6 +171,7 @@ class Reading(NamedTuple):
         passthrough: Keys or positions of leaves to be left alone.
         need_labels: Whether a batch without labels is an error.
         one_size: Whether all images have to be of one size.
+        unequal: Whether the images of a list may differ in height and width.
     """
 
     form: LabelFormat
@@ -141,6 +181,7 @@ class Reading(NamedTuple):
     passthrough: tuple[str | int, ...]
     need_labels: bool
     one_size: bool
+    unequal: bool = False
 
 
 class Reader:
@@ -166,164 +207,76 @@ class Reader:
             ValueError: If shapes do not agree, labels are out of range or cannot be found, or a
                 leaf would be left behind unmixed.
         """
-        values: list[Any] = []
-        if torch.compiler.is_compiling():
-            _take_apart(batch, values)
+        reading = self.reading
+        values: list[Any] = []  # list[Any]() cannot be compiled
+        if torch.compiler.is_compiling():  # once, while the graph is made: without a look at values
+            nesting.take_apart(batch, values)
             return Batch(values, self._find_layout(batch, values, check), batch)
         try:
-            signature = _take_apart(batch, values)
+            signature = nesting.take_apart(batch, values)
         except RecursionError:
             raise ValueError(
                 "the batch must not contain itself, got a container that does."
             ) from None
+        except RuntimeError as error:  # torch's, of a nested tensor
+            raise TypeError(
+                "the batch must hold tensors that have a shape, got a nested one; pad it with "
+                "torch.nested.to_padded_tensor()."
+            ) from error
         layout = self.layouts.get(signature)
         if layout is None:
             layout = self._find_layout(batch, values, check)
             # Where a labels_getter finds the labels is no matter of types and shapes.
-            if not callable(self.reading.labels_getter):
+            if not callable(reading.labels_getter):
                 if len(self.layouts) >= MOST_LAYOUTS:
                     self.layouts.clear()
                 self.layouts[signature] = layout
+        for leaf, value in zip(layout.leaves, values, strict=True):
+            if leaf.role is Role.LABEL:  # a signature does not tell what numbers they hold
+                form = reading.form
+                rules.check_values(value, leaf.kind, form, leaf.where, indices=leaf.indices)
         return Batch(values, layout, batch)
 
     def _find_layout(
         self, batch: Any, values: list[Any], check: Callable[[Leaf, Any], None]
     ) -> Layout:
         """Look at every leaf; a labels_getter's answer takes its leaf's place in the values."""
-        reading = self.reading
-        leaves = [Leaf(Role.OTHER, path) for path in _paths(batch, ())]
-        for leaf, value in zip(leaves, values, strict=True):
-            _check_container(leaf, value)
-        leaves = _mark_images(leaves, values, reading)
-        images = [place for place, leaf in enumerate(leaves) if leaf.role is Role.IMAGE]
-        if not images:
-            got = ", ".join(map(_describe, values)) or "an empty batch"
-            axes = ", ".join(reading.layout or "BCHW")
-            raise TypeError(
-                f"images must be in the batch: ({axes}) tensors or tv_tensors.Image of uint8 or a "
-                f"floating point dtype, got {got}."
-            )
-        first = values[images[0]]
-        length = len(first) if _is_sequence(first) else first.shape[0]
-        size = _check_images(leaves, values, length, reading)
+        reading, paths = self.reading, list(nesting.find_paths(batch))
+        leaves = _mark_images(paths, values, reading)
+        length = _images_of(leaves, reading)[0].shape[0]
         leaves = _mark_labels(batch, leaves, values, length, reading)
+        images = _images_of(leaves, reading)
         for leaf, value in zip(leaves, values, strict=True):
-            _check_leaf(leaf, value, length, size, reading)
+            if leaf.role in NOUNS:
+                _check_leaf(leaf, value, length, reading)
+        _check_pictures(images)
+        size, sizes = _find_size(images, reading), _find_sizes(leaves, values)
+        lists = nesting.find_lists(paths, length, [leaf.path for leaf in images])
+        for leaf, value in zip(leaves, values, strict=True):
+            _check_beside(leaf, value, length, size, lists)
             check(leaf, value)
-        treated = [
+        _check_labels_found(leaves, length, lists, reading)
+        still = (Role.OTHER, Role.PASSED, Role.PAIRED)
+        steps = [
             place
             for place, leaf in enumerate(leaves)
-            if leaf.role not in (Role.OTHER, Role.PASSED, Role.PAIRED)
-            or isinstance(values[place], Samples)
+            if leaf.role not in still or isinstance(values[place], Samples)
         ]
-        steps = sorted(treated, key=lambda place: leaves[place].role is Role.IMAGE)
-        return Layout(tuple(leaves), tuple(steps), length, size)
-
-
-def read_batch(batch: Any, reading: Reading) -> Batch:
-    """Read one batch without a transform; see :meth:`Reader.read`."""
-    return Reader(reading).read(batch, lambda leaf, value: None)
+        steps.sort(key=lambda place: leaves[place].role is Role.IMAGE)
+        return Layout(tuple(leaves), tuple(steps), length, size, sizes)
 
 
 def rewrap(new: Tensor, old: Any) -> Tensor:
     """Give a plain tensor the tv_tensor type of the one that it replaces."""
-    return tv_tensors.wrap(new, like=old) if isinstance(old, tv_tensors.TVTensor) else new
+    return new.as_subclass(type(old)) if isinstance(old, tv_tensors.TVTensor) else new
 
 
-def put_together(values: Sequence[Any], structure: Any) -> Any:
-    """Return a new batch in the nesting of ``structure`` with new leaves in the old places."""
-    return _rebuild(structure, iter(values))
-
-
-# --- The walk -----------------------------------------------------------------------------------
-
-
-def _take_apart(value: Any, leaves: list[Any]) -> Any:
-    """Collect the leaves of mappings of any class, lists, tuples and namedtuples.
-
-    Returns:
-        The signature: all that decides what the leaves are, as a key of a dictionary.
-    """
-    kind = type(value)
-    if isinstance(value, Tensor):
-        leaves.append(value)
-        return kind, value.shape, value.dtype, value.device
-    if _is_leaf(value):
-        leaves.append(value)
-        if kind in (list, tuple):  # images, of which each has a shape, or detection targets
-            return (
-                kind,
-                *[(type(v), v.shape, v.dtype) for v in value if isinstance(v, Tensor)],
-                len(value),
-            )
-        shape = getattr(value, "shape", None)
-        if not isinstance(shape, tuple):
-            return kind
-        return kind, shape, getattr(value, "dtype", None), getattr(value, "tv_type", None)
-    if isinstance(value, Mapping):
-        return kind, tuple(value), *[_take_apart(value[key], leaves) for key in value]
-    return kind, *[_take_apart(one, leaves) for one in value]
-
-
-def _paths(value: Any, path: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
-    """Name the places of the leaves, in the order in which they are collected."""
-    if _is_leaf(value):
-        yield path
-    elif isinstance(value, Mapping):
-        for key in value:
-            yield from _paths(value[key], (*path, pytree.MappingKey(key)))
-    elif hasattr(value, "_fields"):
-        for name, one in zip(value._fields, value, strict=True):
-            yield from _paths(one, (*path, pytree.GetAttrKey(name)))
-    else:
-        for place, one in enumerate(value):
-            yield from _paths(one, (*path, pytree.SequenceKey(place)))
-
-
-def _rebuild(value: Any, leaves: Iterator[Any]) -> Any:
-    """Put leaves back; a mapping of a class of its own keeps what it holds beside its items."""
-    if _is_leaf(value):
-        return next(leaves)
-    if isinstance(value, Mapping):
-        items = {key: _rebuild(value[key], leaves) for key in value}
-        if not isinstance(value, MutableMapping):
-            return items
-        new = copy.copy(value)
-        for key, item in items.items():
-            new[key] = item
-        return new
-    if hasattr(value, "_fields"):
-        return type(value)(*[_rebuild(one, leaves) for one in value])
-    return type(value)([_rebuild(one, leaves) for one in value])
-
-
-def _is_leaf(value: Any) -> bool:
-    if isinstance(value, Tensor) or not isinstance(value, (list, tuple, Mapping)):
-        return True
-    return isinstance(value, PairedLabels) or _is_image_list(value) or is_objects(value)
-
-
-def _is_sequence(value: Any) -> bool:
-    return isinstance(value, (list, tuple))
-
-
-def _is_image_list(value: Any) -> bool:
-    """Detection batches hold their images in a list; a list of batches has one axis more."""
-    return (
-        type(value) in (list, tuple)
-        and len(value) > 0
-        and all(isinstance(v, Tensor) and v.ndim == 3 and v.dtype in MIXED_DTYPES for v in value)
-        and not any(isinstance(v, (tv_tensors.Mask, tv_tensors.BoundingBoxes)) for v in value)
-    )
-
-
-def is_objects(value: Any) -> bool:
-    """Tell detection targets: a list or tuple of mappings with boxes."""
-    return (
-        type(value) in (list, tuple)
-        and len(value) > 0
-        and all(isinstance(v, Mapping) and "boxes" in v for v in value)
-    )
+def unwrap(tensor: Tensor) -> Tensor:
+    """Return a plain tensor with the memory of one that may be a tv_tensor."""
+    if type(tensor) is Tensor:
+        return tensor
+    # While traced, a tv_tensor has no shape or device to ask for, and this is its only way out.
+    return tensor.view_as(tensor) if torch.compiler.is_compiling() else tensor.as_subclass(Tensor)
 
 
 def split_objects(
@@ -335,72 +288,106 @@ def split_objects(
     return bare, passed
 
 
-# --- What a leaf is -----------------------------------------------------------------------------
+# --- Which leaves are images --------------------------------------------------------------------
 
 
-def _check_container(leaf: Leaf, value: Any) -> None:
-    """Refuse what the walk cannot open: a mask inside it would be left behind."""
-    is_dataclass = dataclasses.is_dataclass(value) and not isinstance(value, type)
-    if is_dataclass or isinstance(value, (set, frozenset)):
-        raise TypeError(
-            f"the {type(value).__name__} at {leaf.where} cannot be looked into; expected mappings, "
-            "lists, tuples and namedtuples of tensors: pass a dict of what it holds."
-        )
-
-
-def _mark_images(leaves: list[Leaf], values: list[Any], reading: Reading) -> list[Leaf]:
+def _mark_images(paths: Sequence[nesting.Path], values: list[Any], reading: Reading) -> list[Leaf]:
     """Give all but labels their role. Images are tv_tensors if there are any, else plain tensors.
 
     That is how torchvision's v2 chooses, but here all of them are taken, not only the first.
     """
-    roles = [_find_role(leaf, value, reading) for leaf, value in zip(leaves, values, strict=True)]
-    plain = Role.OTHER if Role.IMAGE in roles else Role.IMAGE
-    marked = []
-    for leaf, value, role in zip(leaves, values, roles, strict=True):
-        leaf = leaf._replace(role=plain if role is None else role)
-        if leaf.role is Role.IMAGE:
-            axes, channel_axis = _image_axes(value, reading)
-            leaf = leaf._replace(axes=axes, channel_axis=channel_axis)
-        marked.append(leaf)
-    return marked
+    leaves = []
+    for path, value in zip(paths, values, strict=True):
+        one = value[0] if _is_list(value) else value
+        kind = (one.tv_type or Tensor) if isinstance(one, Samples) else type(one)
+        shape = (len(value),) if _is_list(value) else ()
+        one = unwrap(one) if isinstance(one, Tensor) else one
+        shape, dtype = (*shape, *getattr(one, "shape", ())), getattr(one, "dtype", None)
+        leaf = Leaf(Role.OTHER, path, kind, shape, dtype)
+        leaves.append(leaf._replace(role=_find_role(leaf, value, reading)))
+    if not any(leaf.role is Role.IMAGE for leaf in leaves):
+        ndims = (4, 5) if reading.layout is None else (len(reading.layout),)
+        for place, leaf in enumerate(leaves):
+            is_picture = len(leaf.shape) in ndims or _is_list(values[place])
+            if (
+                leaf.role is Role.OTHER
+                and is_picture
+                and leaf.is_plain
+                and leaf.dtype in MIXED_DTYPES
+            ):
+                leaves[place] = leaf._replace(role=Role.IMAGE)
+    return [_with_axes(leaf, reading) if leaf.role is Role.IMAGE else leaf for leaf in leaves]
 
 
-def _find_role(leaf: Leaf, value: Any, reading: Reading) -> Role | None:
-    """Return the role of a leaf by its type; None for what is an image if no tv_tensor is one."""
-    if any(_key(step) == name for step in leaf.path for name in reading.passthrough):
+def _find_role(leaf: Leaf, value: Any, reading: Reading) -> Role:
+    """Return the role of a leaf by its type: plain tensors have none yet."""
+    if any(nesting.key_of(step) in reading.passthrough for step in leaf.path):
         return Role.PASSED
     if type(value) in LEAF_RULES:
         return Role.OWN
     if isinstance(value, PairedLabels):
         return Role.PAIRED
-    if is_objects(value):
+    if nesting.is_objects(value):
         return Role.OBJECTS
-    if isinstance(value, tv_tensors.Mask):
+    if issubclass(leaf.type, tv_tensors.Mask):
         return Role.MASK
-    is_list = _is_image_list(value)
-    one = value[0] if is_list else value
-    if isinstance(one, (tv_tensors.Image, tv_tensors.Video)):
+    if issubclass(leaf.type, (tv_tensors.Image, tv_tensors.Video)):
         return Role.IMAGE
-    if isinstance(one, Samples):
-        return None if one.tv_type is None else Role.IMAGE
-    ndims = (4, 5) if reading.layout is None else (len(reading.layout),)
-    if is_list or (_is_plain(value) and value.ndim in ndims and value.dtype in MIXED_DTYPES):
-        return None
+    is_dataclass = dataclasses.is_dataclass(value) and not isinstance(value, type)
+    if is_dataclass or isinstance(value, (set, frozenset)):  # a mask inside would be left behind
+        raise TypeError(
+            f"the {leaf.type.__name__} at {leaf.where} cannot be looked into; expected mappings, "
+            "lists, tuples and namedtuples of tensors: pass a dict of what it holds."
+        )
     return Role.OTHER
 
 
-def _layout_of(value: Any, reading: Reading) -> str | None:
+def _axes_of(leaf: Leaf, reading: Reading) -> str | None:
     """Return the axes that were named for plain images; tv_tensors have their own."""
-    typed = isinstance(value, tv_tensors.TVTensor) or getattr(value, "tv_type", None) is not None
-    return None if typed else reading.layout
+    return reading.layout if leaf.is_plain else None
 
 
-def _image_axes(value: Any, reading: Reading) -> tuple[tuple[int, ...], int]:
-    """Return the axes of an image leaf that boxes cut, slowest first, and its channel axis."""
-    ndim = value[0].ndim + 1 if _is_sequence(value) else value.ndim
-    layout = _layout_of(value, reading) or ("BTCHW" if ndim == 5 else "BCHW")
-    depth = [layout.index(name) for name in "TD" if name in layout] if reading.cuboid else []
-    return (*depth, layout.index("H"), layout.index("W")), layout.find("C")
+def _with_axes(leaf: Leaf, reading: Reading) -> Leaf:
+    """Tell the axes of an image leaf that boxes cut, slowest first, and its channel axis."""
+    axes = _axes_of(leaf, reading) or ("BTCHW" if len(leaf.shape) == 5 else "BCHW")
+    cut = [axes.index(name) for name in "TD" if name in axes] if reading.cuboid else []
+    cut += [axes.index("H"), axes.index("W")]
+    return leaf._replace(axes=tuple(cut), channel_axis=axes.find("C"))
+
+
+def _images_of(leaves: list[Leaf], reading: Reading) -> list[Leaf]:
+    images = [leaf for leaf in leaves if leaf.role is Role.IMAGE]
+    if images:
+        return images
+    got = ", ".join(map(str, leaves)) or "an empty batch"
+    if any(leaf.role is Role.OBJECTS for leaf in leaves):
+        got += "; mappings with boxes are targets: give images beside them, as (image, target)"
+    axes = ", ".join(reading.layout or "BCHW")
+    raise TypeError(
+        f"images must be in the batch: ({axes}) tensors or tv_tensors.Image of uint8 or a floating "
+        f"point dtype, got {got}."
+    )
+
+
+def _check_pictures(images: list[Leaf]) -> None:
+    """Refuse plain tensors that are shaped as images but called masks, or perhaps hold class ids.
+
+    Bytes with 3 or 4 channels, or with those of the first image, are an image too. With one channel
+    they are one if a name says so, and no other is of floating point.
+    """
+    floats = [leaf for leaf in images if leaf.dtype != torch.uint8]
+    first = (floats or images)[0]
+    for leaf in images:
+        count = leaf.shape[leaf.channel_axis] if leaf.channel_axis > 0 else 1
+        usual = count in (3, 4) or 1 < count == first.shape[first.channel_axis]
+        is_view = usual and len(leaf.shape) == len(first.shape)
+        named = leaf.name and not leaf.is_called_label and not floats
+        doubtful = leaf.dtype == torch.uint8 and leaf is not first and not (is_view or named)
+        if leaf.is_plain and (doubtful or MASK_NAME.search(leaf.name)):
+            raise _left_behind(leaf)
+
+
+# --- Which are labels ---------------------------------------------------------------------------
 
 
 def _mark_labels(
@@ -418,68 +405,98 @@ def _mark_labels(
         values[place] = labels
         found = {place: kinds}
     else:
-        guess = _guess_labels(leaves, values, length, reading)
-        found = {} if guess is None else {guess: kinds}
-    return [
-        leaf._replace(
+        found = dict.fromkeys(_guess_labels(leaves, values, length, reading), kinds)
+    leaves = leaves.copy()
+    for place, kind in found.items():
+        value = values[place]
+        leaves[place] = leaves[place]._replace(
             role=Role.LABEL,
-            kind=found[place],
-            indices=are_indices(values[place], found[place]),
+            shape=tuple(getattr(value, "shape", ())),  # of what a getter made of the leaf
+            kind=kind,
+            indices=are_indices(value, kind),
         )
-        if place in found
-        else leaf
-        for place, leaf in enumerate(leaves)
-    ]
+    return leaves
 
 
 def _guess_labels(
     leaves: list[Leaf], values: list[Any], length: int, reading: Reading
-) -> int | None:
-    """Find the labels by name, or else by type; None where a batch need not have any."""
-    kind = reading.form.num_classes
-    rest = [p for p, leaf in enumerate(leaves) if leaf.role is Role.OTHER and _is_plain(values[p])]
+) -> list[int]:
+    """Find the labels by name, or else by what fits: one place or none."""
+    form, kind = reading.form, reading.form.num_classes
+    under = any(leaf.role is Role.OTHER and leaf.name in LABEL_NAMES for leaf in leaves)
+    rest = [p for p, leaf in enumerate(leaves) if leaf.role is Role.OTHER and leaf.is_plain]
     named = [p for p in rest if leaves[p].is_called_label]
-    typed = [p for p in rest if _may_be_labels(values[p], kind, length)]
-    found = named or typed
-    if len(found) > 1 and isinstance(kind, int):
-        fitting = [p for p in found if values[p].shape[1:] in ((), (kind,))]
-        found = fitting or found
-    if len(found) > 1 and not named:
-        # By custom labels follow the image: (image, label, index), (index, image, label).
-        first = next(p for p, leaf in enumerate(leaves) if leaf.role is Role.IMAGE)
-        found = [p for p in found if p > first][:1] or found
+    # What lies under a name for labels, but is no tensor, is not replaced by another column.
+    rest = [p for p in rest if leaves[p].name in LABEL_NAMES] if under else rest
+    found = named or [p for p in rest if not _why_no_labels(leaves[p], kind, length)]
+    indices = [p for p in found if are_indices(values[p], kind)]
+    # Indices that are left alone, as Cutout does without num_classes, need not be told apart.
+    alone = kind is None and form.targets == "soft" and not reading.need_labels
+    if len(found) < 2 or (alone and found == indices):
+        return found[:1]
+    if kind == "regression":
+        found = [p for p in found if values[p].is_floating_point()] or found
+    elif isinstance(kind, int):
+        found = [p for p in found if p in indices or leaves[p].shape[1:] == (kind,)] or found
+    if not named and all(nesting.is_in_order(leaves[p].path) for p in found):
+        # By custom ids come before an image and its label behind, which mappings do not tell.
+        first = next(place for place, leaf in enumerate(leaves) if leaf.role is Role.IMAGE)
+        behind = [place for place in found if place > first]
+        found = behind if len(behind) == 1 else found
     if len(found) > 1:
         raise ValueError(
             f"labels could be at {' or '.join(leaves[p].where for p in found)}; say which with "
             "labels_getter=, name several with num_classes={key: ...}, or list the others in "
             "passthrough=."
         )
-    roles = {leaf.role for leaf in leaves}
-    other_targets = roles & {Role.MASK, Role.OBJECTS, Role.PAIRED}
-    # A number of classes says that there are labels, also where the transform can do without.
-    if not found and (kind is not None or (reading.need_labels and not other_targets)):
-        if Role.PAIRED in roles:
-            return None
-        raise ValueError(
-            f"found no labels in the batch: expected a (B,) integer or a (B, K) tensor, B = "
-            f"{length}; point to them with labels_getter=, or pass labels_getter=None to mix "
-            "images without labels."
-        )
-    return found[0] if found else None
+    return found
 
 
-def _may_be_labels(value: Tensor, kind: NumClasses, length: int) -> bool:
-    if value.shape[:1] != (length,):
-        return False
+def _why_no_labels(leaf: Leaf, kind: NumClasses, length: int) -> str:
+    """Say why a leaf cannot be labels; nothing if it may be."""
+    if not leaf.is_plain:
+        return "no plain tensor"
+    if leaf.shape[:1] != (length,):
+        return f"not of length {length}"
+    if len(leaf.shape) > 2:
+        return "too many axes"
     if kind == "regression":
-        return value.ndim in (1, 2) and value.is_floating_point()
-    if value.ndim == 1:
-        return kind != "multi" and not (value.is_floating_point() or value.dtype == torch.bool)
-    return value.ndim == 2
+        return "no numbers" if leaf.dtype == torch.bool else ""
+    if len(leaf.shape) == 1 and kind == "multi":
+        return "multi-hot labels are (B, K)"
+    if len(leaf.shape) == 1 and (leaf.dtype.is_floating_point or leaf.dtype == torch.bool):
+        return "class indices are integers; real targets need num_classes='regression'"
+    return ""
+
+
+def _check_labels_found(
+    leaves: list[Leaf], length: int, lists: list[nesting.Path], reading: Reading
+) -> None:
+    """Refuse a batch that should have labels, and say why each of its leaves is none."""
+    kind, roles = reading.form.num_classes, {leaf.role for leaf in leaves}
+    # A number of classes says that there are labels, also where the transform can do without.
+    needed = reading.need_labels and not roles & {Role.MASK, Role.OBJECTS}
+    has_any = roles & {Role.LABEL, Role.PAIRED} or reading.labels_getter is None
+    if has_any or not (needed or kind is not None):
+        return
+    seen: dict[str, None] = {}
+    for leaf in leaves:
+        if leaf.role is Role.PASSED:
+            seen[f"{leaf} (listed in passthrough)"] = None
+        elif leaf.role is Role.OTHER and (path := nesting.is_under(leaf.path, lists)):
+            seen[f"{leaf.type.__name__} in a list at {nesting.in_words(path)} (no tensor)"] = None
+        elif leaf.role is Role.OTHER:
+            seen[f"{leaf} ({_why_no_labels(leaf, kind, length)})"] = None
+    listed = ", ".join([*list(seen)[:6], *["and more"] * (len(seen) > 6)]) or "nothing but images"
+    raise ValueError(
+        f"found no labels in the batch: expected a (B,) integer or a (B, K) tensor, B = {length}, "
+        f"got {listed}; point to them with labels_getter=, or pass labels_getter=None to mix "
+        "images without labels."
+    )
 
 
 def _place_of_key(leaves: list[Leaf], key: Any) -> int:
-    places = [p for p, leaf in enumerate(leaves) if leaf.path and _key(leaf.path[-1]) == key]
+    places = [p for p, leaf in enumerate(leaves) if key in map(nesting.key_of, leaf.path[-1:])]
     if len(places) != 1:
         raise ValueError(
             f"num_classes names the label {key!r}, expected once in the batch, got it "
@@ -511,125 +528,130 @@ def _place_of_labels(labels: Any, leaves: list[Leaf], values: list[Any], length:
 
 
 def _shares_memory(one: Tensor, other: Tensor) -> bool:
-    return (
-        other.numel() > 0 and one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
-    )
+    dense = one.layout is other.layout is torch.strided and other.numel() > 0
+    return dense and one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
 
 
-def _is_plain(value: Any) -> bool:
-    return isinstance(value, Tensor) and not isinstance(value, tv_tensors.TVTensor)
+# --- Whether they can be mixed ------------------------------------------------------------------
 
 
-def _key(step: Any) -> Any:
-    """Return the key, name or position of one step of a path."""
-    return next((getattr(step, a) for a in ("key", "name", "idx") if hasattr(step, a)), None)
-
-
-def _describe(value: Any) -> str:
-    if isinstance(value, (Tensor, Samples)):
-        dtype = str(value.dtype).removeprefix("torch.")
-        return f"a {type(value).__name__} of shape {tuple(value.shape)} and dtype {dtype}"
-    return f"a {type(value).__name__}"
-
-
-# --- Whether it can be mixed --------------------------------------------------------------------
-
-
-def _check_images(
-    leaves: list[Leaf], values: list[Any], length: int, reading: Reading
-) -> tuple[int, ...]:
-    """Check every image leaf and return the sides that boxes cut."""
-    sizes = {}
-    for leaf, value in zip(leaves, values, strict=True):
-        if leaf.role is not Role.IMAGE:
-            continue
-        if _is_sequence(value):
-            shapes = {tuple(v.shape) for v in value}
-            if len(shapes) > 1 or len({v.dtype for v in value}) > 1:
-                raise ValueError(
-                    f"images at {leaf.where} must be of one size and dtype, got shapes "
-                    f"{sorted(shapes)}; resize or pad them first, in collate_fn= for example."
-                )
-            shape, dtype = (len(value), *value[0].shape), value[0].dtype
-        else:
-            shape, dtype = tuple(value.shape), value.dtype
-        if dtype not in MIXED_DTYPES:
+def _check_leaf(leaf: Leaf, value: Any, length: int, reading: Reading) -> None:
+    """Check a leaf that has a rule by itself."""
+    place = f"{NOUNS[leaf.role]} at {leaf.where}"
+    tensors = [unwrap(v) for v in (value if _is_list(value) else [value]) if isinstance(v, Tensor)]
+    for tensor in tensors:
+        if tensor.layout is not torch.strided or tensor.is_quantized:
+            got = tensor.dtype if tensor.is_quantized else tensor.layout
             raise TypeError(
-                f"images at {leaf.where} must be uint8, float16, bfloat16, float32 or float64, got "
-                f"{str(dtype).removeprefix('torch.')}."
+                f"{place} must be dense, got {got}; call to_dense(), dequantize() or "
+                "torch.nested.to_padded_tensor()."
             )
-        named = _layout_of(value, reading)
-        if len(shape) not in ((len(named),) if named else (4, 5)):
-            expected = " x ".join(named) if named else "(B, C, H, W) or (B, T, C, H, W)"
-            raise ValueError(
-                f"images at {leaf.where} must be a batch {expected}, got shape {shape}."
-            )
-        if named is None and _has_channels_last(shape):
-            raise ValueError(
-                f"images at {leaf.where} must have their channels before height and width, got "
-                f"shape {shape}; give v2.ToImage() to the data set, permute them, or say "
-                f"layout='{'BTHWC' if len(shape) == 5 else 'BHWC'}'."
-            )
-        if shape[0] != length:
-            raise ValueError(
-                f"images at {leaf.where} must have the batch's length {length}, got {shape[0]}."
-            )
-        sizes[leaf.where] = tuple(shape[axis] for axis in leaf.axes)
-        if reading.cuboid and len(leaf.axes) != 3:
-            raise ValueError(
-                f"cut='cuboid' needs a time or depth axis, got images of shape {shape} at "
-                f"{leaf.where}."
-            )
-        if length and 0 in shape:
-            raise ValueError(f"images at {leaf.where} must not be empty, got shape {shape}.")
-    if reading.one_size and len(set(sizes.values())) > 1:
+    if leaf.role is Role.LABEL:
+        needed = reading.need_labels
+        rules.check_labels(value, leaf.kind, reading.form, leaf.where, need_classes=needed)
+    elif leaf.role is Role.IMAGE:
+        _check_image(leaf, tensors, length, place, reading)
+    if leaf.shape[:1] != (length,):
+        raise ValueError(f"{place} must have the batch's length {length}, got {leaf.shape}.")
+
+
+def _check_image(
+    leaf: Leaf, tensors: list[Tensor], length: int, place: str, reading: Reading
+) -> None:
+    shape, axes = leaf.shape, _axes_of(leaf, reading)
+    free = leaf.axes if reading.unequal else ()
+    alike = {
+        (tuple(n for a, n in enumerate(v.shape, 1) if a not in free), v.dtype, v.device)
+        for v in tensors
+    }
+    if len(alike) > 1:
         raise ValueError(
-            "images that are cut alike must be of one size, got "
-            + ", ".join(f"{size} at {where}" for where, size in sizes.items())
-            + "."
+            f"{place} must be of one size and dtype and on one device, got shapes "
+            f"{sorted({tuple(v.shape) for v in tensors})}; resize or pad them first, in "
+            "collate_fn= for example, or mix them where both have pixels, with sizes='overlap'."
         )
+    if leaf.dtype not in MIXED_DTYPES:
+        raise TypeError(
+            f"{place} must be uint8, float16, bfloat16, float32 or float64, got {leaf.dtype}."
+        )
+    if len(shape) not in ((len(axes),) if axes else (4, 5)):
+        expected = " x ".join(axes) if axes else "(B, C, H, W) or (B, T, C, H, W)"
+        raise ValueError(f"{place} must be a batch {expected}, got shape {shape}.")
+    # What cv2.imread gives: the last axis is 1, 3 or 4, and that of channels is longer.
+    if axes is None and shape[-1] in (1, 3, 4) and shape[-3] > 4:
+        raise ValueError(
+            f"{place} must have their channels before height and width, got shape {shape}; give "
+            "v2.ToImage() to the data set, permute them, or say "
+            f"layout='{'BTHWC' if len(shape) == 5 else 'BHWC'}'."
+        )
+    if reading.cuboid and len(leaf.axes) != 3:
+        raise ValueError(f"cut='cuboid' needs a time or depth axis, got {leaf}.")
+    if length and 0 in shape:
+        raise ValueError(f"{place} must not be empty, got shape {shape}.")
+
+
+def _find_size(images: list[Leaf], reading: Reading) -> tuple[int, ...]:
+    """Return the sides that boxes cut."""
+    sizes = {leaf.where: tuple(leaf.shape[axis] for axis in leaf.axes) for leaf in images}
+    if reading.one_size and len(set(sizes.values())) > 1:
+        got = ", ".join(f"{size} at {where}" for where, size in sizes.items())
+        raise ValueError(f"images that are cut alike must be of one size, got {got}.")
     return next(iter(sizes.values()))
 
 
-def _has_channels_last(shape: tuple[int, ...]) -> bool:
-    """Tell what cv2.imread gives: the last axis is 1, 3 or 4, and that of channels is longer."""
-    return shape[-1] in (1, 3, 4) and shape[-3] > 4
+def _find_sizes(leaves: list[Leaf], values: list[Any]) -> tuple[tuple[int, int], ...]:
+    """Return the size of each image if those of a list differ: then all of them are such lists."""
+    images = {
+        leaf.where: tuple((v.shape[leaf.axes[-2] - 1], v.shape[leaf.axes[-1] - 1]) for v in value)
+        for leaf, value in zip(leaves, values, strict=True)
+        if leaf.role is Role.IMAGE and _is_list(value)
+    }
+    found = next((sizes for sizes in images.values() if len(set(sizes)) > 1), ())
+    for leaf in leaves if found else ():
+        beside = leaf.role in (Role.IMAGE, Role.MASK)
+        if beside and images.get(leaf.where) != found:
+            raise ValueError(
+                f"images of unequal size must be alone or beside lists of the same sizes {found}, "
+                f"got other sizes or a mask at {leaf.where}."
+            )
+    return found
 
 
-def _check_leaf(
-    leaf: Leaf, value: Any, length: int, size: tuple[int, ...], reading: Reading
+def _check_beside(
+    leaf: Leaf, value: Any, length: int, size: tuple[int, ...], lists: list[nesting.Path]
 ) -> None:
-    shape = tuple(getattr(value, "shape", ()))
-    match leaf.role:
-        case Role.LABEL:
-            needed = reading.need_labels
-            check_labels(value, leaf.kind, reading.form, leaf.where, need_classes=needed)
-            if shape[:1] != (length,):
-                raise ValueError(
-                    f"labels at {leaf.where} must have the batch's length {length}, got shape "
-                    f"{shape}."
-                )
-        case Role.MASK:
-            if len(shape) < 1 + len(size) or shape[0] != length or shape[-len(size) :] != size:
-                raise ValueError(
-                    f"masks at {leaf.where} must have the batch's length {length} and the images' "
-                    f"size {size}, got shape {shape}."
-                )
-        case Role.OBJECTS:
-            if len(value) != length:
-                raise ValueError(
-                    f"targets at {leaf.where} must be one mapping for each of the {length} images, "
-                    f"got {len(value)}."
-                )
-        case Role.OTHER:
-            boxed = isinstance(value, tv_tensors.TVTensor)
-            if boxed or (len(shape) >= 3 and shape[0] == length and shape[-2:] == size[-2:]):
-                hint = (
-                    "put boxes and keypoints into a list of target dicts, one for each image"
-                    if boxed
-                    else "wrap it as tv_tensors.Image, Video or Mask to have it mixed"
-                )
-                raise ValueError(
-                    f"{_describe(value)} at {leaf.where} would be left behind unmixed; {hint}, or "
-                    "name it in passthrough=."
-                )
+    """Check what lies beside the images, perhaps in a list with an item for each of them.
+
+    What depends on the pixels by its type, shape or name must have a rule.
+    """
+    shape, rank = leaf.shape, len(size)
+    if leaf.role is Role.MASK and (len(shape) <= rank or shape[-rank:] != size):
+        raise ValueError(f"masks at {leaf.where} must have the images' size {size}, got {shape}.")
+    if leaf.role is not Role.OTHER:
+        return
+    if issubclass(leaf.type, tv_tensors.TVTensor):
+        raise _left_behind(leaf, boxed=True)
+    for shape in {(length, *v.shape) for v in value} if _is_list(value) else {leaf.shape}:
+        shape = (length, *shape) if nesting.is_under(leaf.path, lists) else shape
+        if len(shape) < 2 or shape[0] != length:
+            continue
+        sides = [shape[axis : axis + 2] for axis in range(1, len(shape) - 1)]
+        is_map = len(shape) > 2 and (size[-2:] in sides or MASK_NAME.search(leaf.name))
+        is_box = shape[-1] in (2, 3, 4) and BOX_NAME.search(leaf.name)
+        if is_map or is_box:
+            raise _left_behind(leaf, boxed=bool(is_box))
+
+
+def _left_behind(leaf: Leaf, *, boxed: bool = False) -> ValueError:
+    hint = (
+        "unmixed; put boxes and keypoints into a list of target dicts, one for each image"
+        if boxed
+        else "unmixed or blended as numbers; wrap class ids as tv_tensors.Mask, pictures as "
+        "tv_tensors.Image or Video"
+    )
+    return ValueError(f"{leaf} would be left behind {hint}, or name it in passthrough=.")
+
+
+def _is_list(value: Any) -> bool:
+    """Tell images or targets in a list: all other lists are looked into."""
+    return type(value) in (list, tuple)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,14 +17,17 @@ class MixCriterion(nn.Module):
     """Turn a criterion into one that takes soft, index or paired labels.
 
     Replaces the ``mixup_criterion`` of tutorials: every sample has its own weight, and a sample
-    whose label is unknown counts with the weight that is known.
+    whose label is unknown counts with the weight that is known. The loss of a pair is ``lam`` times
+    that against its own label plus ``1 - lam`` times that against its partner's. An
+    ``nn.CrossEntropyLoss`` of (B, K) outputs takes both from one softmax; any other criterion is
+    called twice.
 
     Args:
         criterion: Callable ``(outputs, labels) -> losses``. A module with a ``reduction`` is
             copied and used without one; any other callable must return the losses of each sample,
             (B,) or (B, ...), which are averaged over the other axes.
-        reduction: ``"mean"``: the sum of the losses over the sum of the known weights;
-            ``"sum"``; or ``"none"``: (B,).
+        reduction: ``"mean"``: the sum of the losses over the sum of the known weights, in which
+            class weights do not count; ``"sum"``; or ``"none"``: (B,).
         ignore_index: The class index of samples without a label; by default the criterion's own,
             if it has one. Only index and paired labels need it: a soft row shows what is known of
             it by its sum.
@@ -61,53 +65,102 @@ class MixCriterion(nn.Module):
         if hasattr(criterion, "reduction"):
             criterion = copy.copy(criterion)
             criterion.reduction = "none"
+        own_index = getattr(criterion, "ignore_index", None)
+        self.ignore_index: Any = own_index if ignore_index is None else ignore_index
+        if isinstance(criterion, nn.CrossEntropyLoss):
+            criterion.ignore_index = -(2**31)  # with one of 0 or more it would refuse soft rows
         self.criterion = criterion
         self.reduction = reduction
-        own_index = getattr(criterion, "ignore_index", None)
-        self.ignore_index = own_index if ignore_index is None else ignore_index
 
     def forward(self, outputs: Tensor, labels: Tensor | PairedLabels) -> Tensor:
         """Return the loss of ``outputs`` against mixed or plain labels.
 
         Args:
-            outputs: (B, K) model outputs, in the form that the criterion takes.
-            labels: (B,) class indices, (B, K) soft rows, or :class:`PairedLabels`.
+            outputs: (B, K, ...) model outputs, in the form that the criterion takes.
+            labels: (B, ...) class indices, (B, K, ...) soft rows, or :class:`PairedLabels` of
+                either.
 
         Returns:
             A scalar, or (B,) with ``reduction="none"``.
         """
-        if not isinstance(labels, (Tensor, PairedLabels)):
+        if isinstance(labels, PairedLabels):
+            losses, known = self._mix(outputs, *labels)
+        elif isinstance(labels, Tensor):
+            losses, known = self._measure(outputs, labels)
+        else:
             raise TypeError(
                 f"labels must be a tensor or PairedLabels, got {type(labels).__name__}."
             )
-        if isinstance(labels, PairedLabels):
-            own, own_known = self._loss(outputs, labels.labels)
-            other, other_known = self._loss(outputs, labels.partner_labels)
-            lam = labels.lam.to(own.dtype)
-            losses = lam * own + (1 - lam) * other
-            known = lam * own_known + (1 - lam) * other_known
-        else:
-            losses, known = self._loss(outputs, labels)
         if self.reduction == "none":
-            return losses
+            return losses.sum(1) if losses.ndim == 2 else losses
         total = losses.sum()
         return total if self.reduction == "sum" else total / known.sum().clamp(min=1e-12)
 
-    def _loss(self, outputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def _mix(
+        self, outputs: Tensor, own: Tensor, partner: Tensor, lam: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return the (B, 2) shares that both labels have in the loss, and in what is known."""
+        if lam.shape != outputs.shape[:1]:
+            raise ValueError(
+                f"labels must have a lam of shape ({len(outputs)},), got {tuple(lam.shape)}."
+            )
+        are_classes = own.shape == partner.shape == lam.shape and own.dtype == torch.int64
+        if type(self.criterion) is nn.CrossEntropyLoss and are_classes and outputs.ndim == 2:
+            classes = torch.stack([own, partner], 1)
+            return _mix_entropies(self.criterion, outputs, classes, lam, self.ignore_index)
+        both = zip(self._measure(outputs, own), self._measure(outputs, partner), strict=True)
+        losses, known = (torch.stack(parts, 1) for parts in both)
+        lam = lam.to(losses.dtype)
+        shares = torch.stack([lam, 1 - lam], 1)
+        return shares * losses, shares * known
+
+    def _measure(self, outputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return the (B,) losses and the share of each label that is known."""
-        known = torch.ones(len(labels), device=outputs.device)
-        if labels.ndim == 1 and not labels.is_floating_point() and self.ignore_index is not None:
-            known = (labels != self.ignore_index).to(known.dtype)
-            labels = torch.where(labels == self.ignore_index, 0, labels)
-        elif labels.ndim == 2 and isinstance(self.criterion, nn.CrossEntropyLoss):
-            known = labels.sum(1).to(known.dtype)
+        is_entropy = isinstance(self.criterion, nn.CrossEntropyLoss)
+        known = torch.ones(len(labels), dtype=torch.bool, device=labels.device)
+        if not labels.is_floating_point():
+            if self.ignore_index is not None and (labels.ndim == 1 or is_entropy):
+                known = labels.ne(self.ignore_index)
+                labels = torch.where(known, labels, 0)
+        elif labels.ndim > 1 and isinstance(self.criterion, nn.CrossEntropyLoss):
+            known = labels.sum(1)
+            smoothing = self.criterion.label_smoothing
+            if 0 < smoothing < 1:  # what is not known is not smoothed either, as with indices
+                over = smoothing / (1 - smoothing) / labels.shape[1]
+                labels = labels - over * (1 - known).clamp(min=0).unsqueeze(1)
         losses = self.criterion(outputs, labels)
         if losses.ndim == 0 or len(losses) != len(labels):
             raise ValueError(
                 f"criterion must return a loss for each of the {len(labels)} samples, "
                 f"got shape {tuple(losses.shape)}; give it reduction='none'."
             )
-        losses = losses.flatten(1).mean(1) if losses.ndim > 1 else losses
-        if labels.ndim == 1:
-            losses = losses * known
-        return losses, known.to(losses.dtype)
+        losses = _average(losses, known.ndim)
+        if known.dtype == torch.bool:
+            losses = torch.where(known, losses, 0)
+        return _average(losses, 1), _average(known.to(losses.dtype), 1)
+
+
+def _mix_entropies(
+    criterion: nn.CrossEntropyLoss, outputs: Tensor, classes: Tensor, lam: Tensor, ignored: int
+) -> tuple[Tensor, Tensor]:
+    """Return what ``_mix`` does, for (B, 2) classes and by one softmax."""
+    if torch.is_autocast_enabled(outputs.device.type):  # which widens a cross-entropy
+        outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
+    log = outputs.log_softmax(1)
+    unknown = classes.eq(ignored)
+    classes = classes.masked_fill(unknown, 0)
+    gains = log.gather(1, classes)
+    weight, smoothing = criterion.weight, criterion.label_smoothing
+    if weight is not None:
+        gains = gains * weight[classes]
+    if smoothing:
+        log = log if weight is None else log * weight
+        gains = (1 - smoothing) * gains + smoothing * log.mean(1, keepdim=True)
+    lam = lam.to(log.dtype)
+    shares = torch.stack([lam, 1 - lam], 1)
+    return gains.masked_fill(unknown, 0) * -shares, shares.masked_fill(unknown, 0)
+
+
+def _average(values: Tensor, ndim: int) -> Tensor:
+    """Average over all axes behind the first ``ndim``."""
+    return values.flatten(ndim).mean(ndim) if values.ndim > ndim else values

@@ -9,11 +9,10 @@ from dataclasses import fields
 from typing import Any
 
 import torch
-from torch import Generator
 from torch.compiler import assume_constant_result, is_compiling
 
-from tv_mixaug.arguments import check_choice, check_probability, check_shares
-from tv_mixaug.base import Allocate, BatchTransform, MixTransform, Mode, Rules
+from tv_mixaug.arguments import check_choice, check_shares
+from tv_mixaug.base import BatchTransform, How, MixTransform, Mode, Rules
 from tv_mixaug.draws import Source, draw_applied, draw_uniform, fenced, is_on_device
 from tv_mixaug.labels import LabelFormat, check_one_format
 from tv_mixaug.leaves import Batch, Leaf, Reading
@@ -122,18 +121,10 @@ class OneOf(BatchTransform):
         idle = next((t for t in self.transforms if t.label_format), self.transforms[0])
         return idle.choose(idle.never, generator)
 
-    def run(
-        self,
-        batch: Any,
-        p: Any,
-        *,
-        inplace: bool | None = None,
-        generator: Generator | None = None,
-        allocate: Allocate | None = None,
-    ) -> tuple[Any, Recipe | None]:
+    def run(self, batch: Any, p: Any, how: How) -> tuple[Any, Recipe | None]:
         """Transform a batch; see :class:`~tv_mixaug.base.BatchTransform`."""
-        chosen, p = self.choose(p, generator)
-        return chosen.run(batch, p, inplace=inplace, generator=generator, allocate=allocate)
+        chosen, p = self.choose(p, how.generator)
+        return chosen.run(batch, p, how)
 
 
 class Foreign(BatchTransform):
@@ -156,23 +147,11 @@ class Foreign(BatchTransform):
         """Its name."""
         return getattr(self.function, "__name__", type(self.function).__name__)
 
-    def check_p(self, p: Any) -> float:
-        """Return a probability, checked."""
-        return check_probability("p", p)
-
-    def run(
-        self,
-        batch: Any,
-        p: Any,
-        *,
-        inplace: bool | None = None,
-        generator: Generator | None = None,
-        allocate: Allocate | None = None,
-    ) -> tuple[Any, Recipe | None]:
+    def run(self, batch: Any, p: Any, how: How) -> tuple[Any, Recipe | None]:
         """Apply it with probability ``p``."""
-        if not draw_applied(1, p, False, generator):
+        if not draw_applied(1, p, False, how.generator):
             return batch, None
-        with fenced(generator):
+        with fenced(how.generator):
             return self.function(batch), None
 
 
@@ -206,6 +185,7 @@ class _Together(MixTransform):
             _check_agreement(holders, name, operator.attrgetter(name))
             if holders:
                 setattr(self, name, getattr(holders[0], name))
+        self.never = [0.0] * len(self.rules)
         self.masks = next((rule.masks for rule in self.rules if rule.masks), None)
         super().__post_init__()
 

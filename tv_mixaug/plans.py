@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -39,6 +40,10 @@ class Plan(NamedTuple):
 
     def __repr__(self) -> str:
         return describe(self)
+
+    def to(self, device: torch.device | str | int, non_blocking: bool = False) -> Plan:
+        """Move all fields to a device, as ``Tensor.to`` does."""
+        return Plan(*(x.to(device=device, non_blocking=non_blocking) for x in self))
 
 
 def describe(items: Any) -> str:
@@ -330,6 +335,53 @@ def identity_plan(
         boxes=torch.zeros(batch_size, holes, 2 * dims, dtype=torch.int64, device=device),
         noise=torch.zeros(batch_size, dtype=torch.int64, device=device),
     )
+
+
+def fit_plan(plan: Plan, sizes: Sequence[Sequence[int]]) -> Plan:
+    """Cut a plan down to the pixels that both images of a pair have, and count its weights anew.
+
+    Images of different sizes lie with their upper left corners on each other. What lies beyond the
+    partner stays own, so the own weight is the mean over all pixels of the own image.
+
+    Args:
+        plan: The plan, on the CPU, whose boxes lie in the own image.
+        sizes: Height and width of each image.
+
+    Returns:
+        The plan with boxes of partners that are clipped to both, and ``lam`` for the whole image.
+
+    Example:
+        >>> plan = identity_plan(2)._replace(
+        ...     op=torch.tensor([PASTE, BLEND]).byte(),
+        ...     partner=torch.tensor([1, 0]),
+        ...     lam=torch.tensor([0.0, 0.5]),
+        ...     boxes=torch.tensor([[[0, 0, 10, 10]], [[0, 0, 0, 0]]]),
+        ... )
+        >>> fit_plan(plan, [(10, 10), (5, 20)]).lam.tolist()
+        [0.5, 0.75]
+    """
+    lam, boxes = plan.lam.clone(), plan.boxes.clone()
+    rows = zip(plan.op.tolist(), plan.partner.tolist(), plan.lam.tolist(), sizes, strict=True)
+    for row, (op, other, own, size) in enumerate(rows):
+        height, width = map(min, size, size if op == FILL else sizes[other])
+        boxes[row].clamp_(max=torch.tensor([width, height] * 2, device="cpu"))
+        boxes[row] *= (box_volumes(boxes[row]) > 0)[:, None]
+        if op == PASTE:
+            inside = torch.zeros(height, width, dtype=torch.bool, device="cpu")
+            for x1, y1, x2, y2 in boxes[row].tolist():
+                inside[y1:y2, x1:x2] = True
+            lam[row] = 1 - int(inside.count_nonzero()) / math.prod(size)
+        elif op == BLEND and tuple(size) != tuple(sizes[other]):
+            lam[row] = 1 - (1 - own) * (height * width) / math.prod(size)
+    return plan._replace(lam=lam, boxes=boxes)
+
+
+def inner_lam(lam: float, size: Sequence[int], other: Sequence[int]) -> float:
+    """Return the weight of the own pixels under a partner that is blended in, from the image's."""
+    if tuple(size) == tuple(other):
+        return lam
+    shared = math.prod(map(min, size, other))
+    return max(0.0, 1 - (1 - lam) * math.prod(size) / shared)
 
 
 def box_volumes(boxes: Any) -> Any:

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Generator
 
 from tv_mixaug.arguments import (
     check_bool,
@@ -23,7 +22,7 @@ from tv_mixaug.arguments import (
     check_probability,
     check_range,
 )
-from tv_mixaug.base import Allocate, BatchTransform, MixTransform
+from tv_mixaug.base import BatchTransform, How, MixTransform
 from tv_mixaug.draws import Source, draw_lam, draw_uniform, is_on_device
 from tv_mixaug.labels import LabelFormat
 from tv_mixaug.leaves import Batch
@@ -101,25 +100,13 @@ class Mixup(BatchTransform):
         """What is made of labels, the same in every batch."""
         return self.rule.label_format
 
-    def check_p(self, p: Any) -> float:
-        """Return a probability, checked."""
-        return check_probability("p", p)
-
     def choose(self, p: Any, generator: Source) -> tuple[BatchTransform, Any]:
         """Return the rule behind, for those who mix while they collate."""
         return self.rule, p
 
-    def run(
-        self,
-        batch: Any,
-        p: Any,
-        *,
-        inplace: bool | None = None,
-        generator: Generator | None = None,
-        allocate: Allocate | None = None,
-    ) -> tuple[Any, Recipe]:
+    def run(self, batch: Any, p: Any, how: How) -> tuple[Any, Recipe]:
         """Transform a batch; see :class:`~tv_mixaug.base.BatchTransform`."""
-        return self.rule.run(batch, p, inplace=inplace, generator=generator, allocate=allocate)
+        return self.rule.run(batch, p, how)
 
 
 class FastCollateMixup(CollateFn):

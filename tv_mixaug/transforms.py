@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, Literal
 
+import numpy as np
+
 from tv_mixaug import draws, kernels
 from tv_mixaug.arguments import (
     check_alpha,
@@ -169,11 +171,18 @@ class CutMix(PairTransform, CutTransform):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_bool("correct_lam", self.correct_lam)
+        if self.sizes == "overlap" and not self.correct_lam:
+            raise ValueError("correct_lam must be True with sizes='overlap', got False.")
 
     def draw(self, batch: Batch, p: float, generator: Source) -> Recipe:
         """Draw partner, lam and boxes."""
         applied, partner, lam = self.draw_pairs(batch, p, generator)
-        boxes = self.draw_boxes(lam[:, None], batch.size, generator)
+        if batch.layout.sizes:
+            shares = zip(np.broadcast_to(lam, batch.length), batch.sizes, strict=True)
+            drawn = [self.draw_boxes(np.full((1, 1), s), size, generator) for s, size in shares]
+            boxes = np.concatenate(drawn)
+        else:
+            boxes = self.draw_boxes(lam[:, None], batch.size, generator)
         if self.correct_lam:
             lam = 1 - box_volumes(boxes)[:, 0] / math.prod(batch.size)
         lam = lam if self.mode == "sample" else lam[0]
@@ -244,7 +253,11 @@ class FillTransform(CutTransform):
         """Draw the boxes."""
         each, count = self.mode == "sample", batch.length
         applied = draws.draw_applied(count, p, each, generator)
-        boxes = self.draw_boxes(count if each else 1, batch.size, generator)
+        if batch.layout.sizes:
+            drawn = [self.draw_boxes(1, size, generator) for size in batch.sizes]
+            boxes = np.concatenate(drawn)
+        else:
+            boxes = self.draw_boxes(count if each else 1, batch.size, generator)
         noise = draws.draw_seeds(count, generator) if isinstance(self.fill, str) else None
         return make_recipe(FILL, count, applied, boxes=boxes, noise=noise)
 

@@ -622,14 +622,18 @@ def labels(options: argparse.Namespace) -> list[Row]:
         ]
         in_worker, loss = [], []
         logits = torch.randn(size, count, requires_grad=True)
+        alone, mixed = nn.CrossEntropyLoss(), MixCriterion(nn.CrossEntropyLoss())
         for work, library, how, function in functions:
             target = function(samples)[1]
             parts = target if isinstance(target, PairedLabels) else [target]
             sent = sum(part.nbytes for part in parts)
             name = f"{how}, {sent:,} bytes"
             in_worker.append(Contender(work, library, name, collate_run(function, samples, True)))
-            run = loss_run(MixCriterion(nn.CrossEntropyLoss()), logits, target)
-            loss.append(Contender(work, library, how, run))
+            criterion = alone if library == "torchvision" else mixed
+            name = f"{how}, keeps {kept_bytes(criterion, logits, target):,} bytes"
+            loss.append(Contender(work, library, name, loss_run(criterion, logits, target)))
+        run = loss_run(alone, logits, index)
+        loss.append(Contender("plain", PLAIN, "class indices, without MixCriterion", run))
         rows += measure(f"K = {count:,}: collate {size} in a worker", in_worker, options.rounds)
         rows += measure(f"K = {count:,}: loss and gradient of {size}", loss, options.rounds)
     return rows
@@ -641,6 +645,21 @@ def loss_run(criterion: nn.Module, logits: torch.Tensor, target: Any) -> Callabl
         criterion(logits, target).backward()
 
     return run
+
+
+def kept_bytes(criterion: nn.Module, logits: torch.Tensor, target: Any) -> int:
+    """Count what the loss keeps for its gradient, each piece of memory once."""
+    kept = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = criterion(logits, target)  # alive, so that no address comes twice
+    del loss
+    return sum(kept.values())
 
 
 def imports(options: argparse.Namespace) -> list[Row]:

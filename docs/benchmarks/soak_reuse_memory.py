@@ -167,7 +167,7 @@ def keep(images, way):
 
 def soak(count):
     """Keep batches at random for a random while, over many epochs, some of them left early."""
-    collate_fn = make_collate_fn(Mixup(num_classes=CLASSES, p=0.7), record=True)
+    collate_fn = make_collate_fn(Mixup(num_classes=CLASSES, passthrough=(2,), p=0.7), record=True)
     queue, answers = fork.SimpleQueue(), fork.SimpleQueue()
     other = fork.Process(target=keep_elsewhere, args=(queue, answers), daemon=True)
     other.start()
@@ -245,7 +245,7 @@ def main():
     print(f"torch {torch.__version__}, /dev/shm of {shm.total >> 20} MB")
     soak(options.batches)
 
-    ours = make_collate_fn(Mixup(num_classes=CLASSES))
+    ours = make_collate_fn(Mixup(num_classes=CLASSES, passthrough=(2,)))
     found = {"default_collate": [], "Mixup": []}
     for _ in range(options.rounds):
         for name, function in (("default_collate", default_collate), ("Mixup", ours)):

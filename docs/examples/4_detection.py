@@ -9,6 +9,7 @@ both images, each with a weight.
 
 import matplotlib.pyplot as plt
 import torch
+from torchvision.transforms.v2 import functional as v2f
 from torchvision.utils import draw_bounding_boxes
 
 from tv_mixaug import CutMix, Mixup, flowers, make_collate_fn
@@ -61,3 +62,26 @@ collate_fn = make_collate_fn(Mixup(mode="sample"))
 images, targets = collate_fn(dataset)
 show(images, targets)
 print(targets[0]["labels"], targets[0]["mix_weight"])
+
+# %%
+# Images of unequal size
+# ----------------------
+# Detectors often keep images of different sizes in a list. They are mixed where both have pixels,
+# keep their sizes, and the boxes of the partner are cut where the own image ends. What lies beyond
+# the partner is not blended, so an object there counts more.
+
+
+def zipped(samples):
+    """Leave the images in a list, as torchvision's references do."""
+    return tuple(zip(*samples, strict=True))
+
+
+cropped = []
+for i, (image, target) in enumerate(dataset):
+    size = (160, 110) if i % 2 else (120, 160)
+    box = v2f.crop(target["boxes"], 0, 0, *size)
+    cropped.append((v2f.crop(image, 0, 0, *size), {**target, "boxes": box}))
+
+collate_fn = make_collate_fn(Mixup(sizes="overlap", lam=0.5), collate_fn=zipped)
+images, targets = collate_fn(cropped)
+show(images, targets)

@@ -1,4 +1,4 @@
-"""Hugging Face Trainer: dict batches mixed by its data collator, and a loss for soft labels."""
+"""Hugging Face Trainer: our collate function as its data collator, with soft or paired labels."""
 
 import sys
 from importlib.util import find_spec
@@ -12,27 +12,23 @@ import tempfile
 
 import torch
 import transformers
-from torch.nn.functional import cross_entropy
+from torch import nn
 
-from tv_mixaug import CutMix, Mixup, flowers, make_collate_fn
-
-
-class Flowers(torch.utils.data.Dataset):
-    """Samples as an image processor makes them: "pixel_values" (3, H, W) and "labels"."""
-
-    def __init__(self, count):
-        images, self.labels = flowers.draw_flowers(count, size=32)
-        self.images = images.as_subclass(torch.Tensor) / 255
-
-    def __len__(self):
-        return len(self.labels)
-
-    def __getitem__(self, index):
-        return {"pixel_values": self.images[index], "labels": int(self.labels[index])}
+from tv_mixaug import CutMix, MixCriterion, Mixup, PairedLabels, make_collate_fn
 
 
 class MixTrainer(transformers.Trainer):
-    """A Trainer has one collator for everything; evaluation must not be mixed."""
+    """A Trainer whose loss takes mixed labels, and which evaluates on plain ones."""
+
+    criterion = MixCriterion(nn.CrossEntropyLoss())
+    seen = ()
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        outputs = model(inputs["pixel_values"])  # not the labels, nor the plan under "mix"
+        if model.training:
+            self.seen += ((inputs["pixel_values"].cpu(), inputs["labels"]),)
+        loss = self.criterion(outputs.logits, inputs["labels"])
+        return (loss, outputs) if return_outputs else loss
 
     def get_eval_dataloader(self, eval_dataset=None):
         mixing, self.data_collator = self.data_collator, transformers.default_data_collator
@@ -54,62 +50,59 @@ class SetEpoch(transformers.TrainerCallback):
         self.collate_fn.set_epoch(int(epoch), first_batch=round(share * len(train_dataloader)))
 
 
-def soft_loss(outputs, labels, num_items_in_batch=None):
-    """Replace the model's own loss, which takes float labels for several classes at once."""
-    seen["training" if outputs.logits.requires_grad else "evaluation"].append(labels.cpu())
-    total = cross_entropy(outputs.logits, labels, reduction="sum")
-    if num_items_in_batch is None:
-        return total / len(labels)
-    # The Trainer counts numbers over all accumulated batches; a soft label has one per class.
-    return total * labels[0].numel() / num_items_in_batch
-
-
-seen = {"training": [], "evaluation": []}
-
-
-def make_trainer(folder):
+def make_trainer(folder, targets, record):
     transformers.set_seed(0)
     config = transformers.ViTConfig(
         image_size=32, patch_size=8, hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
         intermediate_size=64, num_labels=2,
     )  # fmt: skip
+    model = transformers.ViTForImageClassification(config)
+    model.accepts_loss_kwargs = False  # the loss is a mean: the Trainer averages the accumulated
+    shared = {"num_classes": 2, "targets": targets}
     collate_fn = make_collate_fn(
-        [Mixup(0.4, num_classes=2), CutMix(num_classes=2)], p=[0.4, 0.4], seed=0
+        [Mixup(0.4, **shared), CutMix(**shared)], p=[0.4, 0.4], seed=0, record=record
     )
     arguments = transformers.TrainingArguments(
         folder, num_train_epochs=2, per_device_train_batch_size=16, eval_strategy="epoch",
         gradient_accumulation_steps=2, save_strategy="steps", save_steps=3, report_to="none",
         disable_tqdm=True,
     )  # fmt: skip
+    # Each picture is filled with its class, 0 or 1: its mean is what its label must say.
+    samples = [
+        {"pixel_values": torch.full((3, 32, 32), i % 2.0), "labels": i % 2} for i in range(64)
+    ]
     return MixTrainer(
-        transformers.ViTForImageClassification(config),
-        arguments,
-        train_dataset=Flowers(64),
-        eval_dataset=Flowers(16),
-        data_collator=collate_fn,
-        compute_loss_func=soft_loss,
-        callbacks=[SetEpoch(collate_fn)],
-    )
+        model, arguments, train_dataset=samples, eval_dataset=samples[:16],
+        data_collator=collate_fn, callbacks=[SetEpoch(collate_fn)],
+    )  # fmt: skip
+
+
+def weight_of_one(labels):
+    """Return how much of each picture is of class 1, as its label has it."""
+    if isinstance(labels, PairedLabels):
+        return (labels.lam * labels.labels + (1 - labels.lam) * labels.partner_labels).cpu()
+    return labels[:, 1].cpu()
 
 
 def main():
-    with tempfile.TemporaryDirectory() as folder:
-        trainer = make_trainer(folder)
-        trainer.train()
-        # Each epoch has two steps of two batches, so this one is in the middle of the second.
-        make_trainer(folder).train(resume_from_checkpoint=f"{folder}/checkpoint-3")
-    logged = [entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry]
-    print(f"evaluation loss after each epoch: {[round(loss, 3) for loss in logged]}")
-    whole, resumed = seen["training"][:8], seen["training"][8:]
-    mixed = torch.cat(whole)
-    if mixed.shape != (128, 2) or not 0 < int((mixed.max(1).values < 1).sum()) < 128:
-        raise SystemExit("training batches must hold mixed (B, 2) labels.")
-    if trainer.data_collator.epoch != 1:
-        raise SystemExit("the collate function must know the epoch.")
-    if len(resumed) != 2 or not torch.equal(torch.cat(resumed), torch.cat(whole[-2:])):
-        raise SystemExit("a resumed epoch must go on with the mixes that would have followed.")
-    if any(labels.ndim != 1 for labels in seen["evaluation"]):
-        raise SystemExit("evaluation batches must stay as they are.")
+    for targets, record in (("soft", False), ("pair", True)):
+        with tempfile.TemporaryDirectory() as folder:
+            whole = make_trainer(folder, targets, record)
+            whole.train()
+            # Each epoch has two steps of two batches, so this one is in the middle of the second.
+            resumed = make_trainer(folder, targets, record)
+            resumed.train(resume_from_checkpoint=f"{folder}/checkpoint-3")
+        for images, labels in whole.seen:
+            torch.testing.assert_close(weight_of_one(labels), images.mean((1, 2, 3)))
+        weights = [weight_of_one(labels) for _, labels in whole.seen]
+        mixed = int(((torch.cat(weights) % 1) != 0).sum())
+        if len(weights) != 8 or not 0 < mixed < 128:
+            raise SystemExit("two epochs must hold mixed samples, and others.")
+        after = torch.cat([weight_of_one(labels) for _, labels in resumed.seen])
+        if not torch.equal(after, torch.cat(weights[-2:])):
+            raise SystemExit("a resumed epoch must go on with the mixes that would have followed.")
+        logged = [entry["eval_loss"] for entry in whole.state.log_history if "eval_loss" in entry]
+        print(f"{targets}: {mixed} of 128 labels mixed, evaluation loss {logged[-1]:.3f}")
 
 
 if __name__ == "__main__":

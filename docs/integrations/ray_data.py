@@ -1,4 +1,4 @@
-"""Ray Data: batches that Ray's workers make are mixed as the training process receives them."""
+"""Ray Data: threads prefetch batches, and each is mixed by a seed of its own."""
 
 import os
 import sys
@@ -12,46 +12,67 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # keeps ray.init from a warning
 import logging
 
+import numpy as np
 import ray
 import torch
 from ray.data.collate_fn import NumpyBatchCollateFn
+from torch import nn
 
-from tv_mixaug import CutMix, flowers
+from tv_mixaug import CutMix
 
 
 class Mix(NumpyBatchCollateFn):
     """Ray stacks the samples, so the transform itself is what is left to do."""
 
-    def __init__(self, transform):
+    def __init__(self, transform, epoch):
         super().__init__()
-        self.transform = transform
+        self.transform, self.epoch = transform, epoch
 
     def __call__(self, batch):
-        return self.transform({key: torch.tensor(value) for key, value in batch.items()})
+        batch = {key: torch.tensor(value) for key, value in batch.items()}
+        # The threads take batches in any order: what a batch holds says how it is mixed.
+        seed = self.epoch * 2**32 + int(batch.pop("row")[0])
+        return self.transform.mix(batch, generator=torch.Generator().manual_seed(seed))[0]
+
+
+def train(rows):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 2))
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    seen = []
+    for epoch in range(2):
+        collate_fn = Mix(CutMix(num_classes=2, mode="sample", pairing="shuffle"), epoch)
+        # In Ray Train every worker does this with its shard, ray.train.get_dataset_shard("train").
+        for batch in rows.iter_torch_batches(
+            batch_size=16, prefetch_batches=3, collate_fn=collate_fn, device="cpu"
+        ):
+            x, y = batch["images"], batch["labels"]
+            torch.testing.assert_close(x.mean((1, 2, 3)), y[:, 1])
+            loss = nn.functional.cross_entropy(model(x), y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            seen.append(y)
+    return torch.cat(seen)
 
 
 def main():
-    images, labels = flowers.draw_flowers(64, size=32)
-    pixels = images.as_subclass(torch.Tensor).float().div(255).numpy()
     ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="error")
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-    ray.data.DataContext.get_current().enable_progress_bars = False
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars, context.execution_options.preserve_order = False, True
+    # Each picture is filled with its class, 0 or 1: its mean is what its label must say.
     rows = ray.data.from_items(
-        [{"images": pixels[i], "labels": int(labels[i])} for i in range(len(labels))]
+        [
+            {"images": np.full((3, 32, 32), i % 2, np.float32), "labels": i % 2, "row": i}
+            for i in range(64)
+        ]
     )
-
-    # In Ray Train every worker does this with its shard, ray.train.get_dataset_shard("train").
-    collate_fn = Mix(CutMix(num_classes=2, mode="sample", pairing="shuffle"))
-    runs = []
-    for _ in range(2):
-        torch.manual_seed(0)  # the transform draws from torch's generator, in this process
-        batches = list(rows.iter_torch_batches(batch_size=16, collate_fn=collate_fn))
-        runs.append([batch["labels"] for batch in batches])
+    labels, again = train(rows), train(rows)
     ray.shutdown()
-    if not all(map(torch.equal, *runs)):
-        raise RuntimeError("a second epoch from the same seed has other mixes.")
-    mixed = sum(int((y.max(1).values < 1).sum()) for y in runs[0])
-    print(f"{len(runs[0])} batches from Ray, {mixed} of {len(labels)} samples with a mixed label")
+    if not torch.equal(labels, again):
+        raise SystemExit("a second run from the same seeds has other mixes.")
+    print(f"{int((labels.max(1).values < 1).sum())} of {len(labels)} labels of two epochs mixed")
 
 
 if __name__ == "__main__":

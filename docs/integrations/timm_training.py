@@ -1,4 +1,4 @@
-"""timm: its model, loader and loss, with our collate function in place of its Mixup."""
+"""timm: its model, optimizer and loss, with our collate function in place of its Mixup."""
 
 import sys
 from importlib.util import find_spec
@@ -9,7 +9,6 @@ if find_spec("timm") is None:
 
 import timm
 import torch
-from timm.data import create_loader
 from timm.loss import SoftTargetCrossEntropy
 from timm.optim import create_optimizer_v2
 from torch.utils.data import DataLoader, TensorDataset
@@ -45,32 +44,6 @@ def main():
         print(f"epoch {epoch}: loss {loss.item():.3f}, first label {y[0].tolist()}")
     if not torch.allclose(y.max(1).values, torch.tensor(0.95)):
         raise SystemExit("the labels of the last epoch must be smoothed and no longer mixed.")
-
-    # timm's own loader takes it as well, without its prefetcher, which normalises uint8 only.
-    pictures = [(image, int(label)) for image, label in zip(images, labels, strict=True)]
-    collate_fn.set_p([0.5, 0.5])
-    other = create_loader(
-        Pictures(pictures), (3, 64, 64), 16, is_training=True, no_aug=True, use_prefetcher=False,
-        num_workers=0, collate_fn=collate_fn, persistent_workers=False,
-    )  # fmt: skip
-    x, y = next(iter(other))
-    if x.shape != (16, 3, 64, 64) or y.shape != (16, 2):
-        raise SystemExit("timm's loader must yield mixed batches.")
-
-
-class Pictures(torch.utils.data.Dataset):
-    """timm's loader sets a transform on its data set; these pictures need none."""
-
-    transform = None
-
-    def __init__(self, pairs):
-        self.pairs = pairs
-
-    def __len__(self):
-        return len(self.pairs)
-
-    def __getitem__(self, index):
-        return self.pairs[index]
 
 
 if __name__ == "__main__":

@@ -9,14 +9,15 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, nn
 
 from tv_mixaug.arguments import check_bool, check_integer
-from tv_mixaug.base import MixTransform
+from tv_mixaug.base import How, MixTransform
 from tv_mixaug.draws import fenced
 from tv_mixaug.loading import ring
 from tv_mixaug.loading.frames import is_starting_worker
 from tv_mixaug.loading.numbering import Numbering
+from tv_mixaug.loading.shared import Shared
 from tv_mixaug.loading.stacking import collate_samples
 from tv_mixaug.one_of import OneOf, as_batch_transform
 from tv_mixaug.plans import Plan
@@ -122,7 +123,9 @@ class CollateFn:
         self.collate_fn, self.record = collate_fn, record
         self.reuse_memory = collate_fn is None if reuse_memory is None else reuse_memory
         # Workers hold this memory too, so they see what is set while they run.
-        self._p = _shared(self.transform.p if p is None else self.transform.check_p(p))
+        self._p = Shared(
+            self.transform.p if p is None else self.transform.check_p(p), torch.float64
+        )
         self._numbering = Numbering()
 
     def __call__(self, samples: Samples) -> Any:
@@ -139,25 +142,28 @@ class CollateFn:
             TypeError: If the samples are of the wrong kind.
             ValueError: If they cannot be stacked, or the transform refuses the batch.
         """
+        if torch.compiler.is_compiling():
+            raise TypeError(
+                "a collate function cannot be compiled, since it reads samples on the host; "
+                "compile its transform."
+            )
         if not isinstance(samples, (list, tuple)):
             raise TypeError(f"samples must be a list, got {type(samples).__name__}.")
         if not samples:
             raise ValueError("samples must hold at least one sample, got an empty list.")
         generator = self._generator()
         transform, p = self.transform.choose(self.p, generator)
-        is_rule, allocate = isinstance(transform, MixTransform), None
+        allocate = None
         if self.collate_fn is not None:
             # A copy of the generator: whoever collates, the mixes are the same.
             with fenced(generator and generator.clone_state()):
                 batch = self.collate_fn(samples)
         else:
             allocate = ring.allocate_again if self.reuse_memory else ring.allocate
-            batch = collate_samples(samples, allocate, keep_apart=is_rule)
-        # What a collate function of the user's returns may be the data set's own memory.
-        inplace = is_rule and self.collate_fn is None
-        batch, recipe = transform.run(
-            batch, p, inplace=inplace, generator=generator, allocate=allocate
-        )
+            keep_apart = isinstance(transform, MixTransform)
+            batch = collate_samples(samples, allocate, keep_apart=keep_apart)
+        # What a function of the user's returns may be the data set's own memory.
+        batch, recipe = transform.run(batch, p, How(False, generator, allocate))
         return _with_plan(batch, recipe.plan()) if self.record and recipe else batch
 
     def __repr__(self) -> str:
@@ -167,7 +173,7 @@ class CollateFn:
     @property
     def p(self) -> float | list[float]:
         """The probability in use: a number for one transform, a list for a list."""
-        p: float | list[float] = self._p.tolist()
+        p: float | list[float] = self._p.get()
         return p
 
     def set_p(self, p: float | Sequence[float]) -> None:
@@ -182,8 +188,7 @@ class CollateFn:
         """
         if p is None:
             raise TypeError("p must be a number or a list of numbers, got None.")
-        checked = self.transform.check_p(p)
-        self._p.copy_(torch.tensor(checked, dtype=torch.float64, device="cpu"))
+        self._p.set(self.transform.check_p(p))
 
     @property
     def epoch(self) -> int:
@@ -205,16 +210,42 @@ class CollateFn:
         """
         self._numbering.restart(epoch, first_batch)
 
+    def for_validation(self) -> CollateFn:
+        """Make a function that collates alike and never mixes, for the validation loader.
+
+        Its batches are those that this one leaves unmixed, with the same types and label format,
+        smoothing included; steps of a chain that are not ours are made. ``set_p`` and
+        ``set_epoch`` of the one do not reach the other.
+
+        Returns:
+            The function, with ``p`` 0 and without a seed, since nothing of ours is drawn.
+
+        Raises:
+            ValueError: If no transform is ours, so that none gives unmixed labels their format.
+
+        Example:
+            >>> from tv_mixaug import CutMix
+            >>> collate = make_collate_fn(CutMix(num_classes=3), seed=0)
+            >>> images, labels = collate.for_validation()([(torch.rand(3, 8, 8), 2)])
+            >>> labels
+            tensor([[0., 0., 1.]])
+        """
+        if self.transform.label_format is None:
+            raise ValueError(
+                "transforms must have one of tv_mixaug's, which gives unmixed labels the format of "
+                f"mixed ones, got {self.transform.title}; make them a Chain of tv_mixaug's."
+            )
+        plain = copy.copy(self)
+        plain.seed = None
+        plain.set_p(self.transform.never)
+        return plain
+
     def __getstate__(self) -> dict[str, Any]:
         """Return the state: shared with a worker that is spawned, a copy for anyone else."""
         if is_starting_worker():
             return {**self.__dict__, "rank": self._find_rank()}  # known only here
-        values = {"_p": self._p.tolist(), "_numbering": copy.copy(self._numbering)}
-        return {**self.__dict__, **values}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._p = _shared(self._p)
+        copies = {"_p": copy.copy(self._p), "_numbering": copy.copy(self._numbering)}
+        return {**self.__dict__, **copies}
 
     def _find_rank(self) -> int:
         if self.rank is not None:
@@ -230,10 +261,6 @@ class CollateFn:
             return None
         key = (self.seed, self._find_rank(), *self._numbering.find())
         return torch.Generator("cpu").manual_seed(_hash(key))
-
-
-def _shared(p: Any) -> Tensor:
-    return torch.as_tensor(p, dtype=torch.float64, device="cpu").share_memory_()  # type: ignore[no-untyped-call,no-any-return]
 
 
 def _hash(key: tuple[int, ...]) -> int:

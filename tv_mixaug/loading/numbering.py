@@ -30,6 +30,7 @@ from tv_mixaug.loading.frames import (
     find_starting_frame,
     mark_loader,
 )
+from tv_mixaug.loading.shared import Shared
 
 OUTSIDE = -1  # the number of calls outside a loader; threads of workers have numbers below it
 SILENT = -1  # in place of a loader's mark: no loader is warned of
@@ -61,8 +62,9 @@ class Numbering:
     """
 
     def __init__(self, epoch: int = 0, first_batch: int = 0) -> None:
-        values = torch.tensor([epoch, first_batch, 0], dtype=torch.int64, device="cpu")
-        self._shared = values.share_memory_()  # type: ignore[no-untyped-call]
+        self._shared = Shared([epoch, first_batch], torch.int64)
+        mark = torch.zeros((), dtype=torch.int64, device="cpu")
+        self._mark = mark.share_memory_()  # type: ignore[no-untyped-call]
         self._epoch_here = epoch  # not shared: a worker has the one in which it was started
         self._was_restarted = False
         self._home = os.getpid()
@@ -79,8 +81,8 @@ class Numbering:
         """Share with a spawned worker, and tell it what only this process can see; else copy."""
         frame = find_starting_frame(sys._getframe())
         if frame is None:
-            return {"values": self._shared[:2].tolist(), "_home": self._home}
-        kept = {name: self.__dict__[name] for name in ("_shared", "_epoch_here", "_home")}
+            return {"values": self._shared.get(), "_home": self._home}
+        kept = {name: self.__dict__[name] for name in ("_shared", "_mark", "_epoch_here", "_home")}
         return {**kept, "_start": describe_start(frame, os.getpid())}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -91,16 +93,16 @@ class Numbering:
     @property
     def epoch(self) -> int:
         """The epoch that was set last."""
-        return int(self._shared[0])
+        return int(self._shared.get()[0])
 
     def restart(self, epoch: int, first_batch: int = 0) -> None:
         """Begin an epoch, of which another loader has given ``first_batch`` batches."""
         for name, value in (("epoch", epoch), ("first_batch", first_batch)):
             if not 0 <= check_integer(name, value) < 2**63:
                 raise ValueError(f"{name} must be >= 0 and below 2**63, got {value}.")
-        self._shared[0], self._shared[1] = int(epoch), int(first_batch)
-        if self._was_restarted or self._shared[2]:
-            self._shared[2] = SILENT  # for good: a worker may note a start that was long ago
+        self._shared.set([int(epoch), int(first_batch)])
+        if self._was_restarted or self._mark:
+            self._mark.fill_(SILENT)  # for good: a worker may note a start that was long ago
         self._was_restarted, self._epoch_here = True, int(epoch)
         self._outside = _Source()
 
@@ -112,7 +114,7 @@ class Numbering:
         if self._process != os.getpid():
             self._forget()  # forked: the parent's loaders are not ours
         with self._lock:  # no two threads may be told the same
-            epoch, first_batch, _ = self._shared.tolist()
+            epoch, first_batch = self._shared.get()
             frame, info = find_serving_frame(sys._getframe()), get_worker_info()
             if frame is None:
                 if info is None and self._process != self._home:
@@ -157,8 +159,8 @@ class Numbering:
         return source, count_drawn(iterator) - 1 + source.before
 
     def _note_start(self, loader: int) -> None:
-        before = int(self._shared[2])
-        self._shared[2] = SILENT if before else loader
+        before = self._mark.item()
+        self._mark.fill_(SILENT if before else loader)
         if loader and loader == before:
             warnings.warn(
                 f"the loader begins epoch {self.epoch} again and repeats its mixes; call"

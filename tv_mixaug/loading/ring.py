@@ -20,7 +20,6 @@ import sys
 import threading
 import weakref
 from multiprocessing import reduction
-from types import FrameType
 from typing import Any
 
 import torch
@@ -28,6 +27,8 @@ from torch import Tensor
 from torch.multiprocessing.reductions import reduce_tensor
 from torch.utils.data import get_worker_info
 from torchvision.tv_tensors import Image, Mask, Video
+
+from tv_mixaug.loading.frames import find_serving_frame
 
 # Enough for three tensors of each batch: a loader has two batches for each worker on their way,
 # one is being made, and one or two are in use.
@@ -182,11 +183,10 @@ def _open_ring() -> Ring | None:
     """Return the ring of this process, opened if it is a loader's worker that can share memory."""
     global _ring
     if _ring is None and hasattr(os, "memfd_create"):
-        frame: FrameType | None = sys._getframe()
-        while frame is not None and frame.f_code.co_name != "_worker_loop":
-            frame = frame.f_back
-        if frame is not None and "data_queue" in frame.f_locals:
-            _ring = Ring(frame.f_locals["data_queue"])
+        frame = find_serving_frame(sys._getframe())
+        queue = frame.f_locals.get("data_queue") if frame else None
+        if hasattr(queue, "_thread"):  # which sends the batches
+            _ring = Ring(queue)
             for kind in (Tensor, Image, Mask, Video):
                 reduction.ForkingPickler.register(kind, _reduce)
     return _ring

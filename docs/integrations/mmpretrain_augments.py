@@ -1,0 +1,63 @@
+"""mmpretrain: transforms of ours as its batch augmentations, on pictures and one-hot labels.
+
+Needs nothing but PyTorch: the data preprocessor below has the shape of mmpretrain's own, to which
+they go by `data_preprocessor=dict(..., batch_augments=dict(augments=[...], probs=[...]))`.
+"""
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from tv_mixaug import CutMix, Mixup
+
+
+class Preprocessor(nn.Module):
+    """Stacked pictures to normalised and mixed ones, with one row of weights for each."""
+
+    def __init__(self, augments, probs, num_classes):
+        super().__init__()
+        self.augments, self.probs, self.num_classes = augments, probs, num_classes
+
+    def forward(self, images, labels, training):
+        images = images.float() / 255
+        scores = nn.functional.one_hot(labels, self.num_classes)  # integers, as mmpretrain's
+        number = np.random.choice(len(self.probs) + 1, p=[*self.probs, 1 - sum(self.probs)])
+        if not training or number == len(self.augments):
+            return images, scores.float()
+        return self.augments[number](images, scores)
+
+
+def train():
+    torch.manual_seed(0)
+    np.random.seed(0)  # chooses the augmentation; what it does is drawn by torch
+    labels = torch.arange(64) % 2
+    # Each picture is filled with its class, 0 or 1: its mean is what its label must say.
+    images = (255 * labels).to(torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 32, 32)
+    loader = DataLoader(TensorDataset(images, labels), batch_size=16, shuffle=True)
+    # mmpretrain: augments=[dict(type="Mixup", alpha=0.8), dict(type="CutMix", alpha=1.0)]
+    preprocess = Preprocessor([Mixup(0.8), CutMix(1.0)], probs=[0.4, 0.4], num_classes=2)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 2))
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    seen = []
+    for _ in range(2):
+        for batch in loader:
+            x, y = preprocess(*batch, training=True)
+            torch.testing.assert_close(x.mean((1, 2, 3)), y[:, 1])
+            loss = nn.functional.cross_entropy(model(x), y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            seen.append(y)
+    return torch.cat(seen)
+
+
+def main():
+    labels = train()
+    if not torch.equal(labels, train()):
+        raise SystemExit("a second run from the same seed has other mixes.")
+    print(f"{int((labels.max(1).values < 1).sum())} of {len(labels)} labels of two epochs mixed")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""Test the two tutorials of the gallery where building the site does not."""
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+EXAMPLES = Path(__file__).parents[1] / "docs" / "examples"
+
+
+def find_sets(folder, monkeypatch):
+    """Return what the second tutorial finds in a folder."""
+    pytest.importorskip("matplotlib").use("Agg")
+    code = (EXAMPLES / "8_cutmix_explained.py").read_text("utf-8")
+    monkeypatch.chdir(folder)
+    namespace = {}
+    exec(code[: code.index("first, second =")], namespace)  # noqa: S102  # our own page
+    namespace["plt"].close("all")
+    namespace["limit"] = 6
+    return list(namespace["find_sets"]())
+
+
+def test_without_data_two_sets_are_drawn(tmp_path, monkeypatch):
+    """Where nothing is found, drawn pictures of ten and of two classes take its place."""
+    shapes, flowers = find_sets(tmp_path, monkeypatch)
+    assert (shapes[0], len(shapes[1])) == ("drawn shapes", 10)
+    assert (flowers[0], len(flowers[1])) == ("drawn flowers", 2)
+    for _, names, *parts in (shapes, flowers):
+        for images, labels in parts:
+            assert images.shape[1:] == (3, 32, 32)
+            assert images.dtype == torch.uint8
+            assert len(images) == len(labels)
+            assert 0 <= int(labels.min()) <= int(labels.max()) < len(names)
+
+
+def test_cifar_and_fashion_mnist_are_taken_from_their_folders(tmp_path, monkeypatch):
+    """Both are read as torchvision lays them out, CIFAR-10 first, with pixels in their places."""
+    from torchvision.datasets import cifar
+
+    monkeypatch.setattr(cifar, "check_integrity", lambda path, md5=None: Path(path).is_file())
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "data" / "cifar-10-batches-py"
+    folder.mkdir(parents=True)
+    batches = {}
+    for name in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"):
+        data = rng.integers(0, 256, (4, 3072)).astype(np.uint8)
+        batches[name] = {"data": data, "labels": rng.integers(0, 10, 4).tolist()}
+        (folder / name).write_bytes(pickle.dumps(batches[name]))
+    meta = {"label_names": [f"class {i}" for i in range(10)]}
+    (folder / "batches.meta").write_bytes(pickle.dumps(meta))
+
+    raw = tmp_path / "data" / "FashionMNIST" / "raw"
+    raw.mkdir(parents=True)
+    grey = rng.integers(0, 256, (4, 28, 28)).astype(np.uint8)
+    for part in ("train", "t10k"):
+        head = bytes([0, 0, 8, 3]) + b"".join(n.to_bytes(4, "big") for n in grey.shape)
+        (raw / f"{part}-images-idx3-ubyte").write_bytes(head + grey.tobytes())
+        head = bytes([0, 0, 8, 1, 0, 0, 0, 4])
+        (raw / f"{part}-labels-idx1-ubyte").write_bytes(head + bytes([3, 1, 4, 1]))
+
+    cifar10, fashion, *drawn = find_sets(tmp_path, monkeypatch)
+    assert len(drawn) == 2
+    name, names, (images, labels), test = cifar10
+    assert (name, names) == ("CIFAR10", meta["label_names"])
+    expected = batches["data_batch_1"]["data"].reshape(4, 3, 32, 32)
+    assert len(images) == 6  # the limit
+    assert torch.equal(images[:4], torch.from_numpy(expected))
+    assert labels[:4].tolist() == batches["data_batch_1"]["labels"]
+    assert len(test[0]) == 4
+
+    name, names, (images, labels), _ = fashion
+    assert (name, len(names), labels.tolist()) == ("FashionMNIST", 10, [3, 1, 4, 1])
+    assert torch.equal(
+        images[:, :, 2:30, 2:30], torch.from_numpy(grey)[:, None].expand(-1, 3, -1, -1)
+    )
+    assert int(images[:, :, :2].max()) == 0

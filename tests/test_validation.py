@@ -1,0 +1,79 @@
+"""Test the collate function of the validation loader: alike, never mixed, on its own."""
+
+import pytest
+import torch
+from loading import CLASSES, Pictures, make, same
+from torch.utils.data import DataLoader, default_collate
+from torchvision.transforms import v2
+
+from tv_mixaug import Chain, CutMix, Cutout, Mixup, OneOf, make_collate_fn, timm
+
+MIXUP, CUTMIX = Mixup(num_classes=CLASSES), CutMix(num_classes=CLASSES)
+COLLATE_FNS = {
+    "one": make_collate_fn(CUTMIX),
+    "list": make_collate_fn([MIXUP, CUTMIX, Cutout(num_classes=CLASSES)], seed=1),
+    "sample": make_collate_fn(CutMix(num_classes=CLASSES, mode="sample", p=0.9)),
+    "pair": make_collate_fn(Mixup(num_classes=CLASSES, targets="pair")),
+    "smoothed": make_collate_fn(Mixup(num_classes=CLASSES, label_smoothing=0.1)),
+    "with a foreign one": make_collate_fn([v2.RandomHorizontalFlip(1.0), CUTMIX]),
+    "chain": make_collate_fn(Chain([CUTMIX, v2.Normalize([0.5] * 3, [0.5] * 3), MIXUP])),
+    "own stacking": make_collate_fn(CUTMIX, collate_fn=lambda samples: default_collate(samples)),
+    "record": make(),
+    "one of, each sample": make_collate_fn(OneOf([MIXUP, CUTMIX], mode="sample")),
+    "a chain of one of": make_collate_fn(OneOf([Chain([CUTMIX, MIXUP]), MIXUP], [0.5, 0.5])),
+    "as timm": make_collate_fn(timm.Mixup(0.8, 1.0, label_smoothing=0.1, num_classes=CLASSES)),
+}
+
+
+def samples(count=8):
+    return [Pictures()[i] for i in range(count)]
+
+
+@pytest.mark.parametrize("collate_fn", COLLATE_FNS.values(), ids=COLLATE_FNS)
+def test_a_validation_batch_is_an_unmixed_training_batch(collate_fn):
+    """It is what the training function itself makes with p = 0, in every format."""
+    p = collate_fn.p
+    found = [collate_fn.for_validation()(samples()) for _ in range(3)]
+    try:
+        collate_fn.set_p([0.0] * len(p) if isinstance(p, list) else 0.0)
+        plain = collate_fn(samples())
+    finally:
+        collate_fn.set_p(p)
+    for batch in found:
+        assert same(batch, plain)
+
+
+def test_what_training_sets_does_not_reach_it():
+    """Neither p nor epoch is shared, in a running persistent worker either, in both directions."""
+    training = make(record=False)
+    valid = training.for_validation()
+    loader = DataLoader(
+        Pictures(8), batch_size=4, num_workers=1, persistent_workers=True, collate_fn=valid
+    )
+    for epoch in range(3):
+        training.set_p([0.0, 1.0])
+        training.set_epoch(epoch)
+        for images, labels, numbers in loader:
+            assert torch.equal(images, Pictures().images[numbers])
+            assert (labels.max(1).values == 1).all()
+    assert valid.epoch == 0
+    valid.set_epoch(9)
+    valid.set_p([1.0, 0.0])
+    assert training.p == [0.0, 1.0]
+    assert training.epoch == 2
+
+
+def test_epochs_of_a_seeded_function_are_validated_without_a_warning():
+    """Nothing is mixed, so a loader that begins again repeats no mixes and is not warned of."""
+    loader = DataLoader(Pictures(8), batch_size=4, collate_fn=make(record=False).for_validation())
+    first, second = list(loader), list(loader)  # a warning is an error here
+    assert same(first, second)
+
+
+@pytest.mark.parametrize("transforms", [v2.Compose([CUTMIX]), [v2.CutMix(num_classes=CLASSES)]])
+def test_transforms_that_give_no_format_are_refused(transforms):
+    """Without one of ours unmixed labels would have another format: the call says what to do."""
+    with pytest.raises(
+        ValueError, match=r"one of tv_mixaug's.*got (Compose|\[CutMix\]); make them"
+    ):
+        make_collate_fn(transforms).for_validation()

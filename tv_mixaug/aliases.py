@@ -1,0 +1,69 @@
+"""Find what shares memory in a batch, before its images are written to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from torch import Tensor
+
+from tv_mixaug.leaves import Batch, Leaf, Role
+
+
+def check_writable(batch: Batch) -> None:
+    """Raise unless every image can be written to, and that changes nothing else in the batch.
+
+    Raises:
+        ValueError: If images require gradients, or share memory with themselves or other leaves.
+    """
+    held: dict[int, list[tuple[Leaf, Tensor]]] = {}
+    for leaf, value in batch.pairs():
+        for tensor in value if isinstance(value, (list, tuple)) else [value]:
+            if not isinstance(tensor, Tensor) or tensor.is_sparse:
+                continue
+            plain = tensor if type(tensor) is Tensor else tensor.as_subclass(Tensor)
+            # As torch has it: what was computed from a leaf of the graph may be written to.
+            fixed = plain.requires_grad and (plain.is_leaf or plain._is_view())
+            if fixed and leaf.role is Role.IMAGE:
+                raise ValueError(
+                    f"inplace must be False for the images at {leaf.where}, which require "
+                    "gradients."
+                )
+            memory = plain.untyped_storage().data_ptr()
+            if memory:  # without elements, or on the meta device, there is none
+                held.setdefault(memory, []).append((leaf, plain))
+    for group in held.values():
+        written = any(leaf.role is Role.IMAGE for leaf, _ in group)
+        if written and _overlap([tensor for _, tensor in group]):
+            places = " and ".join(dict.fromkeys(leaf.where for leaf, _ in group))
+            raise ValueError(
+                f"inplace must be False for the images at {places}, which share memory (one tensor "
+                "twice, an expanded one or overlapping views)."
+            )
+
+
+def _overlap(tensors: Sequence[Tensor]) -> bool:
+    """Tell whether tensors in one storage have a byte that belongs to two of their elements."""
+    if any(not tensor.is_contiguous() and _overlaps_itself(tensor) for tensor in tensors):
+        return True
+    used = np.zeros(tensors[0].untyped_storage().nbytes() if len(tensors) > 1 else 0, bool)
+    for tensor in tensors if len(tensors) > 1 else ():
+        item = tensor.element_size()
+        strides = (*(item * stride for stride in tensor.stride()), 1)
+        start = used[item * tensor.storage_offset() :]
+        mine = np.lib.stride_tricks.as_strided(start, (*tensor.shape, item), strides)
+        if mine.any():
+            return True
+        mine[...] = True
+    return False
+
+
+def _overlaps_itself(tensor: Tensor) -> bool:
+    """Tell, to be safe, whether a stride is within what the axes of shorter strides reach."""
+    reach = 0
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size > 1:
+            if stride <= reach:
+                return True
+            reach += (size - 1) * stride
+    return False
