@@ -441,7 +441,7 @@ class MixTransform(BatchTransform):
         leaves, values = batch.layout.leaves, batch.values.copy()
         for place in batch.layout.steps:
             values[place] = self._mix_leaf(
-                leaves[place], values[place], recipe, batch.sizes, inplace, allocate
+                leaves[place], values[place], recipe, batch, inplace, allocate
             )
         return put_together(values, batch.structure)
 
@@ -450,7 +450,7 @@ class MixTransform(BatchTransform):
         leaf: Leaf,
         value: Any,
         recipe: Recipe,
-        sizes: tuple[tuple[int, int], ...],
+        batch: Batch,
         inplace: bool,
         allocate: Allocate | None,
     ) -> Any:
@@ -473,7 +473,7 @@ class MixTransform(BatchTransform):
             case Role.OBJECTS:
                 bare, passed = split_objects(value, reader.reading.passthrough)
                 objects = detection.mix_objects(
-                    bare, recipe.plan(), sizes, rules.min_visible, self.box_format
+                    bare, recipe.plan(), batch.sizes, rules.min_visible, self.box_format
                 )
                 joined = [{**own, **rest} for own, rest in zip(objects, passed, strict=True)]
                 return joined if isinstance(value, list) else tuple(joined)

@@ -560,11 +560,11 @@ def _check_image(
 ) -> None:
     shape, axes = leaf.shape, _axes_of(leaf, reading)
     free = leaf.axes if reading.unequal else ()
-    alike = {
-        (tuple(n for a, n in enumerate(v.shape, 1) if a not in free), v.dtype, v.device)
-        for v in tensors
-    }
-    if len(alike) > 1:
+    # Compared, not put in a set: to hash a size that may change would fix it in a graph.
+    alike = [
+        ([n for a, n in enumerate(v.shape, 1) if a not in free], v.dtype, v.device) for v in tensors
+    ]
+    if any(one != alike[0] for one in alike):
         raise ValueError(
             f"{place} must be of one size and dtype and on one device, got shapes "
             f"{sorted({tuple(v.shape) for v in tensors})}; resize or pad them first, in "
@@ -593,10 +593,11 @@ def _check_image(
 def _find_size(images: list[Leaf], reading: Reading) -> tuple[int, ...]:
     """Return the sides that boxes cut."""
     sizes = {leaf.where: tuple(leaf.shape[axis] for axis in leaf.axes) for leaf in images}
-    if reading.one_size and len(set(sizes.values())) > 1:
+    first = next(iter(sizes.values()))
+    if reading.one_size and any(size != first for size in sizes.values()):
         got = ", ".join(f"{size} at {where}" for where, size in sizes.items())
         raise ValueError(f"images that are cut alike must be of one size, got {got}.")
-    return next(iter(sizes.values()))
+    return first
 
 
 def _find_sizes(leaves: list[Leaf], values: list[Any]) -> tuple[tuple[int, int], ...]:
