@@ -351,14 +351,13 @@ class MixTransform(BatchTransform):
         made: tuple[Reader, Rules] = self.__dict__["_made"]
         return made
 
-    @assume_constant_result  # so it runs as it is while a graph is traced, and is no part of it
-    def _make(self) -> bool:
-        if "_made" in self.__dict__:
-            return False
-        self.__post_init__()
-        given = {name: getattr(self, name) for name in Rules._fields if hasattr(self, name)}
-        self.__dict__["_made"] = (Reader(self.reading()), Rules(**given))
-        return True
+    # It runs as it is while a graph is traced, and is no part of it. torch has no type for that.
+    @assume_constant_result  # type: ignore[untyped-decorator]
+    def _make(self) -> None:
+        if "_made" not in self.__dict__:
+            self.__post_init__()
+            given = {name: getattr(self, name) for name in Rules._fields if hasattr(self, name)}
+            self.__dict__["_made"] = (Reader(self.reading()), Rules(**given))
 
     @property
     def label_format(self) -> LabelFormat:

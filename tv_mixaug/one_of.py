@@ -189,13 +189,13 @@ class _Together(MixTransform):
         self.masks = next((rule.masks for rule in self.rules if rule.masks), None)
         super().__post_init__()
 
-    @assume_constant_result
-    def _make(self) -> bool:
+    @assume_constant_result  # type: ignore[untyped-decorator]
+    def _make(self) -> None:
         """Make it anew, too, where an argument of a rule was changed."""
         theirs = [rule.made for rule in self.rules]
         if theirs != self._theirs:
             self._theirs = theirs
-        return super()._make()
+        super()._make()
 
     def reading(self) -> Reading:
         """Return how batches are to be read: as strictly as by any of the rules."""
