@@ -232,7 +232,9 @@ class BatchTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no 
         read = rule._read(batch, False)
         source = _source_in_graph(read, source) if is_compiling() else source
         recipe = rule._draw(read, chosen, source)
-        return recipe.on(origin(source)["device"]) if is_on_device(source) else recipe.plan()
+        if is_on_device(source) and recipe.unknown is None:  # the rule draws on the host
+            return recipe.on(origin(source)["device"])
+        return recipe.plan()
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

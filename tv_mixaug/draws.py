@@ -21,6 +21,8 @@ Pairing = Literal["roll", "shuffle"] | Callable[[Tensor], Tensor]
 
 Source = Generator | torch.device | None
 
+MPS = torch.device("mps")  # which has no float64
+
 _fence = threading.RLock()
 
 
@@ -54,8 +56,9 @@ def _as_like(size: Sequence[int], values: Any) -> Any:
 
 def draw_uniform(size: Sequence[int], generator: Source = None) -> Any:
     """Draw numbers in [0, 1), float64."""
-    where = origin(generator)
-    wide = torch.float32 if where["device"] == torch.device("mps") else torch.float64
+    where, wide = origin(generator), torch.float64
+    if where["device"] == MPS:
+        wide = torch.float32
     return _given(torch.rand(tuple(size), dtype=wide, **where), generator)
 
 
@@ -93,14 +96,16 @@ def draw_lam(
     if pair == (1, 1):
         return draw_uniform((count,), generator)
     rng = where.get("generator")
-    shape = constants(pair, torch.float64, where["device"])
+    shape = torch.full((count, 2), pair[0], dtype=torch.float64, device=where["device"])
+    if pair[0] != pair[1]:
+        shape[:, 1] = pair[1]
     if min(pair) >= 0.1 and max(pair) <= 1e9:
-        return _given(torch._sample_dirichlet(shape.expand(count, 2), rng)[:, 0], generator)
+        return _given(torch._sample_dirichlet(shape, rng), generator)[:, 0]
     # Both gamma variates of small parameters underflow to 0, and those of large ones overflow.
     # Their logarithms do not: log Gamma(a) = log Gamma(a + 1) + log(U) / a.
-    gamma = torch._standard_gamma((shape[:, None] + 1).expand(2, count), rng).log()
+    gamma = torch._standard_gamma(shape.T + 1, rng).log()
     uniform = torch.rand((2, count), dtype=torch.float64, **where)
-    log = gamma + torch.log1p(-uniform) / shape[:, None].clamp(min=1e-300)  # or it overflows
+    log = gamma + torch.log1p(-uniform) / shape.T.clamp(min=1e-300)  # or it overflows
     return _given(torch.sigmoid(log[0] - log[1]), generator)
 
 
@@ -120,7 +125,7 @@ def repeat(values: Sequence[int], shape: Sequence[int], source: Source) -> Any:
 
 def share_sides(share: Any, size: Sequence[int]) -> Any:
     """Return (..., d) whole sides of boxes that have a share (...) of each side of the image."""
-    return _library(share).stack([(share * side).round() for side in size], -1)
+    return (share[..., None] * _as_like(size, share)).round()
 
 
 def draw_boxes(sides: Any, size: Sequence[int], generator: Source = None) -> Any:
@@ -165,9 +170,12 @@ def draw_inner_boxes(areas: Any, ratios: Any, size: Sequence[int], generator: So
 
 def _corners(lower: Any, upper: Any) -> Any:
     """Return (..., 2 d) int64 boxes of corners whose axes run from slow to fast."""
-    lib = _library(lower)
-    both = lib.concatenate([lib.flip(edge, (-1,)) for edge in (lower, upper)], -1)
-    return lib.asarray(both, dtype=lib.int64)
+    if isinstance(lower, Tensor):
+        return torch.cat([lower.flip(-1), upper.flip(-1)], -1).to(torch.int64)
+    dims = lower.shape[-1]
+    boxes = np.empty((*lower.shape[:-1], 2 * dims), np.int64)
+    boxes[..., :dims], boxes[..., dims:] = lower[..., ::-1], upper[..., ::-1]
+    return boxes
 
 
 def draw_partner(
