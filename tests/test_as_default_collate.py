@@ -266,7 +266,7 @@ def test_unusual_tensors(name, number):
     [
         ([np.zeros(2), np.zeros(2, np.float32)], "one dtype, got dtypes float32, float64; convert"),
         ([torch.ones(2), torch.ones(2).half()], "one dtype, got dtypes float16, float32; convert"),
-        ([np.zeros(2), np.zeros(3)], r"one shape, got shapes \(2,\), \(3,\); resize or pad"),
+        ([np.zeros(2), np.zeros(3)], r"one shape, got shapes \(2,\), \(3,\); resize them"),
         ([torch.ones(2), torch.empty(2, device="meta")], "one device, got devices cpu, meta"),
         ([torch.ones(2), tv_tensors.Mask(torch.ones(2))], "one type, got types Mask, Tensor; wrap"),
         ([np.array([None])] * 2, r"arrays of numbers .* got dtype object; convert .* array.astype"),

@@ -1,18 +1,25 @@
 """The test kit finds each of these faults when it is planted in our own kernels."""
 
+import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
+from importlib.metadata import version
 from typing import Any, NamedTuple
 
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from tv_mixaug import CutMix, Cutout, Mixup, base, plans
 from tv_mixaug.plans import Recipe
 from tv_mixaug.testing import (
     UntruthfulError,
+    assert_draws_independent,
     assert_inputs_unchanged,
     assert_labels_match_pixels,
     assert_one_label_format,
+    assert_probability,
+    assert_switch_reaches_workers,
     assert_targets_follow_images,
 )
 
@@ -432,6 +439,77 @@ def test_there_are_enough_faults() -> None:
     """At least twenty faults are told apart by their labels, pixels or masks."""
     contracts = {check_unchanged, check_format}
     assert len([m for m in MUTANTS if m.check not in contracts]) >= 20
+
+
+def needs(package: str) -> Any:
+    """Import a library whose defects are looked for, or skip; its warnings are not ours."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return pytest.importorskip(package)
+
+
+def is_old(package: str, mended: tuple[int, ...]) -> bool:
+    """Return whether the installed version is older than the one that mended a defect."""
+    numbers = version(package).split(".")[: len(mended)]
+    return tuple(int(number) for number in numbers) < mended
+
+
+def found_if(defective: bool, cause: str) -> Any:
+    """Expect the cause from a defective version, and nothing from a mended one."""
+    return pytest.raises(UntruthfulError, match=cause) if defective else nullcontext()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["RandomCutMixV2", "RandomMixUpV2"])
+def test_probability_that_kornia_squared_is_found(name: str) -> None:
+    """Before 0.9 kornia drew p for the batch and again for each sample."""
+    kind = getattr(needs("kornia.augmentation"), name)
+    with found_if(is_old("kornia", (0, 9)), r"p was applied twice.*p² = 0\.25"):
+        assert_probability(kind(p=0.5, data_keys=["input", "class"]), 0.5)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_place_that_kornia_shared_is_found() -> None:
+    """Before 0.9 kornia cut all boxes of a batch at one share of their room."""
+    cutmix = needs("kornia.augmentation").RandomCutMixV2(p=1.0, data_keys=["input", "class"])
+    with found_if(is_old("kornia", (0, 9)), "share one place"):
+        assert_draws_independent(cutmix, per="sample")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_class_numbers_that_kornia_rounded_are_found() -> None:
+    """Before 0.9 kornia cast labels to the images' float16, which has no odd number above 2048."""
+    cutmix = needs("kornia.augmentation").RandomCutMixV2(p=1.0, data_keys=["input", "class"])
+
+    def pipeline(images: Any, labels: Any) -> Any:
+        images, mixed = cutmix(images, labels)
+        own, partner, pasted = mixed[0].float().unbind(1)
+        return images, (own.long(), partner.long(), 1 - pasted)
+
+    options = FEW | {"num_classes": 5000, "dtypes": (torch.float16,)}
+    with found_if(is_old("kornia", (0, 9)), "class numbers were rounded"):
+        assert_labels_match_pixels(pipeline, **options)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_switch_that_timm_loses_is_found() -> None:
+    """Setting `mixup_enabled`, as timm's training script does, reaches no running worker."""
+    mix = needs("timm.data.mixup").FastCollateMixup(num_classes=2)
+
+    class Collate:
+        """Hand bytes over as arrays, as timm's loader does."""
+
+        def __call__(self, samples: Any) -> Any:
+            return mix([(image.numpy(), label) for image, label in samples])
+
+    def switch(loader: Any, on: bool) -> None:
+        mix.mixup_enabled = on
+
+    def loader(data: Any) -> Any:
+        return DataLoader(data, 8, collate_fn=Collate(), num_workers=1, persistent_workers=True)
+
+    with pytest.raises(UntruthfulError, match="running workers hold copies"):
+        assert_switch_reaches_workers(loader, switch, dtype=torch.uint8)
 
 
 ORIGINALS = {

@@ -136,7 +136,8 @@ def test_a_seed_gives_the_same_for_every_number_of_workers(mode):
     """In a loader the choice is a function of the seed, and set_p reaches running workers."""
     loaders, found = [], []
     for workers in (0, 2):
-        collate = make_collate_fn(OneOf(members(5), mode=mode), seed=3, record=True)
+        either = OneOf(members(5, passthrough=(2,)), mode=mode)
+        collate = make_collate_fn(either, seed=3, record=True)
         loader = DataLoader(
             Pictures(), 8, num_workers=workers, collate_fn=collate, persistent_workers=workers > 0
         )

@@ -21,12 +21,16 @@ from tv_mixaug import CutMix, Cutout, Mixup, functional, make_collate_fn, plans
 from tv_mixaug.testing import (
     TruthReport,
     UntruthfulError,
+    assert_draws_independent,
     assert_inputs_unchanged,
     assert_labels_match_pixels,
     assert_one_label_format,
+    assert_probability,
     assert_reproducible,
+    assert_switch_reaches_workers,
     assert_targets_follow_images,
 )
+from tv_mixaug.testing import _causes as causes
 from tv_mixaug.testing._coded import decode
 
 FEW: dict[str, Any] = {"batch_sizes": (1, 4), "sizes": ((8, 12),), "draws": 5}
@@ -157,7 +161,7 @@ WRONG = {
         {"seed": 1},
         "a later operation covered",
     ),
-    "a cut over a cut by hand": (twice, {"batch_sizes": (5,)}, "paired with different samples"),
+    "a cut over a cut by hand": (twice, {"batch_sizes": (5,)}, "a later operation covered"),
     "NaN": (lambda i, y: (i, torch.full((len(y), 10), torch.nan)), {}, "NaN"),
     "normalised": (v2.Normalize(MEAN, STD), {}, "pass `mean=` and `std=`"),
     "erased": (Cutout(num_classes=10), {}, "erased or filled without being promised"),
@@ -311,6 +315,8 @@ def test_pipeline_must_be_callable() -> None:
         lambda: assert_inputs_unchanged(None),  # type: ignore[arg-type]
         lambda: assert_one_label_format(None, num_classes=2),  # type: ignore[arg-type]
         lambda: assert_reproducible(None),  # type: ignore[arg-type]
+        lambda: assert_probability(None, 0.5),  # type: ignore[arg-type]
+        lambda: assert_switch_reaches_workers(None, None),  # type: ignore[arg-type]
     ):
         with pytest.raises(TypeError, match="must be a callable, got NoneType"):
             call()
@@ -523,6 +529,307 @@ def test_irreproducible_loaders_fail() -> None:
         assert_reproducible(lambda n: [1], num_workers=())
 
 
+def per_sample(images: torch.Tensor, labels: torch.Tensor, *, shared_place: bool = False) -> Any:
+    """Cut a box of its own size into each sample, at places that may be one share of the room."""
+    size = torch.tensor(images.shape[-2:])
+    sides = (size * torch.rand(len(images), 1).sqrt()).long()
+    place = torch.rand(1 if shared_place else len(images), 2)
+    corner = (place * (size - sides)).long()
+    out = images.clone()
+    for n, (y, x) in enumerate(corner.tolist()):
+        h, w = sides[n].tolist()
+        out[n, :, y : y + h, x : x + w] = images[n - 1, :, y : y + h, x : x + w]
+    return out, labels
+
+
+class Collate:
+    """A collate function of one's own, with a switch that running workers do or do not see."""
+
+    def __init__(self, mix: Any, shared: bool = True) -> None:
+        self.mix, self.on = mix, torch.ones(())
+        self.shared = self.on.share_memory_() if shared else None
+
+    def switch(self, on: bool) -> None:
+        """Switch mixing on or off."""
+        self.on = self.on.fill_(on) if self.shared is not None else torch.tensor(float(on))
+
+    def __call__(self, samples: Any) -> Any:
+        """Collate and mix."""
+        images = torch.stack([image for image, _ in samples])
+        labels = torch.tensor([label for _, label in samples])
+        return self.mix(images, labels) if self.on else (images, labels)
+
+
+def one_lam(images: torch.Tensor, labels: torch.Tensor) -> Any:
+    """Blend with a lam from torch's global generator."""
+    lam = torch.rand(())
+    return lam * images + (1 - lam) * images.roll(1, 0), labels
+
+
+class OwnNumbers:
+    """Blend with a generator of one's own, of which every worker gets a copy."""
+
+    def __init__(self) -> None:
+        self.numbers = np.random.default_rng(0)
+
+    def __call__(self, images: torch.Tensor, labels: torch.Tensor) -> Any:
+        """Mix."""
+        lam = self.numbers.random()
+        return (lam * images + (1 - lam) * images.roll(1, 0)).float(), labels
+
+
+def with_p(p: float, *, per: str = "batch") -> Any:
+    """Return CutMix with a probability, for batches or samples."""
+    return CutMix(num_classes=2, p=p, mode=per, labels_getter="default")
+
+
+@pytest.mark.parametrize("p", [0.0, 0.1, 0.5, 0.9, 1.0])
+@pytest.mark.parametrize("alpha", [0.2, 1.0])
+@pytest.mark.parametrize("per", ["batch", "sample"])
+def test_right_probabilities_pass(p: float, alpha: float, per: Any) -> None:
+    """What is mixed as often as said passes, also where a small alpha leaves mixes unseen."""
+    for kind in (Mixup, CutMix):
+        mix = kind(alpha, num_classes=2, p=p, mode=per, pairing="shuffle")
+        report = assert_probability(mix, p, per=per, draws=100, size=(16, 24))
+        assert report.rows == 800
+        assert report.mixed <= 800 * p + 120
+        assert (report.mixed > 0) == (p > 0)
+
+
+P_WRONG = {
+    "squared": (v2.RandomApply([with_p(0.5)], p=0.5), 0.5, "batch", "p was applied twice"),
+    "squared in rows": (
+        v2.RandomApply([with_p(0.5, per="sample")], p=0.5),
+        0.5,
+        "batch",
+        r"p was applied twice.*p² = 0\.25",
+    ),
+    "ignored": (with_p(1.0), 0.3, "batch", "batches are mixed in every case: p is not looked at"),
+    "never": (with_p(0.0), 0.3, "sample", "no samples are mixed at all"),
+    "inverted": (with_p(0.8), 0.2, "batch", "the share that is left alone"),
+    "another": (with_p(0.5), 0.9, "batch", "does not reach the transform"),
+    "other unit": (with_p(0.5, per="sample"), 0.5, "batch", "samples are chosen within a batch"),
+}
+
+
+@pytest.mark.parametrize("name", P_WRONG)
+def test_wrong_probabilities_fail(name: str) -> None:
+    """Another share than was said fails, with the rule that gives it."""
+    mix, p, per, cause = P_WRONG[name]
+    with pytest.raises(UntruthfulError, match=cause):
+        assert_probability(mix, p, per=per, draws=200, size=(16, 24))  # type: ignore[arg-type]
+
+
+DRAWS_RIGHT = {
+    "by batch": (CutMix(num_classes=2), {}),
+    "by sample": (CutMix(num_classes=2, mode="sample"), {"per": "sample"}),
+    "blends by sample": (Mixup(0.2, num_classes=2, mode="sample", p=0.6), {"per": "sample"}),
+    "by hand": (per_sample, {"per": "sample"}),
+    "erased by sample": (Cutout(num_classes=2), {"per": "sample"}),
+    "bytes": (Mixup(num_classes=2), {"dtype": torch.uint8}),
+    "in workers": (Collate(one_lam), {"collate": True}),
+    "seeded": (make_collate_fn(Mixup(num_classes=2)), {"collate": True}),
+}
+
+
+@pytest.mark.parametrize("name", DRAWS_RIGHT)
+def test_right_draws_pass(name: str) -> None:
+    """What is drawn anew for each batch or sample, worker and epoch passes."""
+    mix, options = DRAWS_RIGHT[name]
+    assert_draws_independent(mix, **options)
+
+
+def test_epochs_of_a_seed_differ_where_the_epoch_is_said() -> None:
+    """A seeded collate function repeats its mixes until it hears of the epoch."""
+    collate = make_collate_fn(CutMix(num_classes=2), seed=0)
+    with pytest.raises(UntruthfulError, match="every epoch begins with the same seed"):
+        assert_draws_independent(collate, collate=True)
+    assert_draws_independent(collate, collate=True, set_epoch=collate.set_epoch)
+
+
+def seeded_anew(images: torch.Tensor, labels: torch.Tensor) -> Any:
+    """Seed in every call."""
+    torch.manual_seed(3)
+    return one_lam(images, labels)
+
+
+DRAWS_WRONG = {
+    "once": (seeded_anew, {}, "one draw is used again in every call"),
+    "shared lam": (one_lam, {"per": "sample"}, "all samples of a batch have one lam"),
+    "shared lam of boxes": (CutMix(num_classes=2), {"per": "sample"}, "have one lam"),
+    "shared place": (
+        lambda i, y: per_sample(i, y, shared_place=True),
+        {"per": "sample"},
+        "share one place",
+    ),
+    "copied to workers": (Collate(OwnNumbers()), {"collate": True}, "workers have copies"),
+    "in a loader": (
+        lambda data: DataLoader(data, 8, collate_fn=Collate(seeded_anew)),
+        {"loader": True},
+        "one draw is used again",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DRAWS_WRONG)
+def test_draws_that_are_used_again_fail(name: str) -> None:
+    """A draw shared by calls, samples, workers or epochs fails and is named."""
+    mix, options, cause = DRAWS_WRONG[name]
+    with pytest.raises(UntruthfulError, match=cause):
+        assert_draws_independent(mix, **options)
+
+
+def persistent(collate: Any) -> Any:
+    """Make a loader whose worker stays."""
+    return lambda data: DataLoader(
+        data, 8, collate_fn=collate, num_workers=1, persistent_workers=True
+    )
+
+
+def test_switch_in_shared_memory_reaches_workers() -> None:
+    """A switch that running workers see passes, ours and one by hand."""
+    ours, own = make_collate_fn(CutMix(num_classes=2)), Collate(one_lam)
+    assert_switch_reaches_workers(persistent(ours), lambda _, on: ours.set_p(float(on)))
+    assert_switch_reaches_workers(persistent(own), lambda _, on: own.switch(on))
+
+
+def test_switch_in_the_main_process_fails() -> None:
+    """A switch that is set on the main process's copy fails; so does one that never goes on."""
+    lost = Collate(one_lam, shared=False)
+    with pytest.raises(UntruthfulError, match="4 of 4 batches of the next epoch are still mixed"):
+        assert_switch_reaches_workers(persistent(lost), lambda _, on: lost.switch(on))
+    stuck = Collate(one_lam)
+    with pytest.raises(UntruthfulError, match="Switched on again, none of 4 batches"):
+        assert_switch_reaches_workers(
+            persistent(stuck), lambda _, on: None if on else stuck.switch(False)
+        )
+
+
+def test_questions_about_draws_are_checked() -> None:
+    """What cannot be asked is refused with the reason."""
+
+    def plain(images: torch.Tensor, labels: torch.Tensor) -> Any:
+        return images, labels
+
+    with pytest.raises(ValueError, match="must mix at least 10 of 60 batches to be asked, got 0"):
+        assert_draws_independent(plain)
+    normalised = v2.Compose([v2.MixUp(num_classes=2), v2.Normalize(MEAN, STD)])
+    with pytest.raises(ValueError, match="undo what normalises them"):
+        assert_draws_independent(normalised)
+    with pytest.raises(ValueError, match="undo what normalises them"):
+        assert_draws_independent(
+            lambda data: DataLoader(data, 8, collate_fn=Collate(normalised)), loader=True
+        )
+    with pytest.raises(ValueError, match="that mixes four batches or more"):
+        assert_draws_independent(lambda data: DataLoader(data, 48), loader=True)
+    with pytest.raises(ValueError, match="must mix while it is switched on, got 4 plain batches"):
+        assert_switch_reaches_workers(persistent(None), lambda _, on: None)
+    with pytest.raises(ValueError, match="persistent_workers=True, got 0 workers"):
+        assert_switch_reaches_workers(lambda data: DataLoader(data), lambda _, on: None)
+    with pytest.raises(ValueError, match=r"p must be in \[0, 1\], got 1.5"):
+        assert_probability(plain, 1.5)
+    with pytest.raises(ValueError, match="draws must be >= 50, got 10"):
+        assert_probability(plain, 0.5, draws=10)
+    with pytest.raises(ValueError, match="per must be one of"):
+        assert_probability(plain, 0.5, per="row")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="mix must return 8 images, got 16"):
+        assert_probability(lambda i, y: (torch.cat([i, i]), y), 0.5)
+    with pytest.raises(TypeError, match="mix must be a callable"):
+        assert_draws_independent(None)  # type: ignore[arg-type]
+
+
+def collate_targets(mix: Any) -> Any:
+    """Return a collate function of images with masks or detection targets."""
+
+    def collate(samples: Any) -> Any:
+        images, targets = zip(*samples, strict=True)
+        stacked = tv_tensors.Image(torch.stack(images))
+        if isinstance(targets[0], torch.Tensor):
+            return mix(stacked, tv_tensors.Mask(torch.stack(targets)))
+        return mix(stacked, list(targets))
+
+    return collate
+
+
+@pytest.mark.parametrize("kind", ["masks", "boxes"])
+def test_collated_masks_and_boxes_are_asked(kind: Any) -> None:
+    """Collate functions are fed with samples of image and mask, or image and target."""
+    right = collate_targets(CutMix(labels_getter=None))
+    assert_targets_follow_images(right, kind=kind, collate=True, **FEW)
+    wrong = collate_targets(lambda images, targets: (CutMix(labels_getter=None)(images), targets))
+    with pytest.raises(UntruthfulError, match="was left behind"):
+        assert_targets_follow_images(wrong, kind=kind, collate=True, **FEW)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_class_numbers_above_256_survive_narrow_images(dtype: torch.dtype) -> None:
+    """Labels that passed through the images' dtype fail, and say so; ours do not pass there."""
+
+    def rounds(images: torch.Tensor, labels: torch.Tensor) -> Any:
+        images, (own, other, lam) = CutMix(targets="pair")(images, labels)
+        return images, (own.to(dtype).long(), other.to(dtype).long(), lam)
+
+    options = {"num_classes": 5000, "dtypes": (dtype,)}
+    truth(CutMix(num_classes=5000), **options)
+    assert f"class numbers were rounded: they passed through {dtype}" in complaint(
+        rounds, **options
+    )
+    truth(rounds, num_classes=256, dtypes=(dtype,))
+
+
+def test_failure_has_its_parts() -> None:
+    """The error carries case, cause and pictures, and a table of what is held and said."""
+    with pytest.raises(UntruthfulError) as caught:
+        truth(CutMix(num_classes=10, correct_lam=False))
+    error = caught.value
+    lines = str(error).splitlines()
+    assert lines[0] == f"Labels differ from the pixels in {error.wrong} of {error.rows} rows."
+    assert lines[1].startswith("Smallest case found: batch of 2, 4 × 4 pixels")
+    assert lines[2].split() == ["class", "pixels", "hold", "label", "says"]
+    assert lines[3].split()[1:3] == ["(its", "own)"]
+    assert lines[-2] == f"Probable cause: {error.cause}"
+    assert lines[-1].startswith("What to do: ")
+    assert error.case.startswith(lines[1].removeprefix("Smallest case found: ").rstrip("."))
+    pictures = error.evidence
+    assert pictures is not None
+    assert len(pictures.images) == len(pictures.said) == len(pictures.held) > 0
+    assert torch.equal(
+        pictures.samples.mean((2, 3)).unique(dim=0), pictures.samples[:, :, 0, 0].unique(dim=0)
+    )
+    torch.testing.assert_close(pictures.held.sum(1), torch.ones(len(pictures.held)).double())
+    assert not torch.allclose(pictures.held, pictures.said)
+
+
+def test_guide_says_what_to_do_for_each_cause() -> None:
+    """Every cause that the kit can name stands in the guide with its remedy."""
+    guide = Path(__file__).parents[1] / "docs" / "guide" / "truth.md"
+    rows = [line for line in guide.read_text(encoding="utf-8").splitlines() if line[:1] == "|"]
+    known = [value for value in vars(causes).values() if isinstance(value, causes.Cause)]
+    assert len(known) > 30
+    for cause in known:
+        begin = cause.text.split("{")[0].strip("., ").lower()
+        found = [row for row in rows if begin in row.lower() and cause.remedy.rstrip(".") in row]
+        assert len(found) == 1, cause
+
+
+def test_failure_points_at_the_users_line(tmp_path: Path, capfd: Any) -> None:
+    """In pytest's report the last frame is the test's own, and the table is shown line by line."""
+    file = tmp_path / "test_mine.py"
+    file.write_text(
+        "from tv_mixaug import CutMix\n"
+        "from tv_mixaug.testing import assert_labels_match_pixels\n"
+        "def test_mine():\n"
+        "    mix = CutMix(num_classes=10, correct_lam=False)\n"
+        "    assert_labels_match_pixels(mix, num_classes=10, draws=2)\n"
+    )
+    (tmp_path / "pytest.ini").touch()
+    assert pytest.main(["-p", "no:cacheprovider", "-p", "no:hypothesispytest", str(file)]) == 1
+    out = capfd.readouterr().out
+    assert "test_mine.py:5: UntruthfulError" in out
+    assert "truth.py" not in out
+    assert "\nE       Probable cause: the area was not corrected" in out
+
+
 @given(kit.image_batches(min_size=2, max_size=3, min_side=4, max_side=6, dtypes=ALL_DTYPES))
 def test_image_batches_are_in_bounds(images: torch.Tensor) -> None:
     """Images keep the bounds asked for, and the range of their dtype."""
@@ -633,6 +940,18 @@ def test_assertions_need_no_hypothesis() -> None:
     users = {f.name for f in package.rglob("*.py") if "hypothesis" in top_level_imports(f)}
     assert users == {"strategies.py"}
     assert not any("strategies" in name for name in top_level_imports(Path(kit.__file__)))
+
+
+def test_referee_shares_no_code_with_players() -> None:
+    """What judges imports nothing of what mixes: checks of arguments, reading files and drawing."""
+    allowed = {"testing", "arguments"}
+    for path in Path(kit.__file__).parent.glob("*.py"):
+        used = {
+            name.split(".")[1] for name in top_level_imports(path) if name.startswith("tv_mixaug.")
+        }
+        # Strategies make inputs and judge nothing; the command draws a sheet and writes it.
+        more = {"strategies.py": {"plans", "transforms"}, "check.py": {"viz", "io"}}
+        assert used <= allowed | more.get(path.name, set()), path.name
 
 
 def test_unknown_names_are_unknown() -> None:

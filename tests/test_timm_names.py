@@ -141,7 +141,12 @@ def test_it_works_where_all_transforms_do():
     samples = [(image, i) for i, image in enumerate(coded_images(4))]
     images, labels, plan = make_collate_fn(mix, record=True, seed=1)(samples)
     assert torch.equal(images, functional.replay(coded_images(4), plan))
-    mix.mixup_enabled = False
+    with pytest.raises(AttributeError, match="switch_prob cannot be changed"):
+        mix.switch_prob = 1.0
+    mix.prob = 2
+    with pytest.raises(ValueError, match="prob must be in"):
+        mix(coded_images(4), torch.arange(4))
+    mix.prob, mix.mixup_enabled = 1.0, False
     images, labels = mix(coded_images(4), torch.arange(4))
     assert torch.equal(images, coded_images(4))
     torch.testing.assert_close(labels, torch.eye(4) * 0.9 + 0.025)

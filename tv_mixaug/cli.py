@@ -1,4 +1,4 @@
-"""The command ``tv-mixaug``: a demo on drawn flowers, and previews of a user's own pictures."""
+"""The command ``tv-mixaug``: a demo, previews of a user's pictures, checks of a user's pipeline."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The arguments; by default those of the process, which Ctrl-C then ends at once.
 
     Returns:
-        The exit code: 0, or 1 if a label of the demo differs from the pixels, 2 on bad input, 130
-        after Ctrl-C, 141 if nobody reads what is printed.
+        The exit code: 0, or 1 if a label differs from the pixels, 2 on bad input, 130 after Ctrl-C,
+        141 if nobody reads what is printed.
     """
     with contextlib.ExitStack() as scratch:
         if argv is None:
@@ -110,6 +110,31 @@ def _make_parser() -> argparse.ArgumentParser:
     add("--batch-size", type=int, default=8, help="number of pictures (default: %(default)s)")
     add("--seed", type=int, default=0, help="settles choice and mix (default: %(default)s)")
     add("--out", default=Path("tv_mixaug_preview.png"), **sheet)
+
+    text = "ask a pipeline of your own whether its labels equal its pixels"
+    check = commands.add_parser("check", help=text, description=text.capitalize() + ".")
+    add = check.add_argument
+    add("target", metavar="MODULE:NAME", help="a collate function, batch transform or function, "
+        "DataLoader, or a function that makes one")  # fmt: skip
+    add("--num-classes", type=int, required=True, metavar="K", help="number of classes")
+    add("--as", dest="kind", choices=("collate", "batch", "loader"), help="what the target is")
+    add("--keys", help="of image, label and perhaps mask in samples and batches: image,label,mask")
+    add("--size", default="32x48", help="height x width in pixels (default: %(default)s)")
+    add("--dtype", action="append", choices=("float32", "uint8", "float16", "bfloat16", "float64"),
+        help="of the images, also several times; the first is asked everything")  # fmt: skip
+    add("--arrays", action="store_true", help="images of samples are NumPy arrays (C, H, W)")
+    add("--mean", help="subtracted from the images at the end, such as 0.5,0.4,0.3")
+    add("--std", help="divided by at the end")
+    add("--erased", help="value of erased pixels, or one for each channel, or noise")
+    add("--label-format", choices=("index", "soft"), default="index", help="of labels going in")
+    add("--label-smoothing", type=float, default=0.0, help="that the pipeline applies")
+    add("--p", type=float, help="share of batches (or samples) said to be mixed")
+    add("--per", choices=("batch", "sample"), default="batch", help="what p and draws are for")
+    add("--fixed", action="store_true", help="lam and boxes are fixed on purpose")
+    add("--switch", metavar="NAME", help="attribute or method that switches mixing off")
+    add("--draws", type=int, default=25, help="batches for each question (default: %(default)s)")
+    add("--seed", type=int, default=0, help="of the first batch (default: %(default)s)")
+    add("--out", default=Path("tv_mixaug_check.png"), **sheet)
     return parser
 
 
@@ -119,6 +144,10 @@ def _run(args: argparse.Namespace, scratch: contextlib.ExitStack) -> int:
     from tv_mixaug.io import check_output, write_image
 
     check_output("--out", args.out)  # before the work is done
+    if args.command == "check":
+        from tv_mixaug.testing.check import run_check
+
+        return run_check(args)
     if args.command == "demo":
         sheet, honest = run_demo(_open_folder(args.keep, scratch))
     else:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from tv_mixaug import transforms
 from tv_mixaug.arguments import (
     check_bool,
     check_choice,
@@ -22,12 +23,15 @@ from tv_mixaug.arguments import (
     check_probability,
     check_range,
 )
-from tv_mixaug.base import BatchTransform, How, MixTransform
+from tv_mixaug.base import BatchTransform, How
 from tv_mixaug.draws import Source, draw_lam, draw_uniform, is_on_device
 from tv_mixaug.labels import LabelFormat
-from tv_mixaug.leaves import Batch
+from tv_mixaug.leaves import Batch, Leaf, Reading
 from tv_mixaug.loading.collate import CollateFn
 from tv_mixaug.plans import BLEND, NONE, PASTE, Plan, Recipe, box_volumes
+
+FIXED = {"mixup_alpha", "cutmix_alpha", "cutmix_minmax", "switch_prob", "mode", "correct_lam"}
+FIXED |= {"label_smoothing", "num_classes"}
 
 
 class Mixup(BatchTransform):
@@ -47,6 +51,8 @@ class Mixup(BatchTransform):
         correct_lam: Whether the label weight is counted from the clipped box.
         label_smoothing: Share of a label spread over all classes, in [0, 1).
         num_classes: Number of classes.
+        **shared: What timm does not have: any other argument of
+            :class:`~tv_mixaug.base.MixTransform`, such as ``passthrough``.
 
     Raises:
         TypeError: If an argument is of the wrong kind.
@@ -71,11 +77,11 @@ class Mixup(BatchTransform):
         correct_lam: bool = True,
         label_smoothing: float = 0.1,
         num_classes: int = 1000,
+        **shared: Any,
     ) -> None:
         super().__init__()
-        self.prob = check_probability("prob", prob)
-        self.mixup_enabled = True
-        self.rule = _Rule(num_classes=num_classes, label_smoothing=label_smoothing)
+        self.prob, self.mixup_enabled = check_probability("prob", prob), True
+        self.rule = _Rule(num_classes=num_classes, label_smoothing=label_smoothing, **shared)
         self.rule.alphas = [
             _check_alpha("mixup_alpha", mixup_alpha),
             _check_alpha("cutmix_alpha", 1.0 if cutmix_minmax is not None else cutmix_alpha),
@@ -90,10 +96,16 @@ class Mixup(BatchTransform):
         self.rule.draws = check_choice("mode", mode, ("batch", "pair", "elem"))
         self.rule.correct_lam = check_bool("correct_lam", correct_lam)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set ``prob`` or ``mixup_enabled``; the other arguments are those of the constructor."""
+        if name in FIXED:
+            raise AttributeError(f"{name} cannot be changed; make a new {type(self).__name__}.")
+        super().__setattr__(name, value)
+
     @property
     def p(self) -> float:
         """The probability in use: ``prob``, or 0 where ``mixup_enabled`` is off."""
-        return self.prob if self.mixup_enabled else 0.0
+        return check_probability("prob", self.prob) if self.mixup_enabled else 0.0
 
     @property
     def label_format(self) -> LabelFormat:
@@ -153,16 +165,24 @@ class FastCollateMixup(CollateFn):
         return object.__new__, (type(self),), self.__getstate__()
 
 
-class _Rule(MixTransform):
+class _Rule(transforms.Mixup, transforms.CutMix):
     """Draw plans by timm's laws."""
 
     alphas: list[float]
     minmax: tuple[float, float] | None = None
     switch_prob: float
     draws: str
-    correct_lam: bool
 
-    def draw(self, batch: Batch, p: float, generator: Source) -> Plan:
+    def reading(self) -> Reading:
+        """Return how batches are to be read: all images of one size where boxes are pasted."""
+        return super().reading()._replace(one_size=self.alphas[1] > 0)
+
+    def check(self, leaf: Leaf, value: Any) -> None:
+        """Refuse what the transforms in use refuse."""
+        used = transforms.Mixup if self.alphas[0] else transforms.CutMix
+        used.check(self, leaf, value)
+
+    def draw(self, batch: Batch, p: float, generator: Source) -> Recipe:
         """Draw for the batch, the pairs or the samples; the partner is from the other end."""
         if is_on_device(generator):
             raise TypeError(
@@ -190,7 +210,7 @@ class _Rule(MixTransform):
             np.where(op == PASTE, boxes[place].T, 0).T[:, None],
             np.zeros(count, np.int64),
         )
-        return Plan(*map(torch.from_numpy, fields))
+        return Recipe.of(Plan(*map(torch.from_numpy, fields)))
 
     def _draw_boxes(self, lam: Any, size: tuple[int, ...], generator: Source) -> Any:
         """Draw (n, 4) int64 boxes: whole pixels rounded down, as timm's."""

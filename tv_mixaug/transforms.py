@@ -86,6 +86,7 @@ class Mixup(PairTransform):
     :class:`~tv_mixaug.base.MixTransform`.
 
     Example:
+        >>> import torch
         >>> _ = torch.manual_seed(0)
         >>> images, labels = torch.rand(4, 3, 8, 8), torch.tensor([0, 1, 2, 1])
         >>> mixed, soft = Mixup(0.2, num_classes=3)(images, labels)
@@ -158,6 +159,7 @@ class CutMix(PairTransform, CutTransform):
     :class:`~tv_mixaug.transforms.CutTransform` and :class:`~tv_mixaug.base.MixTransform`.
 
     Example:
+        >>> import torch
         >>> _ = torch.manual_seed(0)
         >>> images = torch.arange(4.0).view(4, 1, 1, 1).expand(4, 1, 8, 8)
         >>> mixed, soft = CutMix(num_classes=4)(images, torch.arange(4))
@@ -284,6 +286,7 @@ class Cutout(FillTransform):
     :class:`~tv_mixaug.transforms.CutTransform` and :class:`~tv_mixaug.base.MixTransform`.
 
     Example:
+        >>> import torch
         >>> _ = torch.manual_seed(0)
         >>> images, labels = Cutout(4, num_classes=2)(torch.ones(1, 1, 8, 8), torch.tensor([1]))
         >>> labels.tolist()
@@ -329,6 +332,7 @@ class RandomErasing(FillTransform):
     is "spatial".
 
     Example:
+        >>> import torch
         >>> _ = torch.manual_seed(0)
         >>> erased = RandomErasing(p=1.0)(torch.ones(2, 1, 32, 32))
         >>> shares = (erased == 0).float().mean((1, 2, 3))

@@ -1,10 +1,11 @@
-"""Do labels equal pixels? Ask torchvision, timm, kornia and tv_mixaug, and write the table.
+"""Do labels equal pixels? Ask whoever is installed, and write the table.
 
-    python truth_table.py             # 1,200 rows for each question: about five minutes
+    python truth_table.py             # 1,200 rows for each question: about ten minutes
     python truth_table.py --draws 10  # shows that everything runs
 
 Writes ``truth_table.md`` and ``truth_table.csv`` beside this script, or to ``--out``. Needs the
-extras ``test`` and ``bench``.
+extras ``test`` and ``bench``; MONAI, Keras, fastai and mmpretrain are asked where they are
+installed.
 
 Every system is asked the same questions by ``tv_mixaug.testing``, which sees only what goes in and
 what comes out. Where a library returns something else than `(images, labels)`, a few lines below
@@ -14,32 +15,41 @@ a row. Questions that a library's interface cannot be asked stay empty.
 
 import argparse
 import csv
+import datetime
+import os
 import platform
 import sys
 import warnings
 from collections.abc import Callable, Mapping
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from types import MappingProxyType
+from types import MappingProxyType, SimpleNamespace
 from typing import Any, NamedTuple
 
 import torch
-from torch.utils.data import default_collate
+from torch.utils.data import DataLoader, Dataset, default_collate
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from tv_mixaug import Chain, CutMix, Cutout, Mixup, make_collate_fn
 from tv_mixaug.testing import (
     UntruthfulError,
+    assert_draws_independent,
     assert_inputs_unchanged,
     assert_labels_match_pixels,
     assert_one_label_format,
+    assert_probability,
+    assert_switch_reaches_workers,
     assert_targets_follow_images,
 )
+
+os.environ["KERAS_BACKEND"] = "torch"
 
 K = 10
 BYTES = {"dtypes": (torch.uint8,)}
 ERASED = {"erased": 0.0}
+MANY = 1000  # classes, of which bfloat16 has not all numbers
+SAMPLE = {"per": "sample"}
 
 
 class Question(NamedTuple):
@@ -65,6 +75,13 @@ QUESTIONS = {
     "erased": Question("CutMix, erasing", options=ERASED),
     "format": Question("one label format", kind="format"),
     "inputs": Question("inputs unchanged", kind="inputs"),
+    "bfloat16": Question(
+        "CutMix, bfloat16, 1,000 classes",
+        options={"dtypes": (torch.bfloat16,), "num_classes": MANY},
+    ),
+    "p": Question("mixed as often as said", kind="p"),
+    "draws": Question("draws independent", kind="draws"),
+    "switch": Question("switch reaches workers", kind="switch"),
 }
 
 
@@ -142,6 +159,7 @@ def on_batches(
     mixup: Callable[..., Any],
     erased: Asked,
     with_p: Callable[[float], Callable[..., Any]],
+    many: Callable[..., Any],
 ) -> dict[str, Asked]:
     """Ask v2 transforms, called on batches."""
     return {
@@ -158,6 +176,9 @@ def on_batches(
         "erased": erased,
         "format": Asked(with_p),
         "inputs": Asked(cutmix),
+        "bfloat16": Asked(many),
+        "p": Asked(with_p(0.5)),
+        "draws": Asked(cutmix),
     }
 
 
@@ -169,6 +190,7 @@ def torchvision_system() -> dict[str, Asked]:
         v2.MixUp(num_classes=K),
         erased=erasing(cutmix, v2.RandomErasing(p=1)),
         with_p=lambda p: v2.RandomApply([cutmix], p=p),
+        many=v2.CutMix(num_classes=MANY),
     )
 
 
@@ -189,6 +211,9 @@ def torchvision_collated() -> dict[str, Asked]:
         "mask": masks_of(lambda samples: cutmix(default_collate(samples)), collate=True),
         "format": Asked(lambda p: collate(v2.RandomApply([cutmix], p=p)), {"collate": True}),
         "inputs": collated(collate(cutmix)),
+        "bfloat16": collated(collate(v2.CutMix(num_classes=MANY))),
+        "p": collated(collate(v2.RandomApply([cutmix], p=0.5))),
+        "draws": collated(collate(cutmix)),
     }
 
 
@@ -198,7 +223,8 @@ def timm_system(mode: str) -> dict[str, Asked]:
 
     def make(cut: bool, **options: Any) -> Callable[..., Any]:
         alphas = {"mixup_alpha": 0.0 if cut else 1.0, "cutmix_alpha": 1.0 if cut else 0.0}
-        return TimmMixup(**alphas, mode=mode, num_classes=K, label_smoothing=0.0, **options)
+        plain = {"mode": mode, "num_classes": K, "label_smoothing": 0.0}
+        return TimmMixup(**alphas, **(plain | options))
 
     cutmix, mixup, again = make(True), make(False), make(True, multi_label=True)
     return {
@@ -212,7 +238,17 @@ def timm_system(mode: str) -> dict[str, Asked]:
         "erased": erasing(cutmix, v2.RandomErasing(p=1)),
         "format": Asked(lambda p: make(True, prob=p)),
         "inputs": Asked(cutmix),
+        "bfloat16": Asked(make(True, num_classes=MANY)),
+        "p": Asked(make(True, prob=0.5), {} if mode == "batch" else SAMPLE),
+        "draws": Asked(cutmix, {} if mode == "batch" else SAMPLE),
     }
+
+
+def persistent(collate: Callable[..., Any]) -> Callable[[Dataset[Any]], DataLoader[Any]]:
+    """Return what puts a loader with a worker that stays around a data set."""
+    return lambda data: DataLoader(
+        data, 8, collate_fn=collate, num_workers=1, persistent_workers=True
+    )
 
 
 def timm_collated(mode: str) -> dict[str, Asked]:
@@ -222,7 +258,16 @@ def timm_collated(mode: str) -> dict[str, Asked]:
     def make(cut: bool, **options: Any) -> Callable[..., Any]:
         alphas = {"mixup_alpha": 0.0 if cut else 1.0, "cutmix_alpha": 1.0 if cut else 0.0}
         mix = FastCollateMixup(**alphas, mode=mode, num_classes=K, label_smoothing=0.0, **options)
-        return lambda samples: mix([(image.numpy(), label) for image, label in samples])
+
+        def collate(samples: Any) -> Any:
+            return mix([(image.numpy(), label) for image, label in samples])
+
+        collate.mix = mix
+        return collate
+
+    def switch(loader: Any, on: bool) -> None:
+        """Set what timm's own training script sets."""
+        loader.collate_fn.mix.mixup_enabled = on
 
     cutmix, mixup = make(True), make(False)
     return {
@@ -237,6 +282,14 @@ def timm_collated(mode: str) -> dict[str, Asked]:
         ),
         "format": Asked(lambda p: make(True, prob=p), {"collate": True}),
         "inputs": Asked(cutmix, {"collate": True, **BYTES}),
+        "p": Asked(
+            make(True, prob=0.5),
+            {"collate": True, "dtype": torch.uint8, **({} if mode == "batch" else SAMPLE)},
+        ),
+        "draws": Asked(
+            cutmix, {"collate": True, "dtype": torch.uint8, **({} if mode == "batch" else SAMPLE)}
+        ),
+        "switch": Asked(persistent(cutmix), {"switch": switch, "dtype": torch.uint8}),
     }
 
 
@@ -249,22 +302,22 @@ def kornia_system(own: bool, correct: bool) -> dict[str, Asked]:
     def cut(**options: Any) -> Any:
         return RandomCutMixV2(**{"data_keys": keys, "use_correct_lambda": correct, **options})
 
-    def read(mixes: torch.Tensor) -> torch.Tensor:
+    def read(mixes: torch.Tensor, classes: int = K) -> torch.Tensor:
         """Turn (mixes, B, 3) into rows: each mix gives its weight to its partner."""
         mixes = mixes if mixes.ndim == 3 else mixes[None]
         to_partner = 1 - mixes[..., 2] if own else mixes[..., 2]
-        rows = (1 - to_partner.sum(0))[:, None] * one_hot(mixes[0, :, 0])
+        rows = (1 - to_partner.sum(0))[:, None] * one_hot(mixes[0, :, 0], classes)
         return rows + sum(
-            w[:, None] * one_hot(m[:, 1]) for w, m in zip(to_partner, mixes, strict=True)
+            w[:, None] * one_hot(m[:, 1], classes) for w, m in zip(to_partner, mixes, strict=True)
         )
 
-    def one_hot(labels: torch.Tensor) -> torch.Tensor:
-        return torch.nn.functional.one_hot(labels.long(), K).to(labels.dtype)
+    def one_hot(labels: torch.Tensor, classes: int = K) -> torch.Tensor:
+        return torch.nn.functional.one_hot(labels.long(), classes).to(labels.dtype)
 
-    def asked(transform: Any) -> Asked:
+    def asked(transform: Any, classes: int = K) -> Asked:
         def pipeline(images: Any, labels: Any) -> Any:
             images, mixes = transform(images, labels)
-            return images, read(mixes)
+            return images, read(mixes, classes)
 
         return Asked(pipeline)
 
@@ -296,7 +349,141 @@ def kornia_system(own: bool, correct: bool) -> dict[str, Asked]:
         "erased": erasing(asked(cut()).pipeline, v2.RandomErasing(p=1)),
         "format": Asked(lambda p: cut(p=p)),
         "inputs": Asked(cut()),
+        "bfloat16": asked(cut(), MANY),
+        "p": Asked(cut(p=0.5)),
+        "draws": Asked(cut(), SAMPLE),
     }
+
+
+def one_hot_of(labels: torch.Tensor, classes: int = K) -> torch.Tensor:
+    """Encode labels for who takes rows alone."""
+    return torch.nn.functional.one_hot(labels, classes).float()
+
+
+def rows_asked(
+    cut: Callable[[int], Callable[..., Any]], mix: Callable[..., Any], per: str
+) -> dict[str, Asked]:
+    """Ask what takes images and (B, K) labels; `cut` makes CutMix for a number of classes."""
+    cutmix = cut(K)
+    return {
+        "cutmix": Asked(cutmix),
+        "mixup": Asked(mix),
+        "cutmix_bytes": Asked(cutmix),
+        "mixup_bytes": Asked(mix),
+        "odd": Asked(cutmix),
+        "one": Asked(cutmix),
+        "twice": Asked(lambda images, labels: cutmix(*cutmix(images, labels))),
+        "erased": erasing(cutmix, v2.RandomErasing(p=1)),
+        "inputs": Asked(cutmix),
+        "bfloat16": Asked(cut(MANY)),
+        "draws": Asked(cutmix, {"per": per}),
+    }
+
+
+def encoded(mix: Callable[..., Any], classes: int = K) -> Callable[..., Any]:
+    """Encode index labels before a mix; labels that were mixed before stay as they are."""
+
+    def pipeline(images: Any, labels: Any) -> Any:
+        mixed, labels = mix(images, one_hot_of(labels, classes) if labels.ndim == 1 else labels)
+        if mixed.is_floating_point() and not images.is_floating_point():
+            mixed = mixed / 255  # bytes came back as floats, unscaled
+        return mixed, labels
+
+    return pipeline
+
+
+def monai_system(applied: bool) -> dict[str, Asked]:
+    """Ask MONAI; `applied`: labels are mixed by its methods for them, not by the call."""
+    from monai.transforms import CutMix as MonaiCutMix
+    from monai.transforms import MixUp as MonaiMixUp
+
+    def make(kind: Any) -> Callable[..., Any]:
+        def pipeline(images: Any, labels: Any) -> Any:
+            mix = kind(batch_size=len(images))
+            # It has a generator of its own, which the kit could not seed.
+            mix.set_random_state(int(torch.randint(2**31, ())))
+            if not applied:
+                return mix(images, labels)
+            images = mix(images)
+            if kind is MonaiCutMix:
+                return images, mix.apply_on_labels(labels)
+            return images, mix.apply(labels[..., None, None])[..., 0, 0]
+
+        return pipeline
+
+    def masks(images: Any, masks: Any) -> Any:
+        plain = masks.as_subclass(torch.Tensor)[:, None]
+        images, masks = make(MonaiCutMix)(images.as_subclass(torch.Tensor), plain)
+        return images, masks[:, 0]
+
+    asked = rows_asked(
+        lambda classes: encoded(make(MonaiCutMix), classes), encoded(make(MonaiMixUp)), "sample"
+    )
+    return asked if applied else {**asked, "mask": Asked(masks)}
+
+
+def keras_system() -> dict[str, Asked]:
+    """Ask Keras's layers, called on dicts with (B, K) labels."""
+    import keras
+
+    def make(kind: Any, **options: Any) -> Callable[..., Any]:
+        layer = kind(data_format="channels_first", **options)
+
+        def pipeline(images: Any, targets: Any, key: str = "labels") -> Any:
+            # It has a generator of its own, which the kit could not seed.
+            fresh = keras.random.SeedGenerator(int(torch.randint(2**31, ())))
+            layer.generator.state.assign(fresh.state)
+            batch = layer({"images": images, key: targets}, training=True)
+            return batch["images"], batch[key]
+
+        return pipeline
+
+    def masks(images: Any, masks: Any) -> Any:
+        plain = masks.as_subclass(torch.Tensor)[:, None].float()
+        images, masks = cut(images.as_subclass(torch.Tensor), plain, "segmentation_masks")
+        return images, masks[:, 0]
+
+    cut = make(keras.layers.CutMix)
+    mix = encoded(make(keras.layers.MixUp, alpha=1.0))
+    asked = rows_asked(lambda classes: encoded(cut, classes), mix, "sample")
+    return {**asked, "mask": Asked(masks)}
+
+
+def fastai_system() -> dict[str, Asked]:
+    """Ask fastai's callbacks, for one batch of a learner whose labels are rows."""
+    from fastai.callback.mixup import CutMix as FastaiCutMix
+    from fastai.callback.mixup import MixUp as FastaiMixUp
+
+    def make(kind: Any) -> Callable[..., Any]:
+        def pipeline(images: Any, labels: Any) -> Any:
+            callback = kind(1.0)
+            callback.learn = SimpleNamespace(
+                xb=(images,), yb=(labels,), x=images, y=labels, loss_func=None
+            )
+            callback.before_train()
+            callback.before_batch()
+            return callback.learn.xb[0], callback.learn.yb[0]
+
+        return pipeline
+
+    cut = make(FastaiCutMix)
+    asked = rows_asked(lambda classes: encoded(cut, classes), encoded(make(FastaiMixUp)), "batch")
+    return {**asked, "draws": Asked(encoded(make(FastaiMixUp)), SAMPLE)}
+
+
+def mmpretrain_system() -> dict[str, Asked]:
+    """Ask mmpretrain's RandomBatchAugment, which takes (B, K) labels."""
+    from mmpretrain.models.utils.batch_augments import CutMix as MmCutMix
+    from mmpretrain.models.utils.batch_augments import Mixup as MmMixup
+    from mmpretrain.models.utils.batch_augments import RandomBatchAugment
+
+    def with_p(p: float) -> Callable[..., Any]:
+        return encoded(RandomBatchAugment(MmCutMix(alpha=1.0), probs=p))
+
+    mix = encoded(RandomBatchAugment(MmMixup(alpha=1.0)))
+    cut = RandomBatchAugment(MmCutMix(alpha=1.0))
+    asked = rows_asked(lambda classes: encoded(cut, classes), mix, "batch")
+    return {**asked, "format": Asked(with_p), "p": Asked(with_p(0.5))}
 
 
 def our_system() -> dict[str, Asked]:
@@ -307,6 +494,7 @@ def our_system() -> dict[str, Asked]:
         Mixup(num_classes=K),
         erased=Asked(v2.Compose([cutmix, Cutout(num_classes=K)])),
         with_p=lambda p: CutMix(num_classes=K, p=p),
+        many=CutMix(num_classes=MANY),
     )
 
 
@@ -331,24 +519,47 @@ def our_chain() -> dict[str, Asked]:
         "erased": collated(collate(cutmix, Cutout(num_classes=K))),
         "format": Asked(lambda p: collate(cutmix, p=p), {"collate": True}),
         "inputs": collated(collate(cutmix)),
+        "bfloat16": collated(collate(CutMix(num_classes=MANY))),
+        "p": collated(collate(cutmix, p=0.5)),
+        "draws": collated(collate(cutmix)),
+        "switch": Asked(
+            persistent(collate(cutmix)),
+            {"switch": lambda loader, on: loader.collate_fn.set_p(float(on))},
+        ),
     }
 
 
-SYSTEMS: dict[str, Callable[[], dict[str, Asked]]] = {
-    "torchvision": torchvision_system,
-    "torchvision behind `default_collate`": torchvision_collated,
-    **{f"timm `Mixup`, {m}": lambda m=m: timm_system(m) for m in ("batch", "pair", "elem")},
+class System(NamedTuple):
+    """A row: which package it is of, and how it is asked."""
+
+    package: str
+    make: Callable[[], dict[str, Asked]]
+
+
+SYSTEMS = {
+    "torchvision": System("torchvision", torchvision_system),
+    "torchvision behind `default_collate`": System("torchvision", torchvision_collated),
     **{
-        f"timm `FastCollateMixup`, {m}": lambda m=m: timm_collated(m)
-        for m in ("batch", "pair", "elem")
+        f"timm `{name}`, {mode}": System("timm", lambda make=make, mode=mode: make(mode))
+        for name, make in (("Mixup", timm_system), ("FastCollateMixup", timm_collated))
+        for mode in ("batch", "pair", "elem")
     },
-    "kornia, default, lam read as the own weight": lambda: kornia_system(True, False),
-    "kornia, default, lam read as the partner's weight": lambda: kornia_system(False, False),
-    "kornia, `use_correct_lambda=True`, lam read as the own weight": lambda: kornia_system(
-        True, True
+    "kornia, default, lam read as the own weight": System(
+        "kornia", lambda: kornia_system(True, False)
     ),
-    "tv_mixaug": our_system,
-    "tv_mixaug `Chain` behind `make_collate_fn`": our_chain,
+    "kornia, default, lam read as the partner's weight": System(
+        "kornia", lambda: kornia_system(False, False)
+    ),
+    "kornia, `use_correct_lambda=True`, lam read as the own weight": System(
+        "kornia", lambda: kornia_system(True, True)
+    ),
+    "MONAI, called with (B, K) labels": System("monai", lambda: monai_system(False)),
+    "MONAI, labels by `apply_on_labels`": System("monai", lambda: monai_system(True)),
+    "Keras, torch backend": System("keras", keras_system),
+    "fastai, (B, K) labels": System("fastai", fastai_system),
+    "mmpretrain `RandomBatchAugment`": System("mmpretrain", mmpretrain_system),
+    "tv_mixaug": System("tv_mixaug", our_system),
+    "tv_mixaug `Chain` behind `make_collate_fn`": System("tv_mixaug", our_chain),
 }
 
 
@@ -358,7 +569,8 @@ class Answer(NamedTuple):
     verdict: str  # "holds", "refuses", "wrong" or "" where it cannot be asked
     wrong: int = 0
     rows: int = 0
-    text: str = ""
+    case: str = ""  # the smallest that was found, or what a refusal says
+    cause: str = ""
 
     def __str__(self) -> str:
         return f"**{self.short}**" if self.verdict == "wrong" else self.short
@@ -372,44 +584,48 @@ class Answer(NamedTuple):
 
     @property
     def reason(self) -> str:
-        """The cause that the kit names, without the example."""
-        return self.text.split("Probable cause: ")[-1].split(": the value at")[0].rstrip(".: ")
+        """The cause that the kit names, or what is said."""
+        return (self.cause or self.case).rstrip(".: ")
 
 
 def ask(question: Question, asked: Asked, draws: int) -> Answer:
     """Ask one system one question."""
-    options = {
+    labels = {
+        "num_classes": K,
         "batch_sizes": (question.batch_size,),
         "sizes": ((32, 32),),
         "draws": max(1, draws * 8 // question.batch_size),
         **question.options,
         **asked.options,
     }
+    collate = asked.options.get("collate", False)
+    rows = 0
     try:
-        if question.kind == "labels":
-            report = assert_labels_match_pixels(asked.pipeline, num_classes=K, **options)
-            return Answer("holds", rows=report.rows)
-        if question.kind == "masks":
-            report = assert_targets_follow_images(asked.pipeline, kind="masks", **options)
-            return Answer("holds", rows=report.rows)
-        collate = options.get("collate", False)
-        if question.kind == "format":
-            assert_one_label_format(asked.pipeline, num_classes=K, collate=collate)
-        else:
-            assert_inputs_unchanged(asked.pipeline, *example_batch(options))
+        match question.kind:
+            case "labels":
+                rows = assert_labels_match_pixels(asked.pipeline, **labels).rows
+            case "masks":
+                labels |= {"kind": "masks", "num_classes": 16}
+                rows = assert_targets_follow_images(asked.pipeline, **labels).rows
+            case "format":
+                assert_one_label_format(asked.pipeline, num_classes=K, collate=collate)
+            case "p":
+                assert_probability(asked.pipeline, 0.5, **asked.options)
+            case "draws":
+                assert_draws_independent(asked.pipeline, **asked.options)
+            case "switch":
+                assert_switch_reaches_workers(asked.pipeline, **asked.options)
+            case "inputs":
+                assert_inputs_unchanged(asked.pipeline, *example_batch(asked.options))
     except UntruthfulError as error:
-        return Answer("wrong", error.wrong, error.rows, str(error))
-    except AssertionError as error:
-        if str(error).startswith(("Labels change", "The pipeline changed")):
-            return Answer("wrong", text=str(error))
-        return Answer("refuses", text=f"AssertionError: {error}")
+        return Answer("wrong", error.wrong, error.rows, error.case, error.cause)
     except Exception as error:
         first_line = str(error).split("\n")[0]
-        return Answer("refuses", text=f"{type(error).__name__}: {first_line}")
-    return Answer("holds")
+        return Answer("refuses", case=f"{type(error).__name__}: {first_line}")
+    return Answer("holds", rows=rows)
 
 
-def example_batch(options: dict[str, Any]) -> tuple[Any, ...]:
+def example_batch(options: Mapping[str, Any]) -> tuple[Any, ...]:
     """Make inputs that a pipeline might write to."""
     torch.manual_seed(0)
     images = (255 * torch.rand(8, 3, 32, 32)).byte()
@@ -420,7 +636,7 @@ def example_batch(options: dict[str, Any]) -> tuple[Any, ...]:
     return images, torch.arange(8)
 
 
-def markdown(answers: dict[str, dict[str, Answer]]) -> str:
+def markdown(answers: dict[str, dict[str, Answer]], today: str) -> str:
     """Write the table, then what the kit says of each wrong cell."""
     titles = [question.title for question in QUESTIONS.values()]
     lines = [
@@ -431,18 +647,20 @@ def markdown(answers: dict[str, dict[str, Answer]]) -> str:
         "# The truth table",
         "",
         "Written by `python docs/benchmarks/truth_table.py`, which asks each system by",
-        "`tv_mixaug.testing`. *Holds*: labels, or masks, equal the pixels in all rows. *Refuses*:",
-        "an error. *Wrong* in n of m rows: they differ, and nothing was said. *No*: the answer of",
-        "the last two columns. –: the interface has no place for the question.",
+        "`tv_mixaug.testing`. *Holds*: what the column asks for was found in all rows, batches or",
+        "calls. *Refuses*: an error. *Wrong* in n of m rows: labels, or masks, differ from the",
+        "pixels, and nothing was said. *No*: the answer where no rows are counted. –: the",
+        "interface has no place for the question.",
         "",
-        f"Versions: {versions()}.",
+        f"With Python {platform.python_version()} and torch {version('torch')}.",
         "",
-        "| | " + " | ".join(titles) + " |",
-        "| --- |" + " --- |" * len(titles),
+        "| | version, date | " + " | ".join(titles) + " |",
+        "| --- | --- |" + " --- |" * len(titles),
     ]
     for system, row in answers.items():
         cells = [str(row.get(key, Answer(""))) for key in QUESTIONS]
-        lines.append(f"| {system} | " + " | ".join(cells) + " |")
+        asked = f"{version_of(system)}, {today}"
+        lines.append(f"| {system} | {asked} | " + " | ".join(cells) + " |")
     lines += [
         "",
         "How it was asked:",
@@ -462,6 +680,18 @@ def markdown(answers: dict[str, dict[str, Answer]]) -> str:
         "- Our own transforms in a row do not know of each other either: that is what `Chain` is",
         "  for.",
         "- timm's `FastCollateMixup` is made for bytes, and casts float images to bytes.",
+        "- *Mixed as often as said*: p = 0.5 of 400 batches, or of their samples where the mode is",
+        "  by sample.",
+        "- *Draws independent*: successive batches, and samples where lam is drawn by sample;",
+        "  collate functions also in a loader, between two workers and two epochs. fastai's MixUp",
+        "  is asked, since its CutMix draws for the batch.",
+        "- *Switch reaches workers*: `mixup_enabled` for timm, `set_p` for ours, set in the main",
+        "  process while a persistent worker runs.",
+        "- MONAI, Keras, fastai and mmpretrain take labels as (B, K) rows, which is what they got.",
+        "  MONAI's call takes labels for images of classes: see its row by `apply_on_labels` too.",
+        "- fastai's callbacks are called for one batch, without a training loop.",
+        "- albumentations 2.0.8, the last release under MIT, mixes no labels: there is nothing to",
+        "  ask.",
         "",
         "## Why it is wrong",
         "",
@@ -491,42 +721,59 @@ def reasons(answers: dict[str, dict[str, Answer]], verdict: str) -> list[str]:
     return lines
 
 
-def versions() -> str:
-    """Name the versions that were asked."""
-    names = ("torch", "torchvision", "timm", "kornia", "tv_mixaug")
-    return ", ".join([f"Python {platform.python_version()}", *(f"{n} {version(n)}" for n in names)])
+def version_of(system: str) -> str:
+    """Name the version of the package that a row asks."""
+    return f"{SYSTEMS[system].package} {version(SYSTEMS[system].package)}"
 
 
-def main() -> None:
+def is_installed(package: str) -> bool:
+    """Return whether a package can be asked."""
+    try:
+        version(package)
+    except PackageNotFoundError:
+        return False
+    return True
+
+
+def main(argv: list[str] | None = None) -> None:
     """Ask everything and write both files."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--draws", type=int, default=150, help="batches of 8 for each question")
     parser.add_argument(
         "--out", type=Path, default=Path(__file__).parent, help="folder to write to"
     )
-    arguments = parser.parse_args()
+    parser.add_argument("--only", default="", help="ask those whose name has this word")
+    arguments = parser.parse_args(argv)
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")  # kornia warns of its default, which is one of the rows
+    today = datetime.date.today().isoformat()
 
     answers: dict[str, dict[str, Answer]] = {}
-    for system, make in SYSTEMS.items():
-        row = make()
-        answers[system] = {
+    for name, system in SYSTEMS.items():
+        if arguments.only not in name:
+            continue
+        if not is_installed(system.package):
+            print(f"{name}: not installed", file=sys.stderr, flush=True)
+            continue
+        row = system.make()
+        answers[name] = {
             key: ask(question, row[key], arguments.draws)
             for key, question in QUESTIONS.items()
             if key in row
         }
-        summary = ", ".join(f"{key} {answer.short}" for key, answer in answers[system].items())
-        print(f"{system}: {summary}", file=sys.stderr, flush=True)
+        summary = ", ".join(f"{key} {answer.short}" for key, answer in answers[name].items())
+        print(f"{name}: {summary}", file=sys.stderr, flush=True)
 
     arguments.out.mkdir(parents=True, exist_ok=True)
     with (arguments.out / "truth_table.csv").open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["system", "question", "verdict", "wrong", "rows", "text"])
-        for system, row in answers.items():
+        writer.writerow(
+            ["system", "version", "date", "question", "verdict", "wrong", "rows", "case", "cause"]
+        )
+        for name, row in answers.items():
             for key, answer in row.items():
-                writer.writerow([system, QUESTIONS[key].title, *answer])
-    (arguments.out / "truth_table.md").write_text(markdown(answers), encoding="utf-8")
+                writer.writerow([name, version_of(name), today, QUESTIONS[key].title, *answer])
+    (arguments.out / "truth_table.md").write_text(markdown(answers, today), encoding="utf-8")
     print(f"Written: {arguments.out / 'truth_table.md'}, {arguments.out / 'truth_table.csv'}.")
 
 

@@ -30,8 +30,8 @@ OUTSIDE_TARGETS = tuple(
 )
 # What tensors must have in common, and what to do where they do not.
 ADVICE = {
-    "type": "wrap all of them alike in the data set",
-    "shape": "resize or pad them in the data set",
+    "type": "wrap all of them alike in the data set, or pass a collate_fn of your own",
+    "shape": "resize them, or pass a collate_fn that pads",
     "dtype": "convert them in the data set, with array.astype or v2.ToDtype",
     "device": "leave them on one device",
 }
@@ -161,7 +161,7 @@ def _refusal(tensors: Column) -> ValueError:
             if len(found) > 1:
                 return ValueError(
                     f"samples must hold tensors of one {name}, got {name}s {', '.join(found)}; "
-                    f"{advice}, or pass a collate_fn of your own."
+                    f"{advice}."
                 )
     kind = "nested" if first.is_nested else str(first.layout).removeprefix("torch.")
     return ValueError(

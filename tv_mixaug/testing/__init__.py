@@ -8,6 +8,11 @@ from tv_mixaug.testing.contracts import (
     assert_one_label_format,
     assert_reproducible,
 )
+from tv_mixaug.testing.draws import (
+    assert_draws_independent,
+    assert_probability,
+    assert_switch_reaches_workers,
+)
 from tv_mixaug.testing.targets import assert_targets_follow_images
 from tv_mixaug.testing.truth import assert_labels_match_pixels
 
@@ -16,10 +21,13 @@ _STRATEGIES = ("image_batches", "label_batches", "plans", "samples", "transforms
 __all__ = [
     "TruthReport",
     "UntruthfulError",
+    "assert_draws_independent",
     "assert_inputs_unchanged",
     "assert_labels_match_pixels",
     "assert_one_label_format",
+    "assert_probability",
     "assert_reproducible",
+    "assert_switch_reaches_workers",
     "assert_targets_follow_images",
     *_STRATEGIES,
 ]

@@ -11,8 +11,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torchvision import tv_tensors
 
 from tv_mixaug.testing._arguments import at_least, check_dtypes
+from tv_mixaug.testing._causes import Cause
 
 
 class TruthReport(NamedTuple):
@@ -27,18 +29,45 @@ class TruthReport(NamedTuple):
     mixed: int
 
 
+class Evidence(NamedTuple):
+    """The rows of the smallest case that are wrong, fit to be drawn."""
+
+    images: Tensor  # (N, C, H, W) float64 in [0, 1]
+    said: Tensor  # (N, K) float64, what the labels or targets say
+    held: Tensor  # (N, K) float64, what the pixels hold, as far as they can be told
+    samples: Tensor  # (B, C, H, W) float64 in [0, 1], what went in
+    classes: Tensor  # (B,) int64
+
+
 class UntruthfulError(AssertionError):
-    """Labels or targets do not say what the pixels hold.
+    """What was asked of a pipeline does not hold.
 
     Attributes:
-        wrong: number of rows that are wrong.
-        rows: number of rows compared.
+        wrong: number of rows (or batches, as the text says) that are wrong; 0 if none is counted.
+        rows: number of rows (or batches) compared.
+        case: the smallest case found.
+        cause: the probable cause.
+        evidence: pictures of the wrong rows with what is said and held of them, or None.
     """
 
-    def __init__(self, message: str, *, wrong: int, rows: int) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        wrong: int = 0,
+        rows: int = 0,
+        case: str = "",
+        cause: str = "",
+        evidence: Evidence | None = None,
+    ) -> None:
         super().__init__(message)
-        self.wrong = wrong
-        self.rows = rows
+        self.wrong, self.rows = wrong, rows
+        self.case, self.cause, self.evidence = case, cause, evidence
+
+
+def because(cause: Cause) -> str:
+    """Write a cause, and what to do about it, in two lines."""
+    return f"Probable cause: {cause.text}\nWhat to do: {cause.remedy}"
 
 
 class Case(NamedTuple):
@@ -93,6 +122,14 @@ def smaller_cases(failing: Case) -> Iterator[Case]:
         yield Case(batch_size, size, failing.dtype, failing.seed + n)
 
 
+def unrepeatable(failing: Case) -> str:
+    """Say of a failure that did not come again what that means."""
+    return (
+        f"First seen for a {failing}, but not again under the same seed: the pipeline has a "
+        "source of randomness besides torch, numpy and random."
+    )
+
+
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Seed torch, numpy and random, and give them their old state back."""
@@ -116,8 +153,11 @@ def private_generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed ^ 0x5DEECE66D)
 
 
-def call(pipeline: Callable[..., Any], case: Case, *inputs: Any) -> tuple[Tensor, Any]:
-    """Call a pipeline under the case's seed and take its images and the rest."""
+def call(
+    pipeline: Callable[..., Any], case: Case, images: Any, targets: Any, *, collate: bool
+) -> tuple[Tensor, Any]:
+    """Call a pipeline under the case's seed, on a batch or on samples; take images and the rest."""
+    inputs = (make_samples(images, targets),) if collate else (images, targets)
     with seeded(case.seed):
         try:
             result = pipeline(*inputs)
@@ -125,6 +165,24 @@ def call(pipeline: Callable[..., Any], case: Case, *inputs: Any) -> tuple[Tensor
             if hasattr(error, "add_note"):  # Python 3.11
                 error.add_note(f"Raised by the pipeline under test for a {case}.")
             raise
+    return read_result(result)
+
+
+def make_samples(images: Tensor, targets: Any) -> list[tuple[Any, Any]]:
+    """Take a batch apart into the `(image, target)` that a data set yields."""
+
+    def rows(leaf: Any) -> list[Any]:
+        if not isinstance(leaf, Tensor):
+            return list(leaf)
+        if leaf.ndim == 1:
+            return leaf.tolist()
+        return [tv_tensors.wrap(row, like=leaf) for row in leaf.as_subclass(Tensor)]
+
+    return list(zip(rows(images), rows(targets), strict=True))
+
+
+def read_result(result: Any) -> tuple[Tensor, Any]:
+    """Return the images and the targets that a pipeline gave, or say that these are none."""
     if not isinstance(result, (tuple, list)) or len(result) != 2:
         got = (
             f"{len(result)} values" if isinstance(result, (tuple, list)) else type(result).__name__

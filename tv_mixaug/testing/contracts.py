@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import keystr, tree_flatten_with_path
 
+from tv_mixaug.testing import _causes as causes
 from tv_mixaug.testing._arguments import at_least, check_callable
-from tv_mixaug.testing._coded import Case, call, coded_batch, seeded
+from tv_mixaug.testing._coded import Case, UntruthfulError, because, call, coded_batch, seeded
 
 
 def assert_inputs_unchanged(
@@ -39,6 +40,7 @@ def assert_inputs_unchanged(
         >>> images, labels = torch.rand(4, 3, 8, 8), torch.arange(4)
         >>> assert_inputs_unchanged(v2.MixUp(num_classes=4), images, labels)
     """
+    __tracebackhide__ = True
     check_callable("pipeline", pipeline)
     before = deepcopy(inputs)
     for n in range(at_least("calls", calls, 1)):
@@ -46,7 +48,12 @@ def assert_inputs_unchanged(
             pipeline(*inputs)
         difference = _first_difference(before, inputs)
         if difference is not None:
-            raise AssertionError(f"The pipeline changed its inputs in call {n + 1}: {difference}")
+            case = f"The pipeline changed its inputs in call {n + 1}: {difference}"
+            raise UntruthfulError(
+                f"{case}\n{because(causes.INPUTS_CHANGED)}",
+                case=case,
+                cause=causes.INPUTS_CHANGED.text,
+            )
 
 
 def assert_one_label_format(
@@ -80,11 +87,13 @@ def assert_one_label_format(
         >>> from tv_mixaug.testing import assert_one_label_format
         >>> def sometimes(p):
         ...     return v2.RandomApply([v2.MixUp(num_classes=10)], p=p)
-        >>> assert_one_label_format(sometimes, num_classes=10)  # doctest: +ELLIPSIS
-        Traceback (most recent call last):
-            ...
-        AssertionError: Labels change their format: (4,) torch.int64 (Tensor) with p=0.0, ...
+        >>> try:
+        ...     assert_one_label_format(sometimes, num_classes=10)
+        ... except AssertionError as error:
+        ...     print(str(error).split(",")[0])
+        Labels change their format: (4
     """
+    __tracebackhide__ = True
     check_callable("make_pipeline", make_pipeline)
     at_least("num_classes", num_classes, 1)
     at_least("batch_size", batch_size, 1)
@@ -96,17 +105,18 @@ def assert_one_label_format(
         for _ in range(at_least("draws", draws, 1)):
             case = Case(batch_size, (8, 8), torch.float32, case_seed)
             batch = coded_batch(case, num_classes=num_classes, channels=3)
-            if collate:
-                samples = list(zip(batch.images, batch.classes.tolist(), strict=True))
-                _, labels = call(pipeline, case, samples)
-            else:
-                _, labels = call(pipeline, case, batch.images, batch.classes)
+            _, labels = call(pipeline, case, batch.images, batch.classes, collate=collate)
             now = (_format(labels), f"p={probability}, seed {case_seed}")
             first = first or now
             if now[0] != first[0]:
-                raise AssertionError(
+                text = (
                     f"Labels change their format: {first[0]} with {first[1]}, "
                     f"but {now[0]} with {now[1]}."
+                )
+                raise UntruthfulError(
+                    f"{text}\n{because(causes.TWO_FORMATS)}",
+                    case=text,
+                    cause=causes.TWO_FORMATS.text,
                 )
             case_seed += 1
 
@@ -137,6 +147,7 @@ def assert_reproducible(
         ...     num_workers=(0,),
         ... )
     """
+    __tracebackhide__ = True
     check_callable("make_loader", make_loader)
     if not num_workers:
         raise ValueError("num_workers must not be empty, got an empty sequence.")
@@ -153,11 +164,11 @@ def assert_reproducible(
             continue
         runs = f"{num_workers[0]} workers and {workers} workers under seed {seed}"
         if len(batches) != len(reference):
-            raise AssertionError(f"{runs} give {len(reference)} and {len(batches)} batches.")
+            raise UntruthfulError(f"{runs} give {len(reference)} and {len(batches)} batches.")
         for n, pair in enumerate(zip(reference, batches, strict=True)):
             difference = _first_difference(*pair)
             if difference is not None:
-                raise AssertionError(f"{runs} differ in batch {n}: {difference}")
+                raise UntruthfulError(f"{runs} differ in batch {n}: {difference}")
 
 
 def _format(labels: Any) -> str:

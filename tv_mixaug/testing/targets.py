@@ -11,12 +11,16 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from tv_mixaug.arguments import check_choice
+from tv_mixaug.testing import _causes as causes
 from tv_mixaug.testing._arguments import at_least, check_callable
+from tv_mixaug.testing._causes import Cause
 from tv_mixaug.testing._coded import (
     Case,
+    Evidence,
     TruthReport,
     UntruthfulError,
     all_cases,
+    because,
     call,
     coded_batch,
     colour_tolerance,
@@ -25,20 +29,30 @@ from tv_mixaug.testing._coded import (
     private_generator,
     smaller_cases,
     to_unit,
+    unrepeatable,
 )
+
+
+class _Fault(NamedTuple):
+    """What is wrong with one row, and why."""
+
+    text: str
+    cause: Cause
 
 
 class _Rows(NamedTuple):
     """What is wrong with each row of a trial (None: nothing), and how many were mixed."""
 
-    faults: list[str | None]
+    faults: list[_Fault | None]
     mixed: int
+    evidence: Evidence | None = None
 
 
 def assert_targets_follow_images(
     pipeline: Callable[..., Any],
     *,
     kind: Literal["masks", "boxes"],
+    collate: bool = False,
     num_classes: int = 16,
     erased: bool = False,
     mask_fill: int | None = None,
@@ -66,6 +80,8 @@ def assert_targets_follow_images(
     Args:
         pipeline: the callable under test; images are `Image` (B, 3, H, W).
         kind: which targets.
+        collate: the pipeline is a collate function, called with a list of `(image, mask)` or
+            `(image, target)`.
         num_classes: number of mask classes K.
         erased: pixels may be erased; a mask is then checked at the other pixels only.
         mask_fill: with `erased`, the value that masks must hold at erased pixels; None: any.
@@ -91,6 +107,7 @@ def assert_targets_follow_images(
         >>> assert_targets_follow_images(v2.RandomHorizontalFlip(), kind="masks", draws=1).rows
         48
     """
+    __tracebackhide__ = True
     check_callable("pipeline", pipeline)
     check_choice("kind", kind, ("masks", "boxes"))
     cases = all_cases(batch_sizes, sizes, dtypes, draws, seed)
@@ -101,8 +118,8 @@ def assert_targets_follow_images(
 
     def run(case: Case) -> _Rows:
         if kind == "masks":
-            return _try_masks(pipeline, case, num_classes, erased=erased, mask_fill=mask_fill)
-        return _try_boxes(pipeline, case, min_visible)
+            return _try_masks(pipeline, case, collate, num_classes, erased, mask_fill)
+        return _try_boxes(pipeline, case, collate, min_visible)
 
     rows = wrong = mixed = 0
     first: Case | None = None
@@ -115,45 +132,50 @@ def assert_targets_follow_images(
             first = case
     if first is None:
         return TruthReport(rows, mixed)
+    head = f"{kind.capitalize()} do not follow their images in {wrong} of {rows} rows."
+    smallest = _smallest(run, first, kind)
+    if smallest is None:
+        raise UntruthfulError(f"{head}\n{unrepeatable(first)}", wrong=wrong, rows=rows)
+    where, fault, evidence = smallest
     raise UntruthfulError(
-        f"{kind.capitalize()} do not follow their images in {wrong} of {rows} rows. "
-        f"{_smallest(run, first, kind)}",
+        f"{head}\nSmallest case found: {where}. {fault.text}\n{because(fault.cause)}",
         wrong=wrong,
         rows=rows,
+        case=f"{where}: {fault.text}",
+        cause=fault.cause.text,
+        evidence=evidence,
     )
 
 
-def _smallest(run: Callable[[Case], _Rows], failing: Case, kind: str) -> str:
+def _smallest(
+    run: Callable[[Case], _Rows], failing: Case, kind: str
+) -> tuple[str, _Fault, Evidence | None] | None:
     for case in [*smaller_cases(failing), failing]:
         if kind == "boxes" and min(case.size) < 8:
             continue
         try:
-            faults = run(case).faults
+            outcome = run(case)
         except Exception:  # noqa: S112 - a batch that the pipeline refuses is no smaller example
             continue
-        for row, fault in enumerate(faults):
+        for row, fault in enumerate(outcome.faults):
             if fault is not None:
-                return f"Smallest case found: {case}, row {row}. {fault}"
-    return (
-        f"First seen for a {failing}, but not again under the same seed: the pipeline has a "
-        "source of randomness besides torch, numpy and random."
-    )
+                return f"{case}, row {row}", fault, outcome.evidence
+    return None
 
 
 def _try_masks(
     pipeline: Callable[..., Any],
     case: Case,
+    collate: bool,
     num_classes: int,
-    *,
     erased: bool,
     mask_fill: int | None,
 ) -> _Rows:
     batch = coded_batch(case, num_classes=num_classes, channels=3)
     height, width = case.size
     masks = batch.classes.to(torch.uint8)[:, None, None].expand(-1, height, width).contiguous()
-    images, masks = call(
-        pipeline, case, tv_tensors.Image(batch.images.clone()), tv_tensors.Mask(masks)
-    )
+    given = tv_tensors.Image(batch.images.clone()), tv_tensors.Mask(masks)
+    images, masks = call(pipeline, case, *given, collate=collate)
     if not isinstance(masks, Tensor) or masks.ndim not in (3, 4) or len(masks) != len(images):
         got = tuple(masks.shape) if isinstance(masks, Tensor) else type(masks).__name__
         raise TypeError(
@@ -173,7 +195,13 @@ def _try_masks(
         faults.append(
             _mask_fault(pixels[row], mask, held, batch.colours, tolerance, erased, mask_fill, own)
         )
-    return _Rows(faults, mixed)
+    wrong = [row for row, fault in enumerate(faults) if fault is not None][:8]
+    planes = (
+        masks if masks.ndim == 4 else masks[:, None] == torch.arange(num_classes)[:, None, None]
+    )
+    said, held = (x[wrong].double().nan_to_num(0).mean((2, 3)) for x in (planes, weights))
+    samples = to_unit(batch.images)
+    return _Rows(faults, mixed, Evidence(pixels[wrong], said, held, samples, batch.classes))
 
 
 def _pixel_weights(pixels: Tensor, colours: Tensor, present: Tensor, tolerance: float) -> Tensor:
@@ -202,13 +230,11 @@ def _mask_fault(
     erased: bool,
     mask_fill: int | None,
     own: int | None,
-) -> str | None:
+) -> _Fault | None:
     nobodys = held.isnan().any(0)
     if nobodys.any() and not erased:
-        return (
-            f"{int(nobodys.sum())} pixels have a colour that no mix of the samples gives; if they "
-            "are erased on purpose, pass `erased=True`."
-        )
+        cause = causes.MASK_FOREIGN.of(count=int(nobodys.sum()))
+        return _Fault("Its mask is there, its pixels are not all.", cause)
     if mask.ndim == 3:
         promised = (mask.to(torch.float64)[..., None] * colours[:, None, None]).sum(0)
         wrong = ((promised.movedim(-1, 0) - pixels).abs().amax(0) > tolerance) & ~nobodys
@@ -226,27 +252,29 @@ def _mask_fault(
         return None
     y, x = (int(v) for v in wrong.nonzero()[0])
     holds = "an erased pixel" if nobodys[y, x] else f"class {int(held[:, y, x].argmax())}"
-    return (
+    return _Fault(
         f"At (y={y}, x={x}) the image holds {holds} and the mask says {int(named[y, x])}; "
-        f"{int(wrong.sum())} of {wrong.numel()} pixels disagree. Probable cause: "
-        f"{_mask_cause(named, held, nobodys & wrong, own)}"
+        f"{int(wrong.sum())} of {wrong.numel()} pixels disagree.",
+        _mask_cause(named, held, nobodys & wrong, own),
     )
 
 
-def _mask_cause(named: Tensor, held: Tensor, unfilled: Tensor, own: int | None) -> str:
+def _mask_cause(named: Tensor, held: Tensor, unfilled: Tensor, own: int | None) -> Cause:
     if unfilled.any():
-        return "the mask was not filled where the image was erased."
+        return causes.MASK_NOT_FILLED
     if own is not None and bool((named == own).all()):
-        return "the mask was left behind: the image was mixed and the mask was not."
+        return causes.MASK_LEFT_BEHIND
     if own is not None and bool((held[own] > 1 - 1e-3).all()):
-        return "the mask was mixed and the image was not."
+        return causes.MASK_ALONE
     anywhere = (held.nan_to_num(0) > 1e-3).flatten(1).any(1).nonzero()[:, 0]
     if not set(named.flatten().tolist()) <= set(anywhere.tolist()):
-        return "mask and image were paired with different samples, or class ids were blended."
-    return "mask and image were mixed at different places, or with different weights."
+        return causes.MASK_OTHER_SAMPLES
+    return causes.MASK_ELSEWHERE
 
 
-def _try_boxes(pipeline: Callable[..., Any], case: Case, min_visible: float | None) -> _Rows:
+def _try_boxes(
+    pipeline: Callable[..., Any], case: Case, collate: bool, min_visible: float | None
+) -> _Rows:
     generator = private_generator(case.seed)
     height, width = case.size
     rects = [_draw_rectangles(case.size, generator) for _ in range(case.batch_size)]
@@ -265,7 +293,7 @@ def _try_boxes(pipeline: Callable[..., Any], case: Case, min_visible: float | No
         number += len(many)
     areas = [(x2 - x1) * (y2 - y1) for many in rects for x1, y1, x2, y2 in many]
 
-    images, targets = call(pipeline, case, tv_tensors.Image(images), targets)
+    images, targets = call(pipeline, case, tv_tensors.Image(images), targets, collate=collate)
     if not isinstance(targets, (list, tuple)) or len(targets) != len(images):
         raise TypeError("pipeline must return one target dict per image in a list.")
     pixels, units = to_unit(images), to_unit(colours[:, :, None, None])[:, :, 0, 0]
@@ -278,7 +306,8 @@ def _try_boxes(pipeline: Callable[..., Any], case: Case, min_visible: float | No
     for row, target in enumerate(targets):
         there = numbers[row][numbers[row] > 0] - 1
         mixed += int(len(set(owners[there].tolist())) > 1)
-        faults.append(_box_fault(numbers[row], areas, target, min_visible))
+        fault = _box_fault(numbers[row], areas, target, min_visible)
+        faults.append(None if fault is None else _Fault(fault, causes.BOXES_BEHIND))
     return _Rows(faults, mixed)
 
 
