@@ -113,7 +113,12 @@ def constants(values: Sequence[float], dtype: torch.dtype, device: torch.device 
     """Return given numbers as a tensor that is made on its device, not copied to it."""
     if torch.device(device).type == "cpu" and not torch.compiler.is_compiling():
         return torch.tensor(values, dtype=dtype, device=device)
-    return torch.stack([torch.full((), value, dtype=dtype, device=device) for value in values])
+    # Not stacked: in a graph this is part of what it is needed for, and no kernel of its own.
+    place = torch.arange(len(values), device=device)
+    made = torch.full((len(values),), values[0], dtype=dtype, device=device)
+    for number, value in enumerate(values[1:], 1):
+        made = torch.where(place == number, torch.full((), value, dtype=dtype, device=device), made)
+    return made
 
 
 def repeat(values: Sequence[int], shape: Sequence[int], source: Source) -> Any:
