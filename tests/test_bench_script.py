@@ -43,7 +43,7 @@ def test_the_trace_counts_every_transform_beside_the_others(script, tmp_path):
         rows = list(csv.DictReader(file))
     assert {row["library"] for row in rows} == {"tv_mixaug", "torchvision", "timm"}
     ours = [row for row in rows if row["library"] == "tv_mixaug"]
-    assert len(ours) == 3 * 10
+    assert len(ours) == 3 * 15
     for row in ours:
         assert float(row["moved"]) > float(row["limit"]), row
         assert float(row["launches"]) <= float(row["most_launches"]), row
@@ -62,6 +62,25 @@ def test_small_sets_each_of_ours_beside_another(script, tmp_path, monkeypatch):
     for row in rows:
         assert row["library"] in ("torchvision", "timm"), row
         assert min(float(row[key]) for key in ("us", "their_us", "to_theirs")) > 0, row
+
+
+def test_a_compiled_transform_writes_images_once(script):
+    """The default backend fuses draws, blend and paste, so that one kernel writes the images."""
+    images, labels = torch.rand(4, 3, 8, 8), torch.arange(4)
+    for work in ("Mixup", "CutMix"):
+        transform = script.ours(work, mode="sample")
+        sizes = script.written_by_kernels(transform, images, labels)
+        assert sum(max(written) >= images.numel() for written in sizes) == 1, work
+    twice = script.written_by_kernels(lambda x, y: x.cumsum(0) / x.sum(), images, labels)
+    assert len(twice) > 1
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_without_a_device_nothing_is_written(script, tmp_path):
+    """The part `gpu` ends with one sentence, and leaves no table."""
+    with pytest.raises(SystemExit, match="needs a CUDA device"):
+        script.main(["gpu", "--tiny", "--out", str(tmp_path)])
+    assert not list(tmp_path.iterdir())
 
 
 def on_device(*shape, dtype=torch.float32):
@@ -97,6 +116,8 @@ KNOWN = [
     ("into a part by way of a kernel", lambda x, y: x[:, :1].copy_(torch.ones(8, 1)), 1, 1, 96),
     ("an index of the host is copied", lambda x, y: x[torch.tensor([1, 2])], 1, 1, 1600 + 32),
     ("a number of the host is not", lambda x, y: x * torch.tensor(2.0), 1, 0, 2 * BYTES),
+    ("what torch.tensor makes is", lambda x, y: torch.tensor([1.0, 2.0], device="meta"), 0, 1, 8),
+    ("what full makes is not", lambda x, y: torch.full((2,), 1.0, device="meta"), 1, 0, 8),
     ("many whole ones at once", lambda x, y: torch._foreach_mul_([x, y], 2), 1, 0, 4 * BYTES),
     ("or parts", lambda x, y: torch._foreach_mul_([x[:, :1], y[:, :1]], 2), 2, 0, 4 * 32),
 ]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, overload
 
 import torch
 from torch import Generator, Tensor
-from torch.compiler import is_compiling
+from torch.compiler import assume_constant_result, is_compiling
 from torchvision.transforms import v2
 
 from tv_mixaug import detection
@@ -25,7 +25,7 @@ from tv_mixaug.arguments import (
     check_probability,
     kind_error,
 )
-from tv_mixaug.draws import Source
+from tv_mixaug.draws import Source, is_on_device, origin
 from tv_mixaug.execute import Fill, Samples, carry_out, carry_out_pairs
 from tv_mixaug.labels import LabelFormat, mix_targets
 from tv_mixaug.leaves import (
@@ -38,6 +38,7 @@ from tv_mixaug.leaves import (
     Role,
     rewrap,
     split_objects,
+    unwrap,
 )
 from tv_mixaug.masks import check_classes, mix_masks
 from tv_mixaug.nesting import put_together
@@ -203,7 +204,8 @@ class BatchTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no 
         Args:
             batch: The batch, as in :meth:`forward`.
             device: Where the plan is drawn and lies. On a device nothing waits and nothing is
-                copied. By default that of ``generator``, or the host.
+                copied, unless a rule draws with NumPy. By default that of ``generator``, or the
+                host; inside ``torch.compile`` that of the images.
             p: Probability to be used instead of the transform's own.
             generator: Where random numbers come from, on that device; torch's own by default.
 
@@ -219,15 +221,20 @@ class BatchTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no 
         """
         source: Source = generator
         if device is not None:
-            place = torch.device(device)
-            if generator is not None and generator.device.type != place.type:
-                raise ValueError(f"generator must be on {place}, got one on {generator.device}.")
-            if generator is None and place.type != "cpu":
-                source = place
+            wanted = torch.device(device)
+            if generator is not None and generator.device.type != wanted.type:
+                raise ValueError(f"generator must be on {wanted}, got one on {generator.device}.")
+            if generator is None and wanted.type != "cpu":
+                source = wanted
         rule, chosen = self.choose(self.p if p is None else self.check_p(p), source)
         if not isinstance(rule, MixTransform):
             raise ValueError(f"draw_plan() needs a transform that has a plan, got {rule.title}.")
-        return rule._draw(rule._read(batch, False), chosen, source).plan()
+        read = rule._read(batch, False)
+        source = _source_in_graph(read, source) if is_compiling() else source
+        recipe = rule._draw(read, chosen, source)
+        if is_on_device(source) and recipe.unknown is None:  # the rule draws on the host
+            return recipe.on(origin(source)["device"])
+        return recipe.plan()
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -294,7 +301,6 @@ class MixTransform(BatchTransform):
         return self  # type: ignore[no-any-return]
 
     def __post_init__(self) -> None:
-        self.p = check_probability("p", self.p)
         check_choice("mode", self.mode, ("batch", "sample"))
         self.num_classes = check_num_classes(self.num_classes)
         self.label_smoothing = check_number("label_smoothing", self.label_smoothing)
@@ -330,22 +336,30 @@ class MixTransform(BatchTransform):
         check_bool("inplace", self.inplace)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Set an argument; before the next batch all are checked again and reach every rule."""
-        super().__setattr__(name, value)
-        self.__dict__.pop("_made", None)
+        """Set an argument; before the next batch all are checked again and reach every rule.
+
+        ``p``, which may change from epoch to epoch, is checked at once and concerns no other.
+        """
+        if name == "p":
+            super().__setattr__(name, self.check_p(value))
+        else:
+            super().__setattr__(name, value)
+            self.__dict__.pop("_made", None)
 
     @property
     def made(self) -> tuple[Reader, Rules]:
         """What is made of the arguments once: how batches are read, and what the rules know."""
-        return self._make()
+        self._make()
+        made: tuple[Reader, Rules] = self.__dict__["_made"]
+        return made
 
-    def _make(self) -> tuple[Reader, Rules]:
-        made: tuple[Reader, Rules] | None = self.__dict__.get("_made")
-        if made is None:
+    # It runs as it is while a graph is traced, and is no part of it. torch has no type for that.
+    @assume_constant_result  # type: ignore[untyped-decorator]
+    def _make(self) -> None:
+        if "_made" not in self.__dict__:
             self.__post_init__()
             given = {name: getattr(self, name) for name in Rules._fields if hasattr(self, name)}
-            made = self.__dict__["_made"] = (Reader(self.reading()), Rules(**given))
-        return made
+            self.__dict__["_made"] = (Reader(self.reading()), Rules(**given))
 
     @property
     def label_format(self) -> LabelFormat:
@@ -410,7 +424,7 @@ class MixTransform(BatchTransform):
     def _read(self, batch: Any, inplace: bool) -> Batch:
         reader, rules = self.made
         read = reader.read(batch, self.check)
-        if inplace:
+        if inplace and not is_compiling():
             check_writable(read)
         for leaf, value in read.pairs():
             match leaf.role:  # what a signature cannot tell
@@ -428,7 +442,7 @@ class MixTransform(BatchTransform):
         leaves, values = batch.layout.leaves, batch.values.copy()
         for place in batch.layout.steps:
             values[place] = self._mix_leaf(
-                leaves[place], values[place], recipe, batch.sizes, inplace, allocate
+                leaves[place], values[place], recipe, batch, inplace, allocate
             )
         return put_together(values, batch.structure)
 
@@ -437,7 +451,7 @@ class MixTransform(BatchTransform):
         leaf: Leaf,
         value: Any,
         recipe: Recipe,
-        sizes: tuple[tuple[int, int], ...],
+        batch: Batch,
         inplace: bool,
         allocate: Allocate | None,
     ) -> Any:
@@ -452,7 +466,7 @@ class MixTransform(BatchTransform):
                     value, recipe, leaf.kind, form, indices=leaf.indices, allocate=allocate
                 )
             case Role.MASK:
-                plain = value.as_subclass(Tensor)
+                plain = unwrap(value)
                 mixed = mix_masks(
                     plain, recipe, rules.masks, rules.num_mask_classes, rules.mask_fill
                 )
@@ -460,7 +474,7 @@ class MixTransform(BatchTransform):
             case Role.OBJECTS:
                 bare, passed = split_objects(value, reader.reading.passthrough)
                 objects = detection.mix_objects(
-                    bare, recipe.plan(), sizes, rules.min_visible, self.box_format
+                    bare, recipe.plan(), batch.sizes, rules.min_visible, self.box_format
                 )
                 joined = [{**own, **rest} for own, rest in zip(objects, passed, strict=True)]
                 return joined if isinstance(value, list) else tuple(joined)
@@ -477,10 +491,9 @@ def _mix_images(leaf: Leaf, value: Any, recipe: Recipe, fill: Fill, inplace: boo
     if not recipe.ops:
         return value
     if isinstance(value, Tensor):
-        plain = value.as_subclass(Tensor) if type(value) is not Tensor else value
-        mixed = carry_out(plain, *how, inplace=inplace)
+        mixed = carry_out(unwrap(value), *how, inplace=inplace)
         return value if inplace else rewrap(mixed, value)
-    plain_list = [one.as_subclass(Tensor) for one in value]
+    plain_list = [unwrap(one) for one in value]
     if len({one.shape for one in plain_list}) > 1:
         parts = carry_out_pairs(plain_list, *how)
     else:
@@ -492,9 +505,11 @@ def _mix_images(leaf: Leaf, value: Any, recipe: Recipe, fill: Fill, inplace: boo
     return type(value)(rewrap(new, old) for new, old in zip(parts, value, strict=True))
 
 
-def _source_in_graph(batch: Batch, generator: Generator | None) -> torch.device:
+def _source_in_graph(batch: Batch, source: Source) -> torch.device:
     """Return where a compiled graph draws: on the images' device, from its own stream."""
-    if generator is not None:
+    if isinstance(source, torch.device):
+        return source
+    if source is not None:
         raise ValueError("generator must be None inside torch.compile, which has its own stream.")
     leaf = next((leaf for leaf in batch.layout.leaves if leaf.role is Role.OBJECTS), None)
     if leaf is not None:
@@ -505,5 +520,4 @@ def _source_in_graph(batch: Batch, generator: Generator | None) -> torch.device:
     if batch.layout.sizes:
         raise TypeError("images of unequal size cannot be mixed inside torch.compile.")
     image: Any = next(value for leaf, value in batch.pairs() if leaf.role is Role.IMAGE)
-    device: torch.device = (image[0] if isinstance(image, (list, tuple)) else image).device
-    return device
+    return unwrap(image[0] if isinstance(image, (list, tuple)) else image).device

@@ -119,6 +119,11 @@ class Chain(BatchTransform):
         """
         from tv_mixaug import foreign  # registers kernels with torchvision, so only where used
 
+        if torch.compiler.is_compiling():
+            raise TypeError(
+                "a Chain cannot be compiled, since it looks at what was drawn; compile single "
+                "rules or a OneOf, or chain in the loader."
+            )
         read, labels = self._reader.read(batch, lambda *_: None), {}
         for leaf, value in read.pairs():
             if leaf.role is Role.LABEL:

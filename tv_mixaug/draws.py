@@ -21,10 +21,12 @@ Pairing = Literal["roll", "shuffle"] | Callable[[Tensor], Tensor]
 
 Source = Generator | torch.device | None
 
+MPS = torch.device("mps")  # which has no float64
+
 _fence = threading.RLock()
 
 
-def _place(source: Source) -> dict[str, Any]:
+def origin(source: Source) -> dict[str, Any]:
     """Return where torch is to draw, and from what."""
     if isinstance(source, torch.device):
         return {"device": source}
@@ -45,11 +47,19 @@ def _library(values: Any) -> Any:
     return torch if isinstance(values, Tensor) else np
 
 
+def _as_like(size: Sequence[int], values: Any) -> Any:
+    """Return the sides of an image in the library and on the device of values."""
+    if isinstance(values, Tensor):
+        return constants(size, torch.int64, values.device)
+    return np.asarray(size)
+
+
 def draw_uniform(size: Sequence[int], generator: Source = None) -> Any:
     """Draw numbers in [0, 1), float64."""
-    place = _place(generator)
-    wide = torch.float32 if place["device"] == torch.device("mps") else torch.float64
-    return _given(torch.rand(tuple(size), dtype=wide, **place), generator)
+    where, wide = origin(generator), torch.float64
+    if where["device"] == MPS:
+        wide = torch.float32
+    return _given(torch.rand(tuple(size), dtype=wide, **where), generator)
 
 
 def draw_applied(batch_size: int, p: float, per_sample: bool, generator: Source = None) -> Any:
@@ -76,37 +86,51 @@ def draw_lam(
     Returns:
         (count,) float64.
     """
-    place = _place(generator)
+    where = origin(generator)
     if isinstance(lam, float):
-        fixed = torch.full((count,), lam, dtype=torch.float64, device=place["device"])
+        fixed = torch.full((count,), lam, dtype=torch.float64, device=where["device"])
         return _given(fixed, generator)
     if isinstance(lam, tuple):
         return lam[0] + (lam[1] - lam[0]) * draw_uniform((count,), generator)
     pair = alpha if isinstance(alpha, tuple) else (alpha, alpha)
     if pair == (1, 1):
         return draw_uniform((count,), generator)
-    rng = place.get("generator")
-    shape = torch.tensor(pair, dtype=torch.float64, device=place["device"])
+    rng = where.get("generator")
+    shape = torch.full((count, 2), pair[0], dtype=torch.float64, device=where["device"])
+    if pair[0] != pair[1]:
+        shape[:, 1] = pair[1]
     if min(pair) >= 0.1 and max(pair) <= 1e9:
-        return _given(torch._sample_dirichlet(shape.expand(count, 2), rng)[:, 0], generator)
+        return _given(torch._sample_dirichlet(shape, rng), generator)[:, 0]
     # Both gamma variates of small parameters underflow to 0, and those of large ones overflow.
     # Their logarithms do not: log Gamma(a) = log Gamma(a + 1) + log(U) / a.
-    gamma = torch._standard_gamma((shape[:, None] + 1).expand(2, count), rng).log()
-    uniform = torch.rand((2, count), dtype=torch.float64, **place)
-    log = gamma + torch.log1p(-uniform) / shape[:, None].clamp(min=1e-300)  # or it overflows
+    gamma = torch._standard_gamma(shape.T + 1, rng).log()
+    uniform = torch.rand((2, count), dtype=torch.float64, **where)
+    log = gamma + torch.log1p(-uniform) / shape.T.clamp(min=1e-300)  # or it overflows
     return _given(torch.sigmoid(log[0] - log[1]), generator)
+
+
+def constants(values: Sequence[float], dtype: torch.dtype, device: torch.device | str) -> Tensor:
+    """Return given numbers as a tensor that is made on its device, not copied to it."""
+    if torch.device(device).type == "cpu" and not torch.compiler.is_compiling():
+        return torch.tensor(values, dtype=dtype, device=device)
+    # Not stacked: in a graph this is part of what it is needed for, and no kernel of its own.
+    place = torch.arange(len(values), device=device)
+    made = torch.full((len(values),), values[0], dtype=dtype, device=device)
+    for number, value in enumerate(values[1:], 1):
+        made = torch.where(place == number, torch.full((), value, dtype=dtype, device=device), made)
+    return made
 
 
 def repeat(values: Sequence[int], shape: Sequence[int], source: Source) -> Any:
     """Return an array of given numbers, repeated to a shape, where the source draws."""
     if is_on_device(source):
-        return torch.tensor(values, device=_place(source)["device"]).expand(*shape)
+        return constants(values, torch.int64, origin(source)["device"]).expand(*shape)
     return np.broadcast_to(values, shape)
 
 
 def share_sides(share: Any, size: Sequence[int]) -> Any:
     """Return (..., d) whole sides of boxes that have a share (...) of each side of the image."""
-    return _library(share).stack([(share * side).round() for side in size], -1)
+    return (share[..., None] * _as_like(size, share)).round()
 
 
 def draw_boxes(sides: Any, size: Sequence[int], generator: Source = None) -> Any:
@@ -121,8 +145,7 @@ def draw_boxes(sides: Any, size: Sequence[int], generator: Source = None) -> Any
         (..., 2 d) int64, the lower corner and then the upper one, x first, half-open, clipped. The
         centre is uniform over the image, whatever the parity of the side.
     """
-    lib = _library(sides)
-    sizes = torch.tensor(size, device=sides.device) if lib is torch else np.asarray(size)
+    lib, sizes = _library(sides), _as_like(size, sides)
     start = lib.floor(draw_uniform(sides.shape, generator) * sizes - (sides / 2 - 0.5))
     return _corners(start * (start > 0), lib.minimum(start + sides, sizes))
 
@@ -140,8 +163,7 @@ def draw_inner_boxes(areas: Any, ratios: Any, size: Sequence[int], generator: So
     Returns:
         (..., 4) int64: x1, y1, x2, y2; all zeros where none of the T boxes is small enough.
     """
-    lib = _library(areas)
-    sizes = torch.tensor(size, device=areas.device) if lib is torch else np.asarray(size)
+    lib, sizes = _library(areas), _as_like(size, areas)
     sides = lib.round(lib.sqrt(areas[..., None] * lib.stack([ratios, 1 / ratios], -1)))
     fits = (sides < sizes).all(-1)
     rank = lib.cumsum(fits, -1)
@@ -153,9 +175,12 @@ def draw_inner_boxes(areas: Any, ratios: Any, size: Sequence[int], generator: So
 
 def _corners(lower: Any, upper: Any) -> Any:
     """Return (..., 2 d) int64 boxes of corners whose axes run from slow to fast."""
-    lib = _library(lower)
-    both = lib.concatenate([lib.flip(edge, (-1,)) for edge in (lower, upper)], -1)
-    return lib.asarray(both, dtype=lib.int64)
+    if isinstance(lower, Tensor):
+        return torch.cat([lower.flip(-1), upper.flip(-1)], -1).to(torch.int64)
+    dims = lower.shape[-1]
+    boxes = np.empty((*lower.shape[:-1], 2 * dims), np.int64)
+    boxes[..., :dims], boxes[..., dims:] = lower[..., ::-1], upper[..., ::-1]
+    return boxes
 
 
 def draw_partner(
@@ -170,16 +195,16 @@ def draw_partner(
         TypeError: If a callable ``pairing`` does not return an integer tensor.
         ValueError: If what it returns is not (B,) or holds an index outside [0, B).
     """
-    place = _place(generator)
+    where = origin(generator)
     if pairing == "roll":
         if batch_size < 2:
             return 0
-        shift = torch.randint(1, batch_size, (1,), **place)
+        shift = torch.randint(1, batch_size, (1,), **where)
         if not is_on_device(generator):
             return int(shift)
-        return (torch.arange(batch_size, device=place["device"]) - shift) % batch_size
+        return (torch.arange(batch_size, device=where["device"]) - shift) % batch_size
     if pairing == "shuffle":
-        return _given(torch.randperm(batch_size, **place), generator)
+        return _given(torch.randperm(batch_size, **where), generator)
     if labels is None:
         raise ValueError("pairing is a function of the labels, but the batch has none.")
     with fenced(generator):
@@ -197,7 +222,7 @@ def draw_partner(
             f"pairing must return a tensor of shape ({batch_size},), got {tuple(partner.shape)}."
         )
     if is_on_device(generator):
-        return partner.detach().to(place["device"], torch.int64)
+        return partner.detach().to(where["device"], torch.int64)
     partner = partner.detach().to("cpu", torch.int64)
     if batch_size and not (int(partner.min()) >= 0 and int(partner.max()) < batch_size):
         raise ValueError(
@@ -209,7 +234,7 @@ def draw_partner(
 
 def draw_seeds(count: int, generator: Source = None) -> Any:
     """Draw (B,) int64 seeds of noise."""
-    return _given(torch.randint(2**62, (count,), **_place(generator)), generator)
+    return _given(torch.randint(2**62, (count,), **origin(generator)), generator)
 
 
 @contextlib.contextmanager

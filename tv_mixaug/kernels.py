@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from tv_mixaug.arguments import check_fill
+from tv_mixaug.draws import constants
 
 MIXED_DTYPES = (torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -231,9 +232,10 @@ def inside_boxes(images: Tensor, boxes: Tensor, axes: Sequence[int] | None = Non
 def fill_tensor(fill: float | Sequence[float], images: Tensor, channel_axis: int = -3) -> Tensor:
     """Return a number, or a value for each index of an axis, as a tensor to be broadcast."""
     check_fits("fill", fill, images.dtype)
-    value = torch.tensor(fill, dtype=images.dtype, device=images.device)
-    behind = images.ndim - 1 - channel_axis % images.ndim
-    return value.view(-1, *[1] * behind) if value.ndim else value
+    if not isinstance(fill, Sequence):
+        return torch.full((), fill, dtype=images.dtype, device=images.device)
+    values = constants(fill, images.dtype, images.device)
+    return values.view(-1, *[1] * (images.ndim - 1 - channel_axis % images.ndim))
 
 
 def noise(seeds: Tensor, images: Tensor, fill: str, channel_axis: int = -3) -> Tensor:

@@ -207,7 +207,8 @@ class Reader:
             ValueError: If shapes do not agree, labels are out of range or cannot be found, or a
                 leaf would be left behind unmixed.
         """
-        reading, values = self.reading, list[Any]()
+        reading = self.reading
+        values: list[Any] = []  # list[Any]() cannot be compiled
         if torch.compiler.is_compiling():  # once, while the graph is made: without a look at values
             nesting.take_apart(batch, values)
             return Batch(values, self._find_layout(batch, values, check), batch)
@@ -267,7 +268,15 @@ class Reader:
 
 def rewrap(new: Tensor, old: Any) -> Tensor:
     """Give a plain tensor the tv_tensor type of the one that it replaces."""
-    return tv_tensors.wrap(new, like=old) if isinstance(old, tv_tensors.TVTensor) else new
+    return new.as_subclass(type(old)) if isinstance(old, tv_tensors.TVTensor) else new
+
+
+def unwrap(tensor: Tensor) -> Tensor:
+    """Return a plain tensor with the memory of one that may be a tv_tensor."""
+    if type(tensor) is Tensor:
+        return tensor
+    # While traced, a tv_tensor has no shape or device to ask for, and this is its only way out.
+    return tensor.view_as(tensor) if torch.compiler.is_compiling() else tensor.as_subclass(Tensor)
 
 
 def split_objects(
@@ -292,6 +301,7 @@ def _mark_images(paths: Sequence[nesting.Path], values: list[Any], reading: Read
         one = value[0] if _is_list(value) else value
         kind = (one.tv_type or Tensor) if isinstance(one, Samples) else type(one)
         shape = (len(value),) if _is_list(value) else ()
+        one = unwrap(one) if isinstance(one, Tensor) else one
         shape, dtype = (*shape, *getattr(one, "shape", ())), getattr(one, "dtype", None)
         leaf = Leaf(Role.OTHER, path, kind, shape, dtype)
         leaves.append(leaf._replace(role=_find_role(leaf, value, reading)))
@@ -528,7 +538,7 @@ def _shares_memory(one: Tensor, other: Tensor) -> bool:
 def _check_leaf(leaf: Leaf, value: Any, length: int, reading: Reading) -> None:
     """Check a leaf that has a rule by itself."""
     place = f"{NOUNS[leaf.role]} at {leaf.where}"
-    tensors = [v for v in (value if _is_list(value) else [value]) if isinstance(v, Tensor)]
+    tensors = [unwrap(v) for v in (value if _is_list(value) else [value]) if isinstance(v, Tensor)]
     for tensor in tensors:
         if tensor.layout is not torch.strided or tensor.is_quantized:
             got = tensor.dtype if tensor.is_quantized else tensor.layout
@@ -550,11 +560,11 @@ def _check_image(
 ) -> None:
     shape, axes = leaf.shape, _axes_of(leaf, reading)
     free = leaf.axes if reading.unequal else ()
-    alike = {
-        (tuple(n for a, n in enumerate(v.shape, 1) if a not in free), v.dtype, v.device)
-        for v in tensors
-    }
-    if len(alike) > 1:
+    # Compared, not put in a set: to hash a size that may change would fix it in a graph.
+    alike = [
+        ([n for a, n in enumerate(v.shape, 1) if a not in free], v.dtype, v.device) for v in tensors
+    ]
+    if any(one != alike[0] for one in alike):
         raise ValueError(
             f"{place} must be of one size and dtype and on one device, got shapes "
             f"{sorted({tuple(v.shape) for v in tensors})}; resize or pad them first, in "
@@ -583,10 +593,11 @@ def _check_image(
 def _find_size(images: list[Leaf], reading: Reading) -> tuple[int, ...]:
     """Return the sides that boxes cut."""
     sizes = {leaf.where: tuple(leaf.shape[axis] for axis in leaf.axes) for leaf in images}
-    if reading.one_size and len(set(sizes.values())) > 1:
+    first = next(iter(sizes.values()))
+    if reading.one_size and any(size != first for size in sizes.values()):
         got = ", ".join(f"{size} at {where}" for where, size in sizes.items())
         raise ValueError(f"images that are cut alike must be of one size, got {got}.")
-    return next(iter(sizes.values()))
+    return first
 
 
 def _find_sizes(leaves: list[Leaf], values: list[Any]) -> tuple[tuple[int, int], ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from tv_mixaug.draws import constants
 from tv_mixaug.execute import carry_out
 from tv_mixaug.plans import BLEND, NONE, PASTE, Recipe
 
@@ -68,8 +69,7 @@ def _by_majority(recipe: Recipe, masks: Tensor) -> Recipe:
     plan = recipe.plan()
     blended = plan.op == BLEND
     dims = plan.boxes.shape[-1] // 2
-    sides = torch.tensor(masks.shape[-dims:][::-1], device=plan.op.device)
-    whole = torch.cat([torch.zeros_like(sides), sides])
+    whole = constants((0,) * dims + masks.shape[-dims:][::-1], torch.int64, plan.op.device)
     op = torch.where(blended, torch.where(plan.lam >= 0.5, NONE, PASTE), plan.op).to(torch.uint8)
     boxes = torch.where((blended & (op == PASTE))[:, None, None], whole, plan.boxes)
     return Recipe.of(plan._replace(op=op, boxes=boxes))

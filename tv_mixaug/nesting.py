@@ -7,6 +7,7 @@ import operator
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, MutableSequence, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 from torchvision import tv_tensors
@@ -45,6 +46,8 @@ def take_apart(value: Any, leaves: list[Any]) -> Any:
 
 def _traits(tensor: Tensor) -> Callable[[Tensor], Any]:
     """Return what gets all that matters of a tensor at once; tv_tensors are strided, and slow."""
+    if torch.compiler.is_compiling():  # a graph is made for them in any case
+        return type
     return PLAIN_TRAITS if type(tensor) is Tensor else TYPED_TRAITS
 
 
@@ -83,6 +86,8 @@ def rebuild(container: Any, parts: Any) -> Any:
     and becomes a dict or list if it cannot be made anew.
     """
     kind = type(container)
+    if kind in (dict, list):
+        return parts
     if isinstance(container, tuple) and hasattr(container, "_fields"):
         return kind(*parts)
     try:

@@ -9,14 +9,14 @@ from dataclasses import fields
 from typing import Any
 
 import torch
-from torch.compiler import is_compiling
+from torch.compiler import assume_constant_result, is_compiling
 
 from tv_mixaug.arguments import check_choice, check_shares
 from tv_mixaug.base import BatchTransform, How, MixTransform, Mode, Rules
 from tv_mixaug.draws import Source, draw_applied, draw_uniform, fenced, is_on_device
 from tv_mixaug.labels import LabelFormat, check_one_format
-from tv_mixaug.leaves import Batch, Leaf, Reader, Reading
-from tv_mixaug.plans import Recipe, choose_plans
+from tv_mixaug.leaves import Batch, Leaf, Reading
+from tv_mixaug.plans import APPLIED, Recipe, choose_plans
 
 # What rules have to share to treat one batch: how it is read, and what becomes of its leaves.
 SHARED = {f.name for f in fields(MixTransform)} - {"p", "mode", "inplace", "masks"}
@@ -189,12 +189,13 @@ class _Together(MixTransform):
         self.masks = next((rule.masks for rule in self.rules if rule.masks), None)
         super().__post_init__()
 
-    @property
-    def made(self) -> tuple[Reader, Rules]:
-        """What is made of the arguments, anew where one of a rule was changed."""
-        if not is_compiling() and (theirs := [rule.made for rule in self.rules]) != self._theirs:
+    @assume_constant_result  # type: ignore[untyped-decorator]
+    def _make(self) -> None:
+        """Make it anew, too, where an argument of a rule was changed."""
+        theirs = [rule.made for rule in self.rules]
+        if theirs != self._theirs:
             self._theirs = theirs
-        return self._make()
+        super()._make()
 
     def reading(self) -> Reading:
         """Return how batches are to be read: as strictly as by any of the rules."""
@@ -216,8 +217,11 @@ class _Together(MixTransform):
         point = draw_uniform((batch.length if self.mode == "sample" else 1,), generator)
         chosen = sum(point >= end for end in itertools.accumulate(p))
         chosen = torch.as_tensor(chosen - (chosen == len(p)) * (len(p) + 1)).expand(batch.length)
-        plans = [rule._draw(batch, rule.p, generator).plan() for rule in self.rules]
-        return Recipe.of(choose_plans(plans, chosen))
+        if is_compiling():  # a graph serves as long as all that it has looked at is there
+            _ = [rule.made[0] for rule in self.rules]
+        drawn = [rule._draw(batch, rule.p, generator) for rule in self.rules]
+        among = tuple(op for op in APPLIED if any(op in recipe.ops for recipe in drawn))
+        return Recipe.of(choose_plans([recipe.plan() for recipe in drawn], chosen), among)
 
 
 def _check_agreement(rules: Sequence[MixTransform], name: str, of: Callable[[Any], Any]) -> None:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 NONE, FILL, BLEND, PASTE = range(4)
+APPLIED = (BLEND, PASTE, FILL)  # in the order in which a batch goes through them
 OP_NAMES = ("none", "fill", "blend", "paste")
 
 
@@ -114,7 +115,7 @@ class Recipe:
     boxes: Any = None
     noise: Any = None
     unknown: Plan | None = None
-    among: tuple[int, ...] = (BLEND, PASTE, FILL)
+    among: tuple[int, ...] = APPLIED
     only: int | None = field(init=False)
     ops: tuple[int, ...] = field(init=False)
     shift: int | None = field(init=False)
@@ -134,10 +135,10 @@ class Recipe:
         self.mixes = BLEND in self.ops or PASTE in self.ops
 
     @classmethod
-    def of(cls, plan: Plan) -> Recipe:
+    def of(cls, plan: Plan, among: tuple[int, ...] = APPLIED) -> Recipe:
         """Find out what the samples of a plan share."""
         if torch.compiler.is_compiling() or not plan.op.is_cpu:
-            return cls(len(plan.op), None, unknown=plan)
+            return cls(len(plan.op), None, unknown=plan, among=among)
         op, partner, lam, boxes, noise = (field.numpy() for field in plan)
         count = len(op)
         shift = (count - int(partner[0])) % count if count else 0
@@ -232,13 +233,17 @@ def make_recipe(
         boxes: (1, N, 2 d) or (B, N, 2 d) int64; none by default.
         noise: (B,) int64 seeds, or None.
     """
-    if isinstance(applied, bool) and not applied:
-        shape = (1, 4) if boxes is None else boxes.shape[1:]
-        return Recipe(count, boxes=np.zeros((1, *shape), np.int64))
     drawn = next((x for x in (boxes, lam, partner, applied) if isinstance(x, Tensor)), None)
     if drawn is not None:
         return _make_unknown(op, count, applied, partner, lam, boxes, noise, drawn.device)
+    if torch.compiler.is_compiling():
+        raise TypeError(
+            "draw() must draw tensors on the device of its generator inside torch.compile, got "
+            "arrays or numbers of the host; use tv_mixaug.draws, or mix in the loader."
+        )
     boxes = np.zeros((1, 1, 4), np.int64) if boxes is None else boxes
+    if isinstance(applied, bool) and not applied:
+        return Recipe(count, boxes=np.zeros((1, *boxes.shape[1:]), np.int64))
     if not isinstance(applied, bool):
         own = np.arange(count)
         other = _rolled(own, partner) if isinstance(partner, int) else partner
@@ -260,13 +265,15 @@ def _make_unknown(
     device: torch.device,
 ) -> Recipe:
     """Do the same with what was drawn on a device."""
-    plan = identity_plan(count, device=device)
+    holes, sides = (1, 4) if boxes is None else boxes.shape[1:]
+    plan = identity_plan(count, sides // 2, holes, device=device)
+    if isinstance(applied, bool) and not applied:
+        return Recipe(count, NONE, unknown=plan)
     partner = plan.partner if isinstance(partner, int) else partner  # a shift of 0
-    boxes = plan.boxes if boxes is None else boxes.expand(count, -1, -1)
-    lam = torch.as_tensor(lam, device=device).to(torch.float32).expand(count)
+    boxes = plan.boxes if boxes is None else boxes.expand(count, holes, sides)
+    lam = lam.to(torch.float32).expand(count) if isinstance(lam, Tensor) else plan.lam * lam
     noise = plan.noise if noise is None else noise
-    everywhere = isinstance(applied, bool)
-    if everywhere:
+    if isinstance(applied, bool):
         made = Plan(plan.op + op, partner, lam, boxes, noise)
         return Recipe(count, op, unknown=made)
     made = Plan(

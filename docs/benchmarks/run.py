@@ -23,9 +23,12 @@ work, its processor time is taken, which other programs do not lengthen; elsewhe
 * ``labels``: soft and pair targets, for few and for many classes.
 * ``import``: what importing this package adds to importing torchvision's v2.
 * ``trace``: what a transform asks of a device, counted without one, see :class:`Trace`.
+* ``kernels``: how many kernels ``torch.compile`` makes of a transform, counted where it has fused
+  them and before it writes them: minutes, and no GPU and no C++ compiler.
 * ``small``: batches of small pictures, where calls take the time and not pixels, each of ours
   beside what does the same elsewhere. Memory that was given back is kept for the next batch.
-* ``gpu``: kernels, beside a copy on the device.
+* ``gpu``: transforms, eager and compiled, beside a copy on the device; without one it says so and
+  writes nothing.
 """
 
 import argparse
@@ -51,6 +54,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader, Dataset, default_collate
@@ -58,7 +62,7 @@ from torch.utils.data._utils import worker
 from torchvision.transforms import v2
 from tqdm import tqdm
 
-from tv_mixaug import CutMix, Cutout, Mixup, functional, make_collate_fn
+from tv_mixaug import CutMix, Cutout, Mixup, OneOf, RandomErasing, make_collate_fn
 from tv_mixaug.execute import Samples, carry_out
 from tv_mixaug.labels import PairedLabels
 from tv_mixaug.losses import MixCriterion
@@ -167,8 +171,11 @@ def bold(library: str) -> str:
 
 
 def ours(work: str, *, num_classes: int = CLASSES, **options: Any) -> nn.Module:
-    kind = {"Mixup": Mixup, "CutMix": CutMix, "Cutout": Cutout}[work]
-    return kind(num_classes=num_classes, **options)
+    if work == "OneOf":
+        rules = [ours(rule, num_classes=num_classes, **options) for rule in ("Mixup", "CutMix")]
+        return OneOf(rules, mode=options["mode"])
+    rules = {"Mixup": Mixup, "CutMix": CutMix, "Cutout": Cutout, "RandomErasing": RandomErasing}
+    return rules[work](num_classes=num_classes, **options)
 
 
 def of_timm(work: str, mode: str, num_classes: int = CLASSES) -> Callable[..., Any]:
@@ -691,82 +698,133 @@ def imports(options: argparse.Namespace) -> list[Row]:
         return measure("in a new process", contenders, options.rounds, least=0.0)
 
 
-def gpu(options: argparse.Namespace) -> list[Row]:
-    """Time the kernels by events on the device, and say which share of a copy's bandwidth it is.
+class Speed(NamedTuple):
+    """One line of a table of times on a device; ratios are to a copy of the batch."""
+
+    case: str
+    work: str
+    library: str
+    how: str
+    us: float
+    gb_per_s: float
+    of_copying: float
+    host_us: float
+
+    HEAD = ("work", "", "", "µs", "GB/s", "of copying", "host, µs")
+
+    def cells(self) -> Sequence[str]:
+        return (
+            self.work,
+            bold(self.library),
+            self.how,
+            f"{self.us:.0f}",
+            f"{self.gb_per_s:,.0f}",
+            f"{self.of_copying:.0%}",
+            f"{self.host_us:.0f}",
+        )
+
+
+def gpu(options: argparse.Namespace) -> list[Speed]:
+    """Time transforms by events on the device, and how long the host takes to ask for them.
 
     Counted is what has to move: a copy reads and writes each pixel; Mixup reads it twice, as own
-    and as partner's; CutMix and Cutout read and write each pixel once.
+    and as partner's; a cut reads and writes each pixel once. uint8 is also made normalised half.
     """
     if not torch.cuda.is_available():
-        raise SystemExit("gpu needs a CUDA device, and torch sees none here.")
+        raise SystemExit("gpu needs a CUDA device, and torch sees none here: nothing is written.")
     rows = []
     for shape_name, shape in options.shapes:
-        for dtype in (torch.float32, torch.float16, torch.uint8):
+        for dtype in (torch.float32, torch.bfloat16, torch.uint8):
             rows += gpu_case(shape_name, shape, dtype, options.rounds)
     return rows
 
 
-def gpu_case(shape_name: str, shape: tuple[int, ...], dtype: torch.dtype, rounds: int) -> list[Row]:
+def gpu_case(
+    shape_name: str, shape: tuple[int, ...], dtype: torch.dtype, rounds: int
+) -> list[Speed]:
     images = random_batch(shape, dtype, "cuda")
     target = torch.empty_like(images)
     labels = torch.arange(len(images), device="cuda") % CLASSES
-    plans = {}
-    for work, mode in itertools.product(("Mixup", "CutMix", "Cutout"), ("batch", "sample")):
-        _, plan = ours(work, mode=mode).mix((images, labels))
-        plans[work, mode] = type(plan)(*(field.cuda() for field in plan))
     mean, scale = torch.rand(2, 1, shape[1], 1, 1, device="cuda")
-
-    def mix_normalise(images: torch.Tensor, partner: torch.Tensor, lam: torch.Tensor) -> Any:
-        mixed = functional.mixup(images.float(), partner, lam)
-        return mixed.sub(mean).mul(scale).half()
-
     size = images.nbytes
     found: list[tuple[str, str, str, int, Callable[[], Any]]] = [
         ("plain", PLAIN, "copy", 2 * size, lambda: target.copy_(images)),
     ]
-    torch.compiler.reset()  # for each case anew: many shapes and dtypes would reach its limit
-    mixup = torch.compile(functional.mixup, fullgraph=True)
-    cutmix = torch.compile(functional.cutmix, fullgraph=True)
-    cutout = torch.compile(functional.cutout, fullgraph=True)
-    for mode in ("batch", "sample"):
-        name = f'mode="{mode}"'
-        blend, paste, hole = (plans[work, mode] for work in ("Mixup", "CutMix", "Cutout"))
-        found += [
-            ("Mixup", OURS, f"compiled, {name}", 3 * size, bind(mixup, images, *blend[1:3])),
-            (
-                "CutMix",
-                OURS,
-                f"compiled, {name}",
-                2 * size,
-                bind(cutmix, images, paste.partner, paste.boxes),
-            ),
-            ("Cutout", OURS, f"compiled, {name}", 2 * size, bind(cutout, images, hole.boxes)),
-        ]
+    for work, how, transform in graph_transforms(CLASSES):
+        moved = round({"Mixup": 3, "OneOf": 2.5}.get(work, 2) * size)
+        found.append((work, OURS, how, moved, bind(transform, images, labels)))
+        run = bind(compile_alone(transform), images, labels)
+        found.append((work, OURS, f"compiled, {how}", moved, run))
         if dtype == torch.uint8:
-            fused = torch.compile(mix_normalise, fullgraph=True)
-            moved = 2 * size + 2 * images.numel()
-            run = bind(fused, images, *blend[1:3])
-            found.append(("Mixup", OURS, f"to normalised float16, {name}", moved, run))
-        for work, read in (("Mixup", 3), ("CutMix", 2), ("Cutout", 2)):
-            run = bind(ours(work, mode=mode), images, labels)
-            found.append((work, OURS, f"transform, {name}", read * size, run))
+            moved += 2 * images.numel() - size  # half is written in the place of bytes
+            run = bind(compile_alone(then_normalise(transform, mean, scale)), images, labels)
+            found.append((work, OURS, f"compiled, to normalised half, {how}", moved, run))
     for work, library, how, transform in batch_transforms(dtype):
-        if "elem" not in how and not (library == "kornia" and dtype == torch.float16):
+        if "elem" not in how:
             moved = (3 if work == "Mixup" else 2) * size
             found.append((work, library, how, moved, bind(transform, images, labels)))
     contenders = [
         Contender(work, library, how, event_run(run)) for work, library, how, _, run in found
     ]
     case = f"{shape_name} {str(dtype).removeprefix('torch.')}, {torch.cuda.get_device_name()}"
-    rows = measure(case, contenders, rounds, least=0.0)
-    copied = found[0][3] / rows[0].ms
+    times = times_of(case, contenders, rounds, least=0.0, clock=time.perf_counter)
+    copied = found[0][3] / statistics.median(times[0])
     return [
-        row._replace(
-            how=f"{row.how}: {moved / row.ms / 1e6:,.0f} GB/s, "
-            f"{moved / row.ms / copied:.0%} of copying"
+        Speed(
+            case,
+            work,
+            library,
+            how,
+            1e6 * statistics.median(taken),
+            moved / statistics.median(taken) / 1e9,
+            moved / statistics.median(taken) / copied,
+            1e6 * statistics.median(host_seconds(run) for _ in range(rounds)),
         )
-        for row, (*_, moved, _) in zip(rows, found, strict=True)
+        for taken, (work, library, how, moved, run) in zip(times, found, strict=True)
     ]
+
+
+def graph_transforms(num_classes: int) -> list[tuple[str, str, nn.Module]]:
+    """Return (work, how, transform) of all rules of ours, as one graph takes them."""
+    found: list[tuple[str, str, nn.Module]] = []
+    for work in ("Mixup", "CutMix", "Cutout", "RandomErasing", "OneOf"):
+        for mode in ("batch", "sample"):
+            options = {"p": 1.0} if work == "RandomErasing" else {}
+            transform = ours(work, num_classes=num_classes, mode=mode, **options)
+            found.append((work, f'mode="{mode}"', transform))
+    noise = ours("RandomErasing", num_classes=num_classes, p=1.0, fill="noise")
+    return [*found, ("RandomErasing", 'mode="sample", fill="noise"', noise)]
+
+
+def compile_alone(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile a function of its own, so that no other shares its graphs or their limit."""
+
+    def call(*batch: Any) -> Any:
+        return function(*batch)
+
+    call.__code__ = call.__code__.replace(co_name=f"call_{id(function)}")
+    return torch.compile(call, fullgraph=True)
+
+
+def then_normalise(
+    transform: Callable[..., Any], mean: torch.Tensor, scale: torch.Tensor
+) -> Callable[..., Any]:
+    def step(images: torch.Tensor, labels: torch.Tensor) -> Any:
+        images, labels = transform(images, labels)
+        return images.float().sub(mean).mul(scale).half(), labels
+
+    return step
+
+
+def host_seconds(run: Callable[[], Any], repeats: int = 20) -> float:
+    """Time how long the host takes to ask for the work, while the device is behind."""
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    for _ in range(repeats):
+        run()
+    taken = time.perf_counter() - start
+    torch.cuda.synchronize()
+    return taken / repeats
 
 
 def event_run(run: Callable[[], Any], repeats: int = 20) -> Callable[[], float]:
@@ -796,8 +854,9 @@ class Trace(TorchDispatchMode):
       device starts two kernels for it (a sort, say); a ``_foreach_`` one counts once where all its
       tensors are contiguous, and else once for each, which is how CUDA treats them.
     * A copy is a CPU tensor brought to the device: by ``to``, ``copy_``, or as an argument of more
-      than zero dimensions. It is no launch, unless its target is not contiguous: CUDA then copies
-      into memory reserved on the way, and a kernel from there.
+      than zero dimensions; or numbers, by ``torch.tensor``, for which the host also waits. It is
+      no launch, unless its target is not contiguous: CUDA then copies into memory reserved on the
+      way, and a kernel from there.
     * Bytes moved: what a launch reads and writes. An argument is read once at its own size, not
       the one it is expanded to. A new result, an ``out=`` and the target of ``copy_``, ``fill_``
       or random numbers are written; what is changed in place is read and written. Indexing
@@ -821,6 +880,15 @@ class Trace(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.launches = self.copies = self.moved = 0
+        self.numbers = MadeOfNumbers(self)
+
+    def __enter__(self) -> Any:
+        self.numbers.__enter__()
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        self.numbers.__exit__(*error)
 
     def __torch_dispatch__(
         self, op: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -876,6 +944,24 @@ class Trace(TorchDispatchMode):
             self.moved += sum(size_of(t) for t in results)
 
 
+class MadeOfNumbers(TorchFunctionMode):
+    """Count what ``torch.tensor`` copies, which a dispatch mode does not see."""
+
+    def __init__(self, trace: Trace) -> None:
+        super().__init__()
+        self.trace = trace
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        result = function(*args, **(kwargs or {}))
+        makes = function in (torch.tensor, torch.as_tensor, torch.asarray)
+        if makes and result.is_meta and not isinstance(args[0], torch.Tensor):
+            self.trace.copies += 1
+            self.trace.moved += size_of(result)
+        return result
+
+
 def tensors_of(value: Any) -> list[torch.Tensor]:
     return [leaf for leaf in tree_leaves(value) if isinstance(leaf, torch.Tensor)]
 
@@ -901,7 +987,7 @@ def put(name: str, given: dict[str, Any]) -> int:
 def trace(options: argparse.Namespace) -> list[Counted]:
     """Count what transforms ask of a device for a batch, with class indices as labels."""
     shape = (4, 3, 16, 16) if options.tiny else (64, 3, 224, 224)
-    limits = {"Mixup": 3, "CutMix": 2, "Cutout": 2}  # own, partner and result; a cut: one of both
+    limits = {"Mixup": 3}  # own, partner and result; a cut needs one of both
     rows = []
     for dtype in (torch.float32, torch.float16, torch.uint8):
         images = torch.empty(shape, dtype=dtype, device="meta")
@@ -927,7 +1013,7 @@ def trace(options: argparse.Namespace) -> list[Counted]:
                     max(launches),
                     max(copies),
                     statistics.mean(moved) / images.nbytes,
-                    limits[work],
+                    limits.get(work, 2),
                 )
             )
     return rows
@@ -936,13 +1022,13 @@ def trace(options: argparse.Namespace) -> list[Counted]:
 def device_transforms(num_classes: int) -> list[tuple[str, str, str, Callable[..., Any]]]:
     """Return (work, library, how, function of images and labels) of what is counted."""
     found: list[tuple[str, str, str, Callable[..., Any]]] = []
-    for work in ("Mixup", "CutMix", "Cutout"):
-        for mode in ("batch", "sample"):
-            pairings = [{"pairing": "roll"}, {"pairing": "shuffle"}] if work != "Cutout" else [{}]
-            for pairing in pairings:
-                how = ", ".join([f'mode="{mode}"', *pairing.values()])
-                function = ours(work, num_classes=num_classes, mode=mode, **pairing)
-                found.append((work, OURS, how, function))
+    for work, how, transform in graph_transforms(num_classes):
+        pairings = ("roll", "shuffle") if work in ("Mixup", "CutMix") else ("",)
+        for pairing in pairings:
+            if pairing:
+                transform = ours(work, num_classes=num_classes, mode=transform.mode)
+                transform.pairing = pairing
+            found.append((work, OURS, f"{how}, {pairing}".rstrip(", "), transform))
     erase = v2.RandomErasing(p=1.0, scale=(0.25, 0.25), ratio=(1.0, 1.0))
     found.append(("Mixup", "torchvision", "MixUp", v2.MixUp(num_classes=num_classes)))
     found.append(("CutMix", "torchvision", "CutMix", v2.CutMix(num_classes=num_classes)))
@@ -961,6 +1047,59 @@ def counts_of(
     with Trace() as counter:
         transform(images, labels)
     return counter.launches, counter.copies, counter.moved
+
+
+class Fused(NamedTuple):
+    """One line of a table of the kernels that the default backend of torch.compile makes."""
+
+    case: str
+    work: str
+    how: str
+    image_kernels: int
+    kernels: int
+
+    HEAD = ("work", "", "kernels that write images", "all kernels")
+
+    def cells(self) -> Sequence[str]:
+        return self.work, self.how, f"{self.image_kernels}", f"{self.kernels}"
+
+
+class CountedError(Exception):
+    """Ends a compilation whose kernels were counted."""
+
+
+def kernels(options: argparse.Namespace) -> list[Fused]:
+    """Count what the default backend starts for a compiled transform, once it has fused all."""
+    rows = []
+    for dtype in (torch.float32, torch.uint8):
+        images = random_batch((8, 3, 32, 32), dtype)
+        for work, how, transform in graph_transforms(CLASSES):
+            sizes = written_by_kernels(transform, images, torch.arange(len(images)))
+            of_images = sum(max(written) >= images.numel() for written in sizes)
+            case = str(dtype).removeprefix("torch.")
+            rows.append(Fused(case, work, how, of_images, len(sizes)))
+    return rows
+
+
+def written_by_kernels(function: Callable[..., Any], *batch: torch.Tensor) -> list[list[int]]:
+    """Return how many elements each kernel writes, for each tensor that it writes."""
+    from torch._inductor import config
+
+    sizes: list[list[int]] = []
+
+    def count(nodes: Any) -> Any:
+        started = [node for node in nodes if "Nop" not in type(node).__name__]
+        sizes.extend([int(w.get_numel()) for w in node.read_writes.writes] for node in started)
+        raise CountedError
+
+    torch.compiler.reset()
+    with config.patch({"_post_fusion_custom_pass": count, "fx_graph_cache": False}):
+        try:
+            torch.compile(function, fullgraph=True)(*batch)
+        except Exception as error:
+            if "CountedError" not in str(error):
+                raise
+    return sizes
 
 
 # --- Reports ------------------------------------------------------------------------------------
@@ -1061,6 +1200,7 @@ TASKS = {
     "labels": labels,
     "import": imports,
     "trace": trace,
+    "kernels": kernels,
     "small": small,  # after all that times memory
     "gpu": gpu,
 }

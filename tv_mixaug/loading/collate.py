@@ -142,6 +142,11 @@ class CollateFn:
             TypeError: If the samples are of the wrong kind.
             ValueError: If they cannot be stacked, or the transform refuses the batch.
         """
+        if torch.compiler.is_compiling():
+            raise TypeError(
+                "a collate function cannot be compiled, since it reads samples on the host; "
+                "compile its transform."
+            )
         if not isinstance(samples, (list, tuple)):
             raise TypeError(f"samples must be a list, got {type(samples).__name__}.")
         if not samples:
