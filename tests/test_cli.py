@@ -1,9 +1,11 @@
 """The command line: a truthful demo, previews of any folder, and exit code 2 on bad input."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -294,12 +296,13 @@ def test_ctrl_c_is_quiet_at_any_moment(tmp_path, start, line, seconds):
         f"if __name__ == '__main__': multiprocessing.set_start_method({start!r})\n"
         "if __name__ == '__main__': sys.exit(cli.main())"
     )
-    (tmp_path / "scratch").mkdir()
     (tmp_path / "main.py").write_text(code)
+    # A short path: torch sends memory through sockets in it, whose names have 108 letters at most.
+    scratch = Path(tempfile.mkdtemp())
     process = subprocess.Popen(
         [sys.executable, "-u", "main.py", "demo"],
         cwd=tmp_path,
-        env={**os.environ, "TMPDIR": str(tmp_path / "scratch")},
+        env={**os.environ, "TMPDIR": str(scratch)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -311,5 +314,6 @@ def test_ctrl_c_is_quiet_at_any_moment(tmp_path, start, line, seconds):
     os.killpg(process.pid, signal.SIGINT)  # once more, as the impatient do
     _, error = process.communicate(timeout=60)
     assert (process.returncode, error) == (130, "")
-    left = [path.name for path in (tmp_path / "scratch").iterdir()]
+    left = [path.name for path in scratch.iterdir()]
+    shutil.rmtree(scratch)
     assert not [name for name in left if name.startswith(("tv_mixaug", "pymp"))]
