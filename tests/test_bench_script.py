@@ -64,6 +64,7 @@ def test_small_sets_each_of_ours_beside_another(script, tmp_path, monkeypatch):
         assert min(float(row[key]) for key in ("us", "their_us", "to_theirs")) > 0, row
 
 
+@pytest.mark.slow
 def test_a_compiled_transform_writes_images_once(script):
     """The default backend fuses draws, blend and paste, so that one kernel writes the images."""
     images, labels = torch.rand(4, 3, 8, 8), torch.arange(4)

@@ -229,6 +229,7 @@ def test_p_may_be_set_between_steps():
         transform.p = 2
 
 
+@pytest.mark.slow
 def test_other_arguments_reach_the_graph():
     """What else is set is checked and compiled into a new graph, in a choice too."""
     rules = [Mixup(**K), Cutout(**K)]
@@ -309,11 +310,13 @@ def check_laws(backend):
         assert is_mean(plan.op == op, share)
 
 
+@pytest.mark.slow
 def test_the_laws_are_the_same_in_a_graph():
     """Weights are Beta, p is the share, cut and erased areas are those that the host draws."""
     check_laws(BACKEND)
 
 
+@pytest.mark.slow
 def test_partners_are_uniform_in_a_graph():
     """All shifts but 0 are as likely, and all permutations."""
     plan = draw_in_graph(Mixup(**K), 5, 1000, size=(1, 1))
@@ -368,6 +371,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # Dynamo warns of what it leaves out
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_cannot_be_compiled_says_so(name):

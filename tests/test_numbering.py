@@ -231,6 +231,7 @@ def test_a_loader_that_was_begun_too_early_is_not_warned_of():
     begin(loader)
 
 
+@pytest.mark.slow
 def test_workers_that_are_not_forked_warn_too():
     """A worker that gets everything pickled knows that its loader begins again."""
     options = {"num_workers": 1, "multiprocessing_context": "forkserver"}

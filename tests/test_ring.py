@@ -218,6 +218,7 @@ def test_a_killed_worker_harms_no_batch(expected):
     assert answers.get()
 
 
+@pytest.mark.slow
 def test_workers_that_are_not_forked_use_blocks_again(expected):
     """Workers that get everything pickled lend memory like forked ones, and what is kept stays."""
     options = {"num_workers": 1, "multiprocessing_context": "forkserver"}

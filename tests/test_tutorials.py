@@ -35,6 +35,7 @@ def test_without_data_two_sets_are_drawn(tmp_path, monkeypatch):
             assert 0 <= int(labels.min()) <= int(labels.max()) < len(names)
 
 
+@pytest.mark.slow
 def test_cifar_and_fashion_mnist_are_taken_from_their_folders(tmp_path, monkeypatch):
     """Both are read as torchvision lays them out, CIFAR-10 first, with pixels in their places."""
     from torchvision.datasets import cifar

@@ -275,8 +275,9 @@ def unwrap(tensor: Tensor) -> Tensor:
     """Return a plain tensor with the memory of one that may be a tv_tensor."""
     if type(tensor) is Tensor:
         return tensor
-    # While traced, a tv_tensor has no shape or device to ask for, and this is its only way out.
-    return tensor.view_as(tensor) if torch.compiler.is_compiling() else tensor.as_subclass(Tensor)
+    if torch.compiler.is_compiling():  # a tv_tensor has no shape to ask for, this is its way out
+        return tensor.view_as(tensor)
+    return tensor if tensor.is_nested else tensor.as_subclass(Tensor)  # what no view can be made of
 
 
 def split_objects(
