@@ -174,7 +174,8 @@ class BatchTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no 
             generator: A CPU generator that all random numbers come from; torch's own by default.
 
         Returns:
-            The transformed batch, and the :class:`~tv_mixaug.plans.Plan` it was made by.
+            The transformed batch, and the :class:`~tv_mixaug.plans.Plan` it was made by; from a
+            :class:`~tv_mixaug.Chain`, which no plan can describe, the one that does nothing.
 
         Raises:
             TypeError: If an argument or something in the batch is of the wrong kind.
@@ -239,7 +240,7 @@ class BatchTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no 
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class MixTransform(BatchTransform):
-    """Transform a batch by a plan; the abstract base of all transforms here.
+    """Transform a batch by a plan; the abstract base of all rules here.
 
     A rule to mix by is a subclass with :meth:`draw`, which draws a :class:`~tv_mixaug.plans.Plan`.
 

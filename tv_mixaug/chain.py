@@ -28,13 +28,14 @@ class Chain(BatchTransform):
 
     Args:
         transforms: Those of ours with ``targets="soft"`` and one label format, layout,
-            ``labels_getter`` and ``passthrough``, and any other transforms of v2; at least one of
-            ours, which may stand in ``Compose``, ``RandomApply``, ``RandomChoice``, ``RandomOrder``
-            or ``nn.Sequential``. Pixels that geometric transforms fill are nobody's, whatever the
-            fill. What v2's RandomErasing erases still counts for its owner. Where images are
-            interpolated, a pixel at the seam of a paste is a blend of several sources and counts
-            for the nearest. Other callables get the batch as it is; they must not move pixels, nor
-            change labels.
+            ``labels_getter`` and ``passthrough``, and other transforms of v2, except those that
+            cannot be followed, such as ``AutoAugment`` and ``FiveCrop``; at least one of ours,
+            which may stand in a :class:`~tv_mixaug.OneOf`, ``Compose``, ``RandomApply``,
+            ``RandomChoice``, ``RandomOrder`` or ``nn.Sequential``, but not in another chain.
+            Pixels that geometric transforms fill are nobody's, whatever the fill. What v2's
+            RandomErasing erases still counts for its owner. Where images are interpolated, a pixel
+            at the seam of a paste is a blend of several sources and counts for the nearest. Other
+            callables get the batch as it is; they must not move pixels, nor change labels.
         provenance: False applies the transforms one after the other, and each mixes the labels by
             its own rule, as ``v2.Compose`` would.
         erased: What becomes of the pixels that are nobody's: ``"renormalise"``: the weights of the

@@ -1,4 +1,4 @@
-"""Kernels, the replay of a plan, and what plans are made of: pure functions of tensors."""
+"""Kernels, the replay of a plan, and the region that it mixes: pure functions of tensors."""
 
 from tv_mixaug.execute import region_mask, replay
 from tv_mixaug.kernels import cutmix, cutout, mix_labels, mixup

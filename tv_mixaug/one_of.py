@@ -30,10 +30,12 @@ class OneOf(BatchTransform):
 
     Args:
         transforms: Transforms of a batch, ours or any other callables. Ours must agree on the
-            format of labels and masks. With ``mode="sample"`` all are ours, and agree on all that
-            they have in common but ``p`` and ``mode``: ``layout``, ``fill``, ….
+            format of labels and masks. With ``mode="sample"`` all are rules of ours, and agree on
+            how a batch is read and what boxes are filled with: ``layout``, ``fill``, …. What they
+            draw by is each one's own: ``p``, ``mode``, ``alpha``, ``lam``, ``pairing``.
         p: The probability of each, with a sum of at most 1; with what is left to 1 nothing is
-            done. Equal shares by default. What was chosen then uses its own ``p``.
+            done. Equal shares by default. What was chosen then uses its own ``p``, so that less
+            may be transformed.
         mode: ``"batch"``: one choice for the batch; ``"sample"``: one for each sample, so that
             samples of all kinds are in a batch, each made of its partner's original.
 

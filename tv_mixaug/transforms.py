@@ -270,7 +270,7 @@ class FillTransform(CutTransform):
 
 @dataclass(eq=False, repr=False)
 class Cutout(FillTransform):
-    """Fill square holes at random places.
+    """Fill holes of one size at random places.
 
     From "Improved Regularization of Convolutional Neural Networks with Cutout" (DeVries and
     Taylor, 2017). The centre of a hole is uniform over the image, and the hole is clipped at the
@@ -318,8 +318,8 @@ class RandomErasing(FillTransform):
 
     From "Random Erasing Data Augmentation" (Zhong et al., 2020), by torchvision's and timm's law:
     the share of area is uniform, the aspect ratio log-uniform, the place uniform among those inside
-    the image. A box that would be as high or as wide as the image is drawn again, at most ten
-    times; then the image stays as it is. Every sample has a box of its own.
+    the image. A box that would be as high or as wide as the image is drawn again; after ten draws
+    the image stays as it is. Every sample has a box of its own, unless ``mode="batch"``.
 
     Args:
         scale: The ends of the share of the image's area that is erased, in [0, 1].
