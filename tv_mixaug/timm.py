@@ -52,7 +52,7 @@ class Mixup(BatchTransform):
         label_smoothing: Share of a label spread over all classes, in [0, 1).
         num_classes: Number of classes.
         **shared: What timm does not have: any other argument of
-            :class:`~tv_mixaug.base.MixTransform`, such as ``passthrough``.
+            :class:`~tv_mixaug.base.MixTransform` but ``p``, such as ``passthrough``.
 
     Raises:
         TypeError: If an argument is of the wrong kind.
