@@ -233,6 +233,19 @@ def test_foreign_transforms_can_be_chosen_for_a_batch():
     assert torch.equal(nested(coded_images(K), torch.arange(K))[1], torch.eye(K))
 
 
+@pytest.mark.parametrize("mode", ["batch", "sample"])
+def test_it_writes_into_the_images_if_its_rules_do(mode):
+    """inplace=True of all rules is kept, whatever was chosen; rules must agree on it."""
+    torch.manual_seed(0)
+    images = coded_images(K)
+    out, _ = OneOf(members(inplace=True), mode=mode)(images, torch.arange(K))
+    assert out is images
+    assert not torch.equal(images, coded_images(K))
+    if mode == "sample":
+        with pytest.raises(ValueError, match="agree on inplace"):
+            OneOf([Mixup(inplace=True), CutMix()], mode=mode)
+
+
 def test_it_can_be_copied_and_pickled():
     """A copy draws the same from the same generator."""
     either = OneOf(members(), mode="sample")

@@ -179,6 +179,7 @@ def test_each_operation_is_used_and_smoothing_is_timms():
         ({"cutmix_minmax": (0.8, 0.2)}, ValueError, "cutmix_minmax must be a pair"),
         ({"cutmix_minmax": (0.2, 1.2)}, ValueError, "cutmix_minmax must be in"),
         ({"prob": 2}, ValueError, "prob must be in"),
+        ({"p": 0.5}, TypeError, "p must be given as prob"),
         ({"switch_prob": -1}, ValueError, "switch_prob must be in"),
         ({"mode": "half"}, ValueError, "mode must be one of"),
         ({"correct_lam": 1}, TypeError, "correct_lam must be a bool"),

@@ -19,7 +19,7 @@ from tv_mixaug.leaves import Batch, Leaf, Reading
 from tv_mixaug.plans import APPLIED, Recipe, choose_plans
 
 # What rules have to share to treat one batch: how it is read, and what becomes of its leaves.
-SHARED = {f.name for f in fields(MixTransform)} - {"p", "mode", "inplace", "masks"}
+SHARED = {f.name for f in fields(MixTransform)} - {"p", "mode", "masks"}
 SHARED |= {"cut", *Rules._fields} - {"masks"}
 
 

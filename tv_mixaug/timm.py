@@ -80,6 +80,8 @@ class Mixup(BatchTransform):
         **shared: Any,
     ) -> None:
         super().__init__()
+        if "p" in shared:
+            raise TypeError("p must be given as prob, as timm has it.")
         self.prob, self.mixup_enabled = check_probability("prob", prob), True
         self.rule = _Rule(num_classes=num_classes, label_smoothing=label_smoothing, **shared)
         self.rule.alphas = [
