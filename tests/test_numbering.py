@@ -231,6 +231,30 @@ def test_a_loader_that_was_begun_too_early_is_not_warned_of():
     begin(loader)
 
 
+def test_a_start_that_is_noted_while_the_epoch_is_set_is_not_warned_of():
+    """A worker that looks before set_epoch and notes a start after it undoes nothing of it."""
+    numbering = Numbering()
+    numbering.restart(0)
+    marks = numbering._mark
+
+    class Late:
+        """The marks, between whose reading and writing another process sets the epoch."""
+
+        def __getattr__(self, name):
+            def read():
+                values = getattr(marks, name)()
+                numbering._mark = marks
+                numbering.restart(1)
+                return values
+
+            return read
+
+    numbering._mark = Late()
+    numbering._note_start(7)
+    for _ in range(2):
+        numbering._note_start(7)
+
+
 @pytest.mark.slow
 def test_workers_that_are_not_forked_warn_too():
     """A worker that gets everything pickled knows that its loader begins again."""

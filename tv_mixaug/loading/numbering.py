@@ -33,7 +33,7 @@ from tv_mixaug.loading.frames import (
 from tv_mixaug.loading.shared import Shared
 
 OUTSIDE = -1  # the number of calls outside a loader; threads of workers have numbers below it
-SILENT = -1  # in place of a loader's mark: no loader is warned of
+SEVERAL = -1  # in place of a loader's mark: none of them is warned of
 
 
 @dataclass(eq=False)
@@ -56,14 +56,15 @@ class _Source:
 class Numbering:
     """Number the calls of a collate function by the loader's batches, in all processes.
 
-    Workers share the epoch, its first batch, and the mark of the one loader that has begun an
-    epoch: 0 before, ``SILENT`` where there are several, or where :meth:`restart` is called between
-    epochs, so that to begin one again is no oversight.
+    Workers share the epoch, its first batch, the mark of the one loader that has begun an epoch, 0
+    before and ``SEVERAL`` where there are more, and whether :meth:`restart` is called between
+    epochs, so that to begin one again is no oversight. Who begins an epoch writes the mark alone,
+    :meth:`restart` the other alone: neither can undo what the other has said.
     """
 
     def __init__(self, epoch: int = 0, first_batch: int = 0) -> None:
         self._shared = Shared([epoch, first_batch], torch.int64)
-        mark = torch.zeros((), dtype=torch.int64, device="cpu")
+        mark = torch.zeros(2, dtype=torch.int64, device="cpu")
         self._mark = mark.share_memory_()  # type: ignore[no-untyped-call]
         self._epoch_here = epoch  # not shared: a worker has the one in which it was started
         self._was_restarted = False
@@ -101,8 +102,8 @@ class Numbering:
             if not 0 <= check_integer(name, value) < 2**63:
                 raise ValueError(f"{name} must be >= 0 and below 2**63, got {value}.")
         self._shared.set([int(epoch), int(first_batch)])
-        if self._was_restarted or self._mark:
-            self._mark.fill_(SILENT)  # for good: a worker may note a start that was long ago
+        if self._was_restarted or self._mark[0]:
+            self._mark[1] = True  # for good: a worker may note a start that was long ago
         self._was_restarted, self._epoch_here = True, int(epoch)
         self._outside = _Source()
 
@@ -159,9 +160,9 @@ class Numbering:
         return source, count_drawn(iterator) - 1 + source.before
 
     def _note_start(self, loader: int) -> None:
-        before = self._mark.item()
-        self._mark.fill_(SILENT if before else loader)
-        if loader and loader == before:
+        before, is_restarted = self._mark.tolist()
+        self._mark[0] = SEVERAL if before else loader
+        if loader and loader == before and not is_restarted:
             warnings.warn(
                 f"the loader begins epoch {self.epoch} again and repeats its mixes; call"
                 " `collate_fn.set_epoch(epoch)` before each epoch's loop.",
