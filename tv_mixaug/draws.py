@@ -147,7 +147,7 @@ def draw_boxes(sides: Any, size: Sequence[int], generator: Source = None) -> Any
     """
     lib, sizes = _library(sides), _as_like(size, sides)
     start = lib.floor(draw_uniform(sides.shape, generator) * sizes - (sides / 2 - 0.5))
-    return _corners(start * (start > 0), lib.minimum(start + sides, sizes))
+    return corners(start * (start > 0), lib.minimum(start + sides, sizes))
 
 
 def draw_inner_boxes(areas: Any, ratios: Any, size: Sequence[int], generator: Source = None) -> Any:
@@ -170,10 +170,10 @@ def draw_inner_boxes(areas: Any, ratios: Any, size: Sequence[int], generator: So
     first = fits & (rank == 1)  # all False where none fits: then the sides are 0
     sides = (sides * first[..., None]).sum(-2)
     start = lib.floor(draw_uniform(sides.shape, generator) * (sizes - sides + 1))
-    return _corners(start, start + sides) * (sides > 0).all(-1)[..., None]
+    return corners(start, start + sides) * (sides > 0).all(-1)[..., None]
 
 
-def _corners(lower: Any, upper: Any) -> Any:
+def corners(lower: Any, upper: Any) -> Any:
     """Return (..., 2 d) int64 boxes of corners whose axes run from slow to fast."""
     if isinstance(lower, Tensor):
         return torch.cat([lower.flip(-1), upper.flip(-1)], -1).to(torch.int64)

@@ -23,8 +23,8 @@ from tv_mixaug.arguments import (
     check_probability,
     check_range,
 )
-from tv_mixaug.base import BatchTransform, How
-from tv_mixaug.draws import Source, draw_lam, draw_uniform, is_on_device
+from tv_mixaug.base import BatchTransform, How, MixTransform
+from tv_mixaug.draws import Source, corners, draw_lam, draw_uniform, is_on_device
 from tv_mixaug.labels import LabelFormat
 from tv_mixaug.leaves import Batch, Leaf, Reading
 from tv_mixaug.loading.collate import CollateFn
@@ -82,6 +82,10 @@ class Mixup(BatchTransform):
         super().__init__()
         if "p" in shared:
             raise TypeError("p must be given as prob, as timm has it.")
+        if unknown := sorted(shared.keys() - MixTransform.__dataclass_fields__.keys()):
+            raise TypeError(
+                f"{unknown[0]} is no argument of timm's Mixup, nor of all transforms of tv_mixaug."
+            )
         self.prob, self.mixup_enabled = check_probability("prob", prob), True
         self.rule = _Rule(num_classes=num_classes, label_smoothing=label_smoothing, **shared)
         self.rule.alphas = [
@@ -225,8 +229,7 @@ class _Rule(transforms.Mixup, transforms.CutMix):
             low, high = (np.floor(end * sizes) for end in self.minmax)
             sides = low + np.floor(uniform[0] * np.maximum(high - low, 1))
             start = np.floor(uniform[1] * (sizes - sides + 1))
-        corners = [np.clip(edge, 0, sizes)[:, ::-1] for edge in (start, start + sides)]
-        return np.concatenate(corners, -1).astype(np.int64)
+        return corners(np.clip(start, 0, sizes), np.clip(start + sides, 0, sizes))
 
 
 def _check_alpha(name: str, alpha: Any) -> float:
