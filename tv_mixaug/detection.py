@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from torchvision import tv_tensors
 
 from tv_mixaug import plans
+from tv_mixaug.leaves import rewrap, unwrap
 from tv_mixaug.plans import Plan
 
 __all__ = ["BOX_FORMATS", "BoxFormat", "check_objects", "mix_objects"]
@@ -170,12 +171,12 @@ def _hide(
     before, after, area, left, masks = _look(target, holes, outside, size, box_format)
     # A box that does not shrink keeps its own numbers, which may be finer than the mask's pixels.
     shrinks = (after != before).any(-1, keepdim=True) | moves
-    new = {"boxes": _written(after, boxes, canvas, box_format).where(shrinks, _raw(boxes))}
+    new = {"boxes": _written(after, boxes, canvas, box_format).where(shrinks, unwrap(boxes))}
     if masks is not None:
         borders = (0, canvas[1] - size[1], 0, canvas[0] - size[0])
         new["masks"] = F.pad(masks, borders) if moves else masks
     if "keypoints" in target:
-        points = _raw(target["keypoints"])
+        points = unwrap(target["keypoints"])
         # A point on the border, or beyond it, goes by the nearest pixel.
         x = points[..., :1].long().clamp(0, size[1] - 1)
         y = points[..., 1:2].long().clamp(0, size[0] - 1)
@@ -188,11 +189,11 @@ def _hide(
             points = torch.cat([points[..., :2], seen[..., None]], dim=-1)
         new["keypoints"] = points
     if "area" in target:
-        given = _raw(target["area"])
+        given = unwrap(target["area"])
         scaled = given.double() * left / area
         scaled = scaled if given.is_floating_point() else scaled.round()
         new["area"] = scaled.to(given.dtype).where(left < area, given)
-    laid = {key: _rewrap(value, target[key], canvas_size=canvas) for key, value in new.items()}
+    laid = {key: rewrap(value, target[key], canvas_size=canvas) for key, value in new.items()}
     return _take({**target, **laid}, left / area >= min_visible)
 
 
@@ -204,7 +205,7 @@ def _look(
     area, left, after = _cut(before, holes.to(before), outside)
     if "masks" not in target:
         return before, after, area, left, None
-    masks = _raw(target["masks"])
+    masks = unwrap(target["masks"])
     masks_left = torch.zeros_like(masks) if outside else masks.clone()
     for x1, y1, x2, y2 in holes.tolist():
         masks_left[:, y1:y2, x1:x2] = masks[:, y1:y2, x1:x2] if outside else 0
@@ -262,7 +263,7 @@ def _take(target: Mapping[str, Any], keep: Tensor) -> dict[str, Any]:
     """Select objects in every entry that belongs to them."""
     rows, taken = keep.nonzero()[:, 0], dict(target)
     for key in _object_keys(target):
-        taken[key] = _rewrap(_raw(target[key]).index_select(0, rows), target[key])
+        taken[key] = rewrap(unwrap(target[key]).index_select(0, rows), target[key])
     return taken
 
 
@@ -270,7 +271,7 @@ def _join(mine: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
     """Append their objects to mine; a side without objects has no say in the types."""
     sides = [side for side in (mine, theirs) if len(side["boxes"])]
     for key in _object_keys(sides[0]) if sides else ():
-        mine[key] = _rewrap(torch.cat([_raw(side[key]) for side in sides]), sides[0][key])
+        mine[key] = rewrap(torch.cat([unwrap(side[key]) for side in sides]), sides[0][key])
     return mine
 
 
@@ -302,7 +303,7 @@ def _style(boxes: Tensor, box_format: str) -> str:
 
 def _corners(boxes: Tensor, size: Size, box_format: str) -> Tensor:
     """Convert boxes of any format to corners in pixels, in float64 and clipped to the image."""
-    style, values = _style(boxes, box_format), _raw(boxes).double()
+    style, values = _style(boxes, box_format), unwrap(boxes).double()
     limit = values.new_tensor([*reversed(size)] * 2)
     if style == "cxcywh_normalised":
         values = values * limit
@@ -334,15 +335,6 @@ def _half(sides: Tensor, boxes: Tensor) -> Tensor:
     return sides / 2 if boxes.is_floating_point() else (sides / 2).ceil()
 
 
-def _rewrap(new: Tensor, old: Tensor, **canvas: Size) -> Tensor:
-    """Give an entry the type of the one that it replaces, perhaps on a canvas of another size."""
-    return tv_tensors.wrap(new, like=old, **canvas) if isinstance(old, tv_tensors.TVTensor) else new
-
-
-def _raw(value: Tensor) -> Tensor:
-    return value.as_subclass(Tensor)
-
-
 # --- Checks -------------------------------------------------------------------------------------
 
 
@@ -366,7 +358,7 @@ def _check_boxes(target: Any, size: Size, place: str, box_format: str) -> None:
     if boxes.ndim != 2 or boxes.shape[1] != 4:
         raise ValueError(f"{place} must be (N, 4), got {tuple(boxes.shape)}.")
     low, high = _corners(boxes, size, box_format).chunk(2, dim=-1)
-    for j in ((high > low).all(-1) & _raw(boxes).isfinite().all(-1)).logical_not().nonzero():
+    for j in ((high > low).all(-1) & unwrap(boxes).isfinite().all(-1)).logical_not().nonzero():
         raise ValueError(
             f"{place}[{int(j)}] must have a positive width and height inside the image of size "
             f"{size}, got {boxes[j[0]].tolist()} read as {style}; box_format= says how plain boxes "

@@ -266,9 +266,15 @@ class Reader:
         return Layout(tuple(leaves), tuple(steps), length, size, sizes)
 
 
-def rewrap(new: Tensor, old: Any) -> Tensor:
-    """Give a plain tensor the tv_tensor type of the one that it replaces."""
-    return new.as_subclass(type(old)) if isinstance(old, tv_tensors.TVTensor) else new
+def rewrap(new: Tensor, old: Any, **canvas: tuple[int, int]) -> Tensor:
+    """Give a plain tensor the type of the one it replaces, perhaps on a canvas of another size."""
+    if not isinstance(old, tv_tensors.TVTensor):
+        return new
+    if torch.compiler.is_compiling():  # where no boxes are, which alone hold more than their type
+        wrapped: Tensor = new.as_subclass(type(old))
+    else:
+        wrapped = tv_tensors.wrap(new, like=old, **canvas)
+    return wrapped
 
 
 def unwrap(tensor: Tensor) -> Tensor:
