@@ -227,6 +227,8 @@ def test_foreign_transforms_can_be_chosen_for_a_batch():
         either.mix((coded_images(K), torch.arange(K)))
     either.p = [0, 0]  # ours gives labels their format
     assert torch.equal(either(coded_images(K), torch.arange(K))[1], torch.eye(K))
+    assert repr(either).startswith("OneOf([MixUp(")  # what was given, without what is inside
+    assert "p=[0.0, 0.0], mode='batch')" in repr(either)
     nested = OneOf([OneOf(members(), [0, 1, 0]), Mixup(num_classes=K)], [1, 0])
     assert set(nested.mix((coded_images(K), torch.arange(K)))[1].op.tolist()) == {PASTE}
     nested.p = [0, 0]

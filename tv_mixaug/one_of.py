@@ -85,6 +85,9 @@ class OneOf(BatchTransform):
                 self._apart = str(error)
         self.p = p
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({list(self.transforms)}, p={self.p}, mode={self.mode!r})"
+
     @property
     def title(self) -> str:
         """A short name: those of the transforms, in brackets."""
@@ -143,6 +146,9 @@ class Foreign(BatchTransform):
     def __init__(self, function: Callable[..., Any]) -> None:
         super().__init__()
         self.function = function
+
+    def __repr__(self) -> str:
+        return repr(self.function)
 
     @property
     def title(self) -> str:
