@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from tv_mixaug import demo, flowers
-from tv_mixaug.leaves import Role
 from tv_mixaug.transforms import CutMix, Cutout, Mixup
 
 PLAIN, CLASSES = flowers.draw_flowers(6, 40, seed=3)
@@ -113,14 +112,14 @@ def test_demo_is_seeded(tmp_path, capsys, monkeypatch):
 
 def test_demo_says_when_a_label_lies(tmp_path, monkeypatch, capsys):
     """A transform whose labels lie makes the demo say NO and return it."""
-    mix_truly = CutMix._mix_leaf
+    mix_truly = CutMix.run
 
-    def mix(self, leaf, *rest):
-        mixed = mix_truly(self, leaf, *rest)
-        return mixed.roll(1, 1) if leaf.role is Role.LABEL else mixed
+    def mix(self, *given):
+        (images, labels), recipe = mix_truly(self, *given)
+        return [images, labels.roll(1, 1)], recipe
 
     monkeypatch.setattr(demo, "_train", lambda steps: None)
-    monkeypatch.setattr(CutMix, "_mix_leaf", mix)
+    monkeypatch.setattr(CutMix, "run", mix)
     assert not demo.run_demo(tmp_path, size=32)[1]
     assert capsys.readouterr().out.count("labels equal pixels: NO") == 1
 

@@ -427,8 +427,8 @@ class MixTransform(BatchTransform):
         read = reader.read(batch, self.check)
         if inplace and not is_compiling():
             check_writable(read)
-        for leaf, value in read.pairs():
-            match leaf.role:  # what a signature cannot tell
+        for leaf, value in read.valued():
+            match leaf.role:
                 case Role.MASK if rules.masks == "soft" and not is_compiling():
                     count = int(rules.num_mask_classes or 0)
                     check_classes(value, count, self.ignore_index, leaf.where)
@@ -440,48 +440,36 @@ class MixTransform(BatchTransform):
     def _carry_out(
         self, batch: Batch, recipe: Recipe, inplace: bool, allocate: Allocate | None = None
     ) -> Any:
-        leaves, values = batch.layout.leaves, batch.values.copy()
+        """Mix each leaf by the rule of its role."""
+        (reader, rules), values = self.made, batch.values
         for place in batch.layout.steps:
-            values[place] = self._mix_leaf(
-                leaves[place], values[place], recipe, batch, inplace, allocate
-            )
+            leaf, value = batch.layout.leaves[place], values[place]
+            match leaf.role:
+                case Role.IMAGE:
+                    mixed = _mix_images(leaf, value, recipe, rules.fill, inplace)
+                case Role.LABEL:
+                    how = leaf.kind, reader.reading.form
+                    mixed = mix_targets(
+                        value, recipe, *how, indices=leaf.indices, allocate=allocate
+                    )
+                case Role.MASK:
+                    plain, count = unwrap(value), rules.num_mask_classes
+                    new = mix_masks(plain, recipe, rules.masks, count, rules.mask_fill)
+                    mixed = value if new is plain else rewrap(new, value)
+                case Role.OBJECTS:
+                    bare, passed = split_objects(value, reader.reading.passthrough)
+                    sizes, least = batch.sizes, rules.min_visible
+                    objects = detection.mix_objects(
+                        bare, recipe.plan(), sizes, least, self.box_format
+                    )
+                    joined = [{**own, **rest} for own, rest in zip(objects, passed, strict=True)]
+                    mixed = joined if isinstance(value, list) else tuple(joined)
+                case Role.OWN:
+                    mixed = LEAF_RULES[type(value)](value, recipe.plan())
+                case _:  # samples of something else, which were not stacked yet
+                    mixed = value.finish(value.stack())
+            values[place] = mixed
         return put_together(values, batch.structure)
-
-    def _mix_leaf(
-        self,
-        leaf: Leaf,
-        value: Any,
-        recipe: Recipe,
-        batch: Batch,
-        inplace: bool,
-        allocate: Allocate | None,
-    ) -> Any:
-        """Mix one leaf by the rule of its role."""
-        reader, rules = self.made
-        match leaf.role:
-            case Role.IMAGE:
-                return _mix_images(leaf, value, recipe, rules.fill, inplace)
-            case Role.LABEL:
-                form = reader.reading.form
-                return mix_targets(
-                    value, recipe, leaf.kind, form, indices=leaf.indices, allocate=allocate
-                )
-            case Role.MASK:
-                plain = unwrap(value)
-                mixed = mix_masks(
-                    plain, recipe, rules.masks, rules.num_mask_classes, rules.mask_fill
-                )
-                return value if mixed is plain else rewrap(mixed, value)
-            case Role.OBJECTS:
-                bare, passed = split_objects(value, reader.reading.passthrough)
-                objects = detection.mix_objects(
-                    bare, recipe.plan(), batch.sizes, rules.min_visible, self.box_format
-                )
-                joined = [{**own, **rest} for own, rest in zip(objects, passed, strict=True)]
-                return joined if isinstance(value, list) else tuple(joined)
-            case Role.OWN:
-                return LEAF_RULES[type(value)](value, recipe.plan())
-        return value.finish(value.stack()) if isinstance(value, Samples) else value
 
 
 def _mix_images(leaf: Leaf, value: Any, recipe: Recipe, fill: Fill, inplace: bool) -> Any:

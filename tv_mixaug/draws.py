@@ -9,6 +9,7 @@ stand, or a generator of one: then all are tensors there, and no value is looked
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
@@ -39,7 +40,9 @@ def is_on_device(source: Source) -> bool:
 
 
 def _given(values: Tensor, source: Source) -> Any:
-    return values if is_on_device(source) else values.numpy()
+    if is_on_device(source):
+        return values
+    return values.numpy() if values.ndim else values.item()
 
 
 def _library(values: Any) -> Any:
@@ -55,7 +58,7 @@ def _as_like(size: Sequence[int], values: Any) -> Any:
 
 
 def draw_uniform(size: Sequence[int], generator: Source = None) -> Any:
-    """Draw numbers in [0, 1), float64."""
+    """Draw numbers in [0, 1), float64; one number for the size ()."""
     where, wide = origin(generator), torch.float64
     if where["device"] == MPS:
         wide = torch.float32
@@ -66,15 +69,13 @@ def draw_applied(batch_size: int, p: float, per_sample: bool, generator: Source 
     """Draw which samples are transformed: a bool for all, or (B,) bool if ``per_sample``."""
     if p in (0, 1):  # no coin is needed
         return bool(p)
-    if per_sample or is_on_device(generator):
-        drawn = draw_uniform((batch_size if per_sample else 1,), generator) < p
-        return drawn if per_sample else drawn.expand(batch_size)
-    return float(draw_uniform((1,), generator)[0]) < p
+    drawn = draw_uniform((batch_size,) if per_sample else (), generator) < p
+    return drawn.expand(batch_size) if isinstance(drawn, Tensor) else drawn
 
 
 def draw_lam(
     alpha: float | tuple[float, float],
-    count: int,
+    count: int | None,
     generator: Source = None,
     *,
     lam: float | tuple[float, float] | None = None,
@@ -84,29 +85,29 @@ def draw_lam(
     ``lam``, where it is given, takes the place of that law: one number, or the ends of a range.
 
     Returns:
-        (count,) float64.
+        (count,) float64; one number where ``count`` is None.
     """
-    where = origin(generator)
+    where, size = origin(generator), () if count is None else (count,)
     if isinstance(lam, float):
-        fixed = torch.full((count,), lam, dtype=torch.float64, device=where["device"])
+        fixed = torch.full(size, lam, dtype=torch.float64, device=where["device"])
         return _given(fixed, generator)
     if isinstance(lam, tuple):
-        return lam[0] + (lam[1] - lam[0]) * draw_uniform((count,), generator)
+        return lam[0] + (lam[1] - lam[0]) * draw_uniform(size, generator)
     pair = alpha if isinstance(alpha, tuple) else (alpha, alpha)
     if pair == (1, 1):
-        return draw_uniform((count,), generator)
+        return draw_uniform(size, generator)
     rng = where.get("generator")
-    shape = torch.full((count, 2), pair[0], dtype=torch.float64, device=where["device"])
+    shape = torch.full((*size, 2), pair[0], dtype=torch.float64, device=where["device"])
     if pair[0] != pair[1]:
-        shape[:, 1] = pair[1]
+        shape[..., 1] = pair[1]
     if min(pair) >= 0.1 and max(pair) <= 1e9:
-        return _given(torch._sample_dirichlet(shape, rng), generator)[:, 0]
+        return _given(torch._sample_dirichlet(shape, rng)[..., 0], generator)
     # Both gamma variates of small parameters underflow to 0, and those of large ones overflow.
     # Their logarithms do not: log Gamma(a) = log Gamma(a + 1) + log(U) / a.
-    gamma = torch._standard_gamma(shape.T + 1, rng).log()
-    uniform = torch.rand((2, count), dtype=torch.float64, **where)
-    log = gamma + torch.log1p(-uniform) / shape.T.clamp(min=1e-300)  # or it overflows
-    return _given(torch.sigmoid(log[0] - log[1]), generator)
+    gamma = torch._standard_gamma(shape + 1, rng).log()
+    uniform = torch.rand(shape.shape, dtype=torch.float64, **where)
+    log = gamma + torch.log1p(-uniform) / shape.clamp(min=1e-300)  # or it overflows
+    return _given(torch.sigmoid(log[..., 0] - log[..., 1]), generator)
 
 
 def constants(values: Sequence[float], dtype: torch.dtype, device: torch.device | str) -> Tensor:
@@ -130,6 +131,8 @@ def repeat(values: Sequence[int], shape: Sequence[int], source: Source) -> Any:
 
 def share_sides(share: Any, size: Sequence[int]) -> Any:
     """Return (..., d) whole sides of boxes that have a share (...) of each side of the image."""
+    if isinstance(share, float):
+        return [round(share * side) for side in size]
     return (share[..., None] * _as_like(size, share)).round()
 
 
@@ -137,7 +140,7 @@ def draw_boxes(sides: Any, size: Sequence[int], generator: Source = None) -> Any
     """Place boxes with uniformly distributed centres and clip them to the image.
 
     Args:
-        sides: (..., d) array, the sides in whole pixels, in the order of ``size``.
+        sides: (..., d) array, or d numbers, the sides in whole pixels, in the order of ``size``.
         size: The d sides of the image in pixels: (height, width) or (depth, height, width).
         generator: Where the centres come from.
 
@@ -145,9 +148,19 @@ def draw_boxes(sides: Any, size: Sequence[int], generator: Source = None) -> Any
         (..., 2 d) int64, the lower corner and then the upper one, x first, half-open, clipped. The
         centre is uniform over the image, whatever the parity of the side.
     """
+    if isinstance(sides, list):  # for so few numbers NumPy would take ten times as long
+        centres = draw_uniform((len(sides),), generator).tolist()
+        ends = [_clip(math, *axis) for axis in zip(sides, size, centres, strict=True)]
+        return np.array([*zip(*ends[::-1], strict=True)], np.int64).reshape(-1)
     lib, sizes = _library(sides), _as_like(size, sides)
-    start = lib.floor(draw_uniform(sides.shape, generator) * sizes - (sides / 2 - 0.5))
-    return corners(start * (start > 0), lib.minimum(start + sides, sizes))
+    return corners(*_clip(lib, sides, sizes, draw_uniform(sides.shape, generator)))
+
+
+def _clip(lib: Any, side: Any, size: Any, centre: Any) -> tuple[Any, Any]:
+    """Return the ends of a side in whole pixels, whose centre is a share of the image's side."""
+    start = lib.floor(centre * size - (side / 2 - 0.5))
+    end = start + side
+    return start * (start > 0), end - (end - size) * (end > size)
 
 
 def draw_inner_boxes(areas: Any, ratios: Any, size: Sequence[int], generator: Source = None) -> Any:

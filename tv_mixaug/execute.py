@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -267,36 +268,35 @@ def _prepare(
     return source, source if alone or large else source.clone()
 
 
-def _pieces(
-    originals: Tensor, out: Tensor, recipe: Recipe
-) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
-    """Yield rows with their own, partners' and result's pixels; a roll is two slices."""
-    shift, count = recipe.shift, len(originals)
+def _pieces(originals: Any, out: Any, recipe: Recipe) -> list[tuple[slice, Any, Any, Any]]:
+    """Return rows with their own, partners' and result's pixels; a roll is in two pieces."""
+    shift, rest = recipe.shift, len(originals) - (recipe.shift or 0)
     if shift is None:
-        yield slice(None), originals, originals[recipe.on(originals.device).partner], out
-    elif shift == 0:
-        yield slice(None), originals, originals, out
-    else:
-        before, after = slice(0, shift), slice(shift, count)
-        yield before, originals[before], originals[count - shift :], out[before]
-        yield after, originals[after], originals[: count - shift], out[after]
+        is_array = isinstance(originals, np.ndarray)
+        partner = recipe.partners() if is_array else recipe.on(originals.device).partner
+        return [(slice(None), originals, originals[partner], out)]
+    above, below = slice(0, shift), slice(shift, None)
+    first = [(above, originals[above], originals[rest:], out[above])] if shift else []
+    return [*first, (below, originals[below], originals[:rest], out[below])]
 
 
 def _blend(out: Tensor, originals: Tensor | list[Tensor], recipe: Recipe) -> None:
     """Blend: small samples all together, large ones row by row."""
-    one_weight = isinstance(recipe.lam, float)
+    one_weight, listed = isinstance(recipe.lam, float), isinstance(originals, list)
+    by_row = listed or recipe.only is None or (out.is_cpu and not _is_small(out))
     if out.is_cpu and out.dtype == torch.uint8:
-        # OpenCV wants dense memory.
-        dense = out if out.is_contiguous() else out.contiguous()
-        if isinstance(originals, Tensor) and one_weight and recipe.only and _is_small(out):
-            for _, own, other, target in _pieces(originals, dense, recipe):
-                kernels.blend_bytes(own, other, recipe.lam, target)
+        dense = out.contiguous()  # as OpenCV wants it
+        pixels = [*map(_as_array, originals)] if listed else _as_array(originals)
+        if by_row or not one_weight:
+            keep = np.copy if originals is out else None
+            _blend_rows(dense.numpy(), pixels, recipe, kernels.blend_bytes, keep)
         else:
-            _blend_rows(dense, originals, recipe, kernels.blend_bytes)
+            for _, own, other, target in _pieces(pixels, dense.numpy(), recipe):
+                kernels.blend_bytes(own, other, recipe.lam, target)
         if dense is not out:
             out.copy_(dense)
-    elif isinstance(originals, list) or not recipe.only or (out.is_cpu and not _is_small(out)):
-        _blend_rows(out, originals, recipe, _lerp)
+    elif by_row:
+        _blend_rows(out, originals, recipe, _lerp, torch.clone if originals is out else None)
     else:
         column = None if one_weight else kernels.column(recipe.on(out.device).lam, out)
         for rows, own, other, target in _pieces(originals, out, recipe):
@@ -305,20 +305,21 @@ def _blend(out: Tensor, originals: Tensor | list[Tensor], recipe: Recipe) -> Non
 
 
 def _blend_rows(
-    out: Tensor,
-    originals: Tensor | list[Tensor],
+    out: Any,
+    originals: Any,
     recipe: Recipe,
-    blend: Callable[[Tensor, Tensor, float, Tensor], object],
+    blend: Callable[..., object],
+    keep: Callable[[Any], Any] | None,
 ) -> None:
-    samples = originals.unbind(0) if isinstance(originals, Tensor) else originals
-    partner, weights, results = recipe.partners().tolist(), recipe.weights(), out.unbind(0)
-    rows, kept = recipe.rows(BLEND), dict[int, Tensor]()
+    """Blend tensors or arrays row by row; in place, copies are kept of what is still needed."""
+    samples, results, kept = list(originals), list(out), dict[int, Any]()
+    partner, weights, rows = recipe.partners().tolist(), recipe.weights(), recipe.rows(BLEND)
     readers = Counter(partner[row] for row in rows if partner[row] != row)
     for row in _by_partner(rows, partner):
         other = partner[row]
         readers[other] -= 1
-        if originals is out and readers[row] > 0:
-            kept[row] = samples[row].clone()
+        if keep is not None and readers[row] > 0:
+            kept[row] = keep(samples[row])
         blend(samples[row], kept.get(other, samples[other]), weights[row], results[row])
 
 
@@ -468,6 +469,6 @@ def _index(box: Sequence[int], axes: Sequence[int], ndim: int) -> tuple[slice, .
     return tuple(index)
 
 
-def _as_array(tensor: Tensor) -> Any:
+def _as_array(tensor: Any) -> Any:
     """Return the tensor's memory as an array; the bits of bfloat16, which NumPy lacks."""
     return (tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor).numpy()

@@ -11,12 +11,15 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from tv_mixaug.arguments import check_fill
 from tv_mixaug.draws import constants
 
+Bytes = npt.NDArray[np.uint8]
 MIXED_DTYPES = (torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -48,10 +51,10 @@ def mixup(images: Tensor, partner: Tensor, lam: Tensor) -> Tensor:
     _check_lam(lam, images)
     if images.dtype == torch.uint8 and images.is_cpu and not torch.compiler.is_compiling():
         # A batch on the CPU is blended by OpenCV everywhere, so that all ways give the same bits.
-        out = torch.empty(images.shape, dtype=torch.uint8, device="cpu")
+        pixels, out = images.numpy(), np.empty(images.shape, np.uint8)
         for row, (other, own_weight) in enumerate(zip(partner.tolist(), lam.tolist(), strict=True)):
-            blend_bytes(images[row], images[other], own_weight, out[row])
-        return out
+            blend_bytes(pixels[row], pixels[other], own_weight, out[row])
+        return torch.from_numpy(out)
     return blend(images, images[partner.to(images.device, non_blocking=True)], column(lam, images))
 
 
@@ -186,12 +189,11 @@ def blend(own: Tensor, other: Tensor, weight: float | Tensor, out: Tensor | None
     return mixed.to(own.dtype) if out is None else out.copy_(mixed)
 
 
-def blend_bytes(own: Tensor, other: Tensor, lam: float, out: Tensor) -> None:
-    """Blend uint8 tensors on the CPU into ``out``, which is contiguous, rounded to nearest."""
+def blend_bytes(own: Bytes, other: Bytes, lam: float, out: Bytes) -> None:
+    """Blend uint8 arrays into ``out``, which is contiguous, rounded to nearest."""
     from cv2 import addWeighted  # slow to import, and only uint8 needs it
 
-    planes = [tensor.reshape(1, -1).numpy() for tensor in (own, other, out)]
-    addWeighted(planes[0], lam, planes[1], 1 - lam, 0.0, planes[2])
+    addWeighted(own.reshape(1, -1), lam, other.reshape(1, -1), 1 - lam, 0.0, out.reshape(1, -1))
 
 
 def column(lam: Tensor, images: Tensor) -> Tensor:

@@ -237,13 +237,15 @@ def _write_rows(
         return out
     if index.dtype != np.int64:
         index = index.astype(np.int64)
-    table, rows, own, rest = out.numpy(), np.arange(len(index)), recipe.lam, 1 - recipe.lam
+    own, rest = recipe.lam, 1 - recipe.lam
     if form.ignore_index is not None:
         known = (index >= 0) & (index < count)
         index, own, rest = index * known, own * known, rest * recipe.of_partners(known)
-    table[rows, index] = own
+    # One axis is indexed in half the time of two.
+    table, rows = out.numpy().reshape(-1), np.arange(0, out.numel(), count)
+    table[rows + index] = own
     if recipe.mixes:
-        table[rows, recipe.of_partners(index)] += rest
+        table[rows + recipe.of_partners(index)] += rest
     return _smooth(out, form.smoothing)
 
 

@@ -53,6 +53,7 @@ class Leaf(NamedTuple):
     Attributes:
         role: What it is.
         path: The steps to its place.
+        where: The same in words, such as ``[0]['image']``.
         type: Its class; for a list of images theirs.
         shape: Its shape, that of its batch for a list of images; () where there is none.
         dtype: Its dtype, or None.
@@ -64,6 +65,7 @@ class Leaf(NamedTuple):
 
     role: Role
     path: nesting.Path
+    where: str = ""
     type: type = object
     shape: tuple[int, ...] = ()
     dtype: Any = None
@@ -71,11 +73,6 @@ class Leaf(NamedTuple):
     indices: bool = False
     axes: tuple[int, ...] = ()
     channel_axis: int = -1
-
-    @property
-    def where(self) -> str:
-        """Return its place in words, such as ``[0]['image']``."""
-        return nesting.in_words(self.path)
 
     @property
     def name(self) -> str:
@@ -112,6 +109,7 @@ class Layout(NamedTuple):
         length: B.
         size: The sides in pixels that boxes cut: (H, W), or with the time or depth first.
         sizes: (H, W) of each image of a list where they differ, else empty.
+        valued: The places of the leaves whose values are checked in every batch.
     """
 
     leaves: tuple[Leaf, ...]
@@ -119,6 +117,7 @@ class Layout(NamedTuple):
     length: int
     size: tuple[int, ...]
     sizes: tuple[tuple[int, int], ...] = ()
+    valued: tuple[int, ...] = ()
 
 
 class Batch(NamedTuple):
@@ -154,6 +153,10 @@ class Batch(NamedTuple):
     def labels(self) -> Tensor | None:
         """The first labels; None if there are none."""
         return next((value for leaf, value in self.pairs() if leaf.role is Role.LABEL), None)
+
+    def valued(self) -> Iterator[tuple[Leaf, Any]]:
+        """Return the leaves whose values a signature cannot vouch for, and the values."""
+        return ((self.layout.leaves[place], self.values[place]) for place in self.layout.valued)
 
     def pairs(self) -> Iterator[tuple[Leaf, Any]]:
         """Return what each leaf is, and its value."""
@@ -231,11 +234,12 @@ class Reader:
                 if len(self.layouts) >= MOST_LAYOUTS:
                     self.layouts.clear()
                 self.layouts[signature] = layout
-        for leaf, value in zip(layout.leaves, values, strict=True):
-            if leaf.role is Role.LABEL:  # a signature does not tell what numbers they hold
-                form = reading.form
-                rules.check_values(value, leaf.kind, form, leaf.where, indices=leaf.indices)
-        return Batch(values, layout, batch)
+        read = Batch(values, layout, batch)
+        for leaf, value in read.valued():
+            if leaf.role is Role.LABEL:
+                form, indices = reading.form, leaf.indices
+                rules.check_values(value, leaf.kind, form, leaf.where, indices=indices)
+        return read
 
     def _find_layout(
         self, batch: Any, values: list[Any], check: Callable[[Leaf, Any], None]
@@ -263,7 +267,9 @@ class Reader:
             if leaf.role not in still or isinstance(values[place], Samples)
         ]
         steps.sort(key=lambda place: leaves[place].role is Role.IMAGE)
-        return Layout(tuple(leaves), tuple(steps), length, size, sizes)
+        valued = (Role.LABEL, Role.MASK, Role.OBJECTS)
+        checked = tuple(place for place in steps if leaves[place].role in valued)
+        return Layout(tuple(leaves), tuple(steps), length, size, sizes, checked)
 
 
 def rewrap(new: Tensor, old: Any, **canvas: tuple[int, int]) -> Tensor:
@@ -310,7 +316,7 @@ def _mark_images(paths: Sequence[nesting.Path], values: list[Any], reading: Read
         shape = (len(value),) if _is_list(value) else ()
         one = unwrap(one) if isinstance(one, Tensor) else one
         shape, dtype = (*shape, *getattr(one, "shape", ())), getattr(one, "dtype", None)
-        leaf = Leaf(Role.OTHER, path, kind, shape, dtype)
+        leaf = Leaf(Role.OTHER, path, nesting.in_words(path), kind, shape, dtype)
         leaves.append(leaf._replace(role=_find_role(leaf, value, reading)))
     if not any(leaf.role is Role.IMAGE for leaf in leaves):
         ndims = (4, 5) if reading.layout is None else (len(reading.layout),)

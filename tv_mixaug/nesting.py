@@ -88,6 +88,8 @@ def rebuild(container: Any, parts: Any) -> Any:
     kind = type(container)
     if kind in (dict, list):
         return parts
+    if kind is tuple:
+        return tuple(parts)
     if isinstance(container, tuple) and hasattr(container, "_fields"):
         return kind(*parts)
     try:

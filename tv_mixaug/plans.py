@@ -250,7 +250,7 @@ def make_recipe(
         partner, lam = np.where(applied, other, own), np.where(applied, lam, 1.0)
         boxes = np.where(applied[:, None, None], boxes, 0)
     ops = op if isinstance(applied, bool) else applied * np.uint8(op)
-    lam = float(np.float32(lam)) if np.ndim(lam) == 0 else lam.astype(np.float32)
+    lam = lam.astype(np.float32) if getattr(lam, "ndim", 0) else float(np.float32(lam))
     return Recipe(count, ops, partner, lam, boxes, noise)
 
 

@@ -72,7 +72,7 @@ class PairTransform(MixTransform):
         each, count = self.mode == "sample", batch.length
         applied = draws.draw_applied(count, p, each, generator)
         partner = draws.draw_partner(count, self.pairing, batch.labels, generator)
-        lam = draws.draw_lam(self.alpha, count if each else 1, generator, lam=self.lam)
+        lam = draws.draw_lam(self.alpha, count if each else None, generator, lam=self.lam)
         return applied, partner, lam
 
 
@@ -106,7 +106,6 @@ class Mixup(PairTransform):
     def draw(self, batch: Batch, p: float, generator: Source) -> Recipe:
         """Draw partner and lam."""
         applied, partner, lam = self.draw_pairs(batch, p, generator)
-        lam = lam if self.mode == "sample" else lam[0]
         return make_recipe(BLEND, batch.length, applied, partner=partner, lam=lam)
 
 
@@ -180,18 +179,18 @@ class CutMix(PairTransform, CutTransform):
         """Draw partner, lam and boxes."""
         applied, partner, lam = self.draw_pairs(batch, p, generator)
         if batch.layout.sizes:
-            shares = zip(np.broadcast_to(lam, batch.length), batch.sizes, strict=True)
-            drawn = [self.draw_boxes(np.full((1, 1), s), size, generator) for s, size in shares]
-            boxes = np.concatenate(drawn)
+            shares = np.broadcast_to(lam, batch.length).tolist()
+            drawn = map(self.draw_boxes, shares, batch.sizes, [generator] * batch.length)
+            boxes = np.stack([*drawn])
         else:
-            boxes = self.draw_boxes(lam[:, None], batch.size, generator)
+            boxes = self.draw_boxes(lam, batch.size, generator)
         if self.correct_lam:
-            lam = 1 - box_volumes(boxes)[:, 0] / math.prod(batch.size)
-        lam = lam if self.mode == "sample" else lam[0]
+            lam = 1 - box_volumes(boxes) / math.prod(batch.size)
+        boxes = boxes.reshape(-1, 1, boxes.shape[-1])
         return make_recipe(PASTE, batch.length, applied, partner=partner, lam=lam, boxes=boxes)
 
     def draw_boxes(self, lam: Any, size: tuple[int, ...], generator: Source) -> Any:
-        """Draw for each lam a box, of any shape (..., 2 d) int64."""
+        """Draw for one lam or for each of (...) a box, (..., 2 d) int64."""
         sides = draws.share_sides((1 - lam) ** (1 / len(size)), size)
         return draws.draw_boxes(sides, size, generator)
 
