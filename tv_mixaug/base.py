@@ -427,7 +427,8 @@ class MixTransform(BatchTransform):
         read = reader.read(batch, self.check)
         if inplace and not is_compiling():
             check_writable(read)
-        for leaf, value in read.valued():
+        for place in read.layout.valued:
+            leaf, value = read.layout.leaves[place], read.values[place]
             match leaf.role:
                 case Role.MASK if rules.masks == "soft" and not is_compiling():
                     count = int(rules.num_mask_classes or 0)

@@ -279,15 +279,16 @@ def _pieces(originals: Any, out: Any, recipe: Recipe) -> list[tuple[slice, Any, 
             is_tensor = isinstance(originals, Tensor)
             same = originals[recipe.on(out.device).partner if is_tensor else recipe.partners()]
         return [(slice(None), originals, same, out)]
-    own, target = _halve(originals, shift), _halve(out, shift)
-    other = _halve(originals, len(originals) - shift)[::-1]
+    rest = recipe.count - shift
+    own, target = _halve(originals, shift, rest), _halve(out, shift, rest)
+    other = _halve(originals, rest, shift)[::-1]
     return [*zip((slice(0, shift), slice(shift, None)), own, other, target, strict=True)]
 
 
-def _halve(pixels: Any, at: int) -> Sequence[Any]:
+def _halve(pixels: Any, *counts: int) -> Sequence[Any]:
     if isinstance(pixels, Tensor):  # one call, where slices are two
-        return pixels.split_with_sizes((at, len(pixels) - at))
-    return pixels[:at], pixels[at:]
+        return pixels.split_with_sizes(counts)
+    return pixels[: counts[0]], pixels[counts[0] :]
 
 
 def _blend(out: Tensor, originals: Tensor | list[Tensor], recipe: Recipe) -> None:

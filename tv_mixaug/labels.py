@@ -228,11 +228,11 @@ def _write_rows(
     allocate: Callable[[torch.Size, torch.dtype], Tensor] | None,
 ) -> Tensor:
     """Write the two weights of each row into zeros, instead of mixing tables of one-hot rows."""
-    index, size = labels.numpy(), torch.Size((len(labels), count))
+    index, size = labels.numpy(), (recipe.count, count)
     if allocate is None:
         out = torch.zeros(size, dtype=torch.float32, device="cpu")
     else:
-        out = allocate(size, torch.float32).zero_()
+        out = allocate(torch.Size(size), torch.float32).zero_()
     if not count:
         return out
     if index.dtype != np.int64:
@@ -242,7 +242,7 @@ def _write_rows(
         known = (index >= 0) & (index < count)
         index, own, rest = index * known, own * known, rest * recipe.of_partners(known)
     # One axis is indexed in half the time of two.
-    table, rows = out.numpy().reshape(-1), np.arange(0, out.numel(), count)
+    table, rows = out.numpy().reshape(-1), np.arange(0, recipe.count * count, count)
     table[rows + index] = own
     if recipe.mixes:
         table[rows + recipe.of_partners(index)] += rest

@@ -154,10 +154,6 @@ class Batch(NamedTuple):
         """The first labels; None if there are none."""
         return next((value for leaf, value in self.pairs() if leaf.role is Role.LABEL), None)
 
-    def valued(self) -> Iterator[tuple[Leaf, Any]]:
-        """Return the leaves whose values a signature cannot vouch for, and the values."""
-        return ((self.layout.leaves[place], self.values[place]) for place in self.layout.valued)
-
     def pairs(self) -> Iterator[tuple[Leaf, Any]]:
         """Return what each leaf is, and its value."""
         return zip(self.layout.leaves, self.values, strict=True)
@@ -234,12 +230,11 @@ class Reader:
                 if len(self.layouts) >= MOST_LAYOUTS:
                     self.layouts.clear()
                 self.layouts[signature] = layout
-        read = Batch(values, layout, batch)
-        for leaf, value in read.valued():
+        for place in layout.valued:
+            leaf, form = layout.leaves[place], reading.form
             if leaf.role is Role.LABEL:
-                form, indices = reading.form, leaf.indices
-                rules.check_values(value, leaf.kind, form, leaf.where, indices=indices)
-        return read
+                rules.check_values(values[place], leaf.kind, form, leaf.where, indices=leaf.indices)
+        return Batch(values, layout, batch)
 
     def _find_layout(
         self, batch: Any, values: list[Any], check: Callable[[Leaf, Any], None]

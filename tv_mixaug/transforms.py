@@ -71,7 +71,8 @@ class PairTransform(MixTransform):
         """Draw which samples are mixed, with whom, and one lam, or one for each sample."""
         each, count = self.mode == "sample", batch.length
         applied = draws.draw_applied(count, p, each, generator)
-        partner = draws.draw_partner(count, self.pairing, batch.labels, generator)
+        labels = batch.labels if callable(self.pairing) else None
+        partner = draws.draw_partner(count, self.pairing, labels, generator)
         lam = draws.draw_lam(self.alpha, count if each else None, generator, lam=self.lam)
         return applied, partner, lam
 
