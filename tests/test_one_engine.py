@@ -188,7 +188,7 @@ def test_the_memory_of_layouts_is_bounded():
     mix = Mixup(labels_getter=None)
     for side in range(1, 3 * MOST_LAYOUTS):
         mix(torch.zeros(1, 1, 1, side))
-    assert len(mix.made[0].layouts) <= MOST_LAYOUTS
+    assert len(mix.reader.layouts) <= MOST_LAYOUTS
 
 
 def test_soft_labels_are_written_into_the_memory_that_is_given():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, cast, overload
 
 import torch
 from torch import Generator, Tensor
@@ -53,26 +53,6 @@ KindOfLabel = int | Literal["multi", "regression"]
 NumClassesArgument = KindOfLabel | Mapping[Any, KindOfLabel] | None
 T = TypeVar("T")
 Allocate = Callable[[torch.Size, torch.dtype], Tensor]
-
-
-class Rules(NamedTuple):
-    """Say what the rules of the leaves need to know beside the plan.
-
-    Each is an argument of the transforms that it concerns, under the same name.
-
-    Attributes:
-        fill: What filled boxes take in images.
-        mask_fill: What they take in masks; None leaves masks as they are.
-        masks: What blending makes of masks: "soft", "dominant" or None.
-        num_mask_classes: K of soft masks.
-        min_visible: Share of a detection object that must stay visible for it to be kept.
-    """
-
-    fill: Fill = 0.0
-    mask_fill: int | None = None
-    masks: str | None = None
-    num_mask_classes: int | None = None
-    min_visible: float = 0.1
 
 
 class How(NamedTuple):
@@ -294,6 +274,10 @@ class MixTransform(BatchTransform):
     sizes: Sizes = "equal"
     box_format: detection.BoxFormat = "xyxy"
     inplace: bool = False
+    # What fills boxes and hides objects: no arguments where there are none.
+    fill = cast(Any, 0.0)
+    mask_fill = cast(Any, None)
+    min_visible = cast(Any, 0.1)
 
     def __new__(cls, *_: Any, **__: Any) -> MixTransform:
         """Make a module before its fields are set, so that a field may be a module too."""
@@ -345,22 +329,21 @@ class MixTransform(BatchTransform):
             super().__setattr__(name, self.check_p(value))
         else:
             super().__setattr__(name, value)
-            self.__dict__.pop("_made", None)
+            self.__dict__.pop("_reader", None)
 
     @property
-    def made(self) -> tuple[Reader, Rules]:
-        """What is made of the arguments once: how batches are read, and what the rules know."""
-        self._make()
-        made: tuple[Reader, Rules] = self.__dict__["_made"]
-        return made
+    def reader(self) -> Reader:
+        """What reads batches as the arguments say; made once."""
+        self._make_reader()
+        reader: Reader = self.__dict__["_reader"]
+        return reader
 
     # It runs as it is while a graph is traced, and is no part of it. torch has no type for that.
     @assume_constant_result  # type: ignore[untyped-decorator]
-    def _make(self) -> None:
-        if "_made" not in self.__dict__:
+    def _make_reader(self) -> None:
+        if "_reader" not in self.__dict__:
             self.__post_init__()
-            given = {name: getattr(self, name) for name in Rules._fields if hasattr(self, name)}
-            self.__dict__["_made"] = (Reader(self.reading()), Rules(**given))
+            self.__dict__["_reader"] = Reader(self.reading())
 
     @property
     def label_format(self) -> LabelFormat:
@@ -423,18 +406,17 @@ class MixTransform(BatchTransform):
         return recipe
 
     def _read(self, batch: Any, inplace: bool) -> Batch:
-        reader, rules = self.made
-        read = reader.read(batch, self.check)
+        read = self.reader.read(batch, self.check)
         if inplace and not is_compiling():
             check_writable(read)
         for place in read.layout.valued:
             leaf, value = read.layout.leaves[place], read.values[place]
             match leaf.role:
-                case Role.MASK if rules.masks == "soft" and not is_compiling():
-                    count = int(rules.num_mask_classes or 0)
+                case Role.MASK if self.masks == "soft" and not is_compiling():
+                    count = int(self.num_mask_classes or 0)
                     check_classes(value, count, self.ignore_index, leaf.where)
                 case Role.OBJECTS if not is_compiling():
-                    bare, _ = split_objects(value, reader.reading.passthrough)
+                    bare, _ = split_objects(value, self.passthrough)
                     detection.check_objects(bare, read.sizes, leaf.where, self.box_format)
         return read
 
@@ -442,27 +424,23 @@ class MixTransform(BatchTransform):
         self, batch: Batch, recipe: Recipe, inplace: bool, allocate: Allocate | None = None
     ) -> Any:
         """Mix each leaf by the rule of its role."""
-        (reader, rules), values = self.made, batch.values
+        values, form = batch.values, self.reader.reading.form
         for place in batch.layout.steps:
             leaf, value = batch.layout.leaves[place], values[place]
             match leaf.role:
                 case Role.IMAGE:
-                    mixed = _mix_images(leaf, value, recipe, rules.fill, inplace)
+                    mixed = _mix_images(leaf, value, recipe, self.fill, inplace)
                 case Role.LABEL:
-                    how = leaf.kind, reader.reading.form
-                    mixed = mix_targets(
-                        value, recipe, *how, indices=leaf.indices, allocate=allocate
-                    )
+                    given = value, recipe, leaf.kind, form
+                    mixed = mix_targets(*given, indices=leaf.indices, allocate=allocate)
                 case Role.MASK:
-                    plain, count = unwrap(value), rules.num_mask_classes
-                    new = mix_masks(plain, recipe, rules.masks, count, rules.mask_fill)
+                    plain, count = unwrap(value), self.num_mask_classes
+                    new = mix_masks(plain, recipe, self.masks, count, self.mask_fill)
                     mixed = value if new is plain else rewrap(new, value)
                 case Role.OBJECTS:
-                    bare, passed = split_objects(value, reader.reading.passthrough)
-                    sizes, least = batch.sizes, rules.min_visible
-                    objects = detection.mix_objects(
-                        bare, recipe.plan(), sizes, least, self.box_format
-                    )
+                    bare, passed = split_objects(value, self.passthrough)
+                    plan, sizes, least = recipe.plan(), batch.sizes, self.min_visible
+                    objects = detection.mix_objects(bare, plan, sizes, least, self.box_format)
                     joined = [{**own, **rest} for own, rest in zip(objects, passed, strict=True)]
                     mixed = joined if isinstance(value, list) else tuple(joined)
                 case Role.OWN:

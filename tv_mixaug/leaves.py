@@ -288,7 +288,7 @@ def unwrap(tensor: Tensor) -> Tensor:
 
 
 def split_objects(
-    targets: Sequence[Mapping[str, Any]], passthrough: tuple[str | int, ...]
+    targets: Sequence[Mapping[str, Any]], passthrough: Sequence[str | int]
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Split detection targets into the entries to be mixed and those that pass through."""
     bare = [{k: v for k, v in target.items() if k not in passthrough} for target in targets]

@@ -12,7 +12,7 @@ import torch
 from torch.compiler import assume_constant_result, is_compiling
 
 from tv_mixaug.arguments import check_choice, check_shares
-from tv_mixaug.base import BatchTransform, How, MixTransform, Mode, Rules
+from tv_mixaug.base import BatchTransform, How, MixTransform, Mode
 from tv_mixaug.draws import Source, draw_applied, draw_uniform, fenced, is_on_device
 from tv_mixaug.labels import LabelFormat, check_one_format
 from tv_mixaug.leaves import Batch, Leaf, Reading
@@ -20,7 +20,7 @@ from tv_mixaug.plans import APPLIED, Recipe, choose_plans
 
 # What rules have to share to treat one batch: how it is read, and what becomes of its leaves.
 SHARED = {f.name for f in fields(MixTransform)} - {"p", "mode", "masks"}
-SHARED |= {"cut", *Rules._fields} - {"masks"}
+SHARED |= {"cut", "fill", "mask_fill", "min_visible"}
 
 
 class OneOf(BatchTransform):
@@ -182,14 +182,14 @@ class _Together(MixTransform):
     """Draw the plans of several rules, and one plan of each sample's choice among them."""
 
     def __init__(self, rules: Sequence[MixTransform], mode: Mode) -> None:
-        self.rules, self._theirs = tuple(rules), [rule.made for rule in rules]
+        self.rules, self._theirs = tuple(rules), [rule.reader for rule in rules]
         self.mode = mode
         self.__post_init__()
 
     def __post_init__(self) -> None:
         """Take over what the rules share, or raise where they do not agree."""
         for name in sorted(SHARED):
-            holders = [rule for rule in self.rules if hasattr(rule, name)]
+            holders = [rule for rule in self.rules if _has_own(rule, name)]
             _check_agreement(holders, name, operator.attrgetter(name))
             if holders:
                 setattr(self, name, getattr(holders[0], name))
@@ -198,12 +198,12 @@ class _Together(MixTransform):
         super().__post_init__()
 
     @assume_constant_result  # type: ignore[untyped-decorator]
-    def _make(self) -> None:
+    def _make_reader(self) -> None:
         """Make it anew, too, where an argument of a rule was changed."""
-        theirs = [rule.made for rule in self.rules]
+        theirs = [rule.reader for rule in self.rules]
         if theirs != self._theirs:
             self._theirs = theirs
-        super()._make()
+        super()._make_reader()
 
     def reading(self) -> Reading:
         """Return how batches are to be read: as strictly as by any of the rules."""
@@ -226,10 +226,16 @@ class _Together(MixTransform):
         chosen = sum(point >= end for end in itertools.accumulate(p))
         chosen = torch.as_tensor(chosen - (chosen == len(p)) * (len(p) + 1)).expand(batch.length)
         if is_compiling():  # a graph serves as long as all that it has looked at is there
-            _ = [rule.made[0] for rule in self.rules]
+            _ = [rule.reader.reading for rule in self.rules]
         drawn = [rule._draw(batch, rule.p, generator) for rule in self.rules]
         among = tuple(op for op in APPLIED if any(op in recipe.ops for recipe in drawn))
         return Recipe.of(choose_plans([recipe.plan() for recipe in drawn], chosen), among)
+
+
+def _has_own(rule: MixTransform, name: str) -> bool:
+    """Tell whether an attribute is the rule's, and not just what all rules have."""
+    shared = getattr(MixTransform, name, None)
+    return name in vars(rule) or getattr(type(rule), name, None) is not shared
 
 
 def _check_agreement(rules: Sequence[MixTransform], name: str, of: Callable[[Any], Any]) -> None:
