@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
+from torchvision.ops import Conv2dNormActivation
 
 from tv_mixaug import flowers, viz
 from tv_mixaug.io import read_image
@@ -165,10 +166,7 @@ def _train(steps: int, size: int = 48) -> tuple[float, float, float]:
         dataset, 32, shuffle=True, drop_last=True, collate_fn=collate_fn
     )
     torch.manual_seed(_SEED)
-    layers: list[nn.Module] = []
-    for inputs, outputs in ((3, 16), (16, 32), (32, 64)):
-        layers += [nn.Conv2d(inputs, outputs, 3, stride=2, padding=1, bias=False)]
-        layers += [nn.BatchNorm2d(outputs), nn.ReLU()]
+    layers = [Conv2dNormActivation(*c, stride=2) for c in ((3, 16), (16, 32), (32, 64))]
     net = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 2))
     optimizer = torch.optim.AdamW(net.parameters(), lr=2e-3)
     criterion = nn.CrossEntropyLoss()
