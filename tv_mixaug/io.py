@@ -64,7 +64,7 @@ def read_image(
         >>> image.dtype, label
         (torch.uint8, 1)
     """
-    _check_path("path", path)
+    check_path("path", path)
     limit = math.inf if max_pixels is None else check_count("max_pixels", max_pixels)
     data, name = _read_bytes(path), os.fspath(path)
     width, height, has_end = _read_header(data)
@@ -80,7 +80,7 @@ def read_image(
             raise ValueError(f"path {name!r} is not an image that OpenCV can decode.")
         _check_size(name, pixels.shape[1], pixels.shape[0], limit)
         if pixels.dtype == np.uint16:
-            pixels = ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+            pixels = cv2.convertScaleAbs(pixels, alpha=1 / 257)  # which rounds to nearest
         if pixels.dtype != np.uint8:
             raise ValueError(f"path {name!r} must hold 8-bit or 16-bit pixels, got {pixels.dtype}.")
         blue, green, red = cv2.split(pixels)
@@ -138,7 +138,7 @@ def write_image(path: str | os.PathLike[str], pixels: npt.NDArray[np.uint8]) -> 
 
 def check_output(name: str, path: str | os.PathLike[str]) -> Path:
     """Return the file that a path leads to, or raise as :func:`write_image` does."""
-    _check_path(name, path)
+    check_path(name, path)
     file = Path(os.path.realpath(path))  # else a rename would replace a link, not its file
     if file.suffix.lower() not in SUFFIXES:
         raise ValueError(f"{name} must end in one of {', '.join(SUFFIXES)}, got '{path}'.")
@@ -151,7 +151,8 @@ def check_output(name: str, path: str | os.PathLike[str]) -> Path:
     return file
 
 
-def _check_path(name: str, path: object) -> None:
+def check_path(name: str, path: object) -> None:
+    """Raise TypeError for what is no path."""
     if not isinstance(path, (str, os.PathLike)):
         raise TypeError(f"{name} must be a str or a Path, got {type(path).__name__}.")
 
