@@ -193,6 +193,7 @@ def _read_bytes(path: str | os.PathLike[str]) -> bytes:
 
 def _read_header(data: bytes) -> tuple[int, int, bool]:
     """Return the width and height that a file says, or 0, and whether it has the end it needs."""
+    # Not by Pillow's lazy open: it checks more than the size, and what it refuses has none.
     order: Literal["little", "big"] = "big"
 
     def read(at: int, length: int) -> int:
