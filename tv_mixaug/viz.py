@@ -270,12 +270,12 @@ def _check_names(names: Any, weights: list[_Weights], labels: Any) -> None:
     if isinstance(names, (str, Plan)) or not isinstance(names, Sequence):
         hint = "; give a plan as plan=" if isinstance(names, Plan) else ""
         raise TypeError(f"class_names must be a sequence of str, got {type(names).__name__}{hint}.")
-    count, highest = len(names), max((index for row in weights for index, _ in row), default=-1)
-    if highest >= count:
-        raise ValueError(f"class_names must name every class, got {count} names, class {highest}.")
-    if isinstance(labels, Tensor) and labels.ndim == 2 and labels.shape[1] != count:
+    given, top = len(names), max((index for row in weights for index, _ in row), default=-1)
+    if top >= given:
+        raise ValueError(f"class_names must name every class, got {given} names and class {top}.")
+    if isinstance(labels, Tensor) and labels.ndim == 2 and labels.shape[1] != given:
         classes = f"each of the {labels.shape[1]} classes"
-        raise ValueError(f"class_names must have a name for {classes}, got {count}.")
+        raise ValueError(f"class_names must have a name for {classes}, got {given}.")
 
 
 def _draw_bar(bar: _Sheet, weights: _Weights, colours: dict[int, _Colour]) -> None:
