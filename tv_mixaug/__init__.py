@@ -15,17 +15,9 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["Chain", "CutMix", "Cutout", "MixCriterion", "Mixup", "OneOf", "PairedLabels"]
 __all__ += ["RandomErasing", "functional", "make_collate_fn", "testing", "viz"]
-_HOMES = {
-    "Chain": "chain",
-    "CutMix": "transforms",
-    "Cutout": "transforms",
-    "MixCriterion": "losses",
-    "Mixup": "transforms",
-    "OneOf": "one_of",
-    "PairedLabels": "labels",
-    "RandomErasing": "transforms",
-    "make_collate_fn": "loading.collate",
-}
+_HOMES = {"Chain": "chain", "MixCriterion": "losses", "OneOf": "one_of", "PairedLabels": "labels"}
+_HOMES |= dict.fromkeys(["CutMix", "Cutout", "Mixup", "RandomErasing"], "transforms")
+_HOMES["make_collate_fn"] = "loading.collate"
 _MODULES = ("flowers", "functional", "io", "losses", "metrics", "plans", "testing", "viz")
 
 if not TYPE_CHECKING:  # else type checkers would believe in every name, misspelt ones too

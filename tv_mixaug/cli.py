@@ -9,8 +9,9 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from tv_mixaug import __version__
@@ -86,21 +87,20 @@ def _make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True)
-    sheet: dict[str, Any] = {
-        "type": Path,
-        "metavar": "FILE",
-        "help": "the contact sheet (default: %(default)s)",
-    }
+
+    def command(name: str, text: str) -> Callable[..., argparse.Action]:
+        """Begin a command that draws a sheet, and return what adds an argument to it."""
+        add = commands.add_parser(name, help=text, description=text.capitalize() + ".").add_argument
+        text = "the contact sheet (default: %(default)s)"
+        add("--out", type=Path, metavar="FILE", default=Path(f"tv_mixaug_{name}.png"), help=text)
+        return add
 
     text = "mix drawn flowers, check labels against pixels, train a small net; half a minute"
-    demo = commands.add_parser("demo", help=text, description=text.capitalize() + ".")
-    demo.add_argument("--out", default=Path("tv_mixaug_demo.png"), **sheet)
+    add = command("demo", text)
     text = "a new or empty folder for the flowers, which are deleted otherwise"
-    demo.add_argument("--keep", type=Path, metavar="DIR", help=text)
+    add("--keep", type=Path, metavar="DIR", help=text)
 
-    text = "draw pictures of your own before and after a transform"
-    preview = commands.add_parser("preview", help=text, description=text.capitalize() + ".")
-    add = preview.add_argument
+    add = command("preview", "draw pictures of your own before and after a transform")
     add("folder", type=Path, metavar="DIR", help="holds pictures, or a folder of them per class")
     add("--transform", type=str.lower, choices=("cutmix", "mixup", "cutout"), default="cutmix")
     add("--alpha", type=float, help="of CutMix, Mixup: lam is from Beta(alpha, alpha); default 1")
@@ -109,11 +109,8 @@ def _make_parser() -> argparse.ArgumentParser:
     add("--size", type=int, default=224, help="side of the cropped pictures (default: %(default)s)")
     add("--batch-size", type=int, default=8, help="number of pictures (default: %(default)s)")
     add("--seed", type=int, default=0, help="settles choice and mix (default: %(default)s)")
-    add("--out", default=Path("tv_mixaug_preview.png"), **sheet)
 
-    text = "ask a pipeline of your own whether its labels equal its pixels"
-    check = commands.add_parser("check", help=text, description=text.capitalize() + ".")
-    add = check.add_argument
+    add = command("check", "ask a pipeline of your own whether its labels equal its pixels")
     add("target", metavar="MODULE:NAME", help="a collate function, batch transform or function, "
         "DataLoader, or a function that makes one")  # fmt: skip
     add("--num-classes", type=int, required=True, metavar="K", help="number of classes")
@@ -134,7 +131,6 @@ def _make_parser() -> argparse.ArgumentParser:
     add("--switch", metavar="NAME", help="attribute or method that switches mixing off")
     add("--draws", type=int, default=25, help="batches for each question (default: %(default)s)")
     add("--seed", type=int, default=0, help="of the first batch (default: %(default)s)")
-    add("--out", default=Path("tv_mixaug_check.png"), **sheet)
     return parser
 
 
@@ -148,23 +144,18 @@ def _run(args: argparse.Namespace, scratch: contextlib.ExitStack) -> int:
         from tv_mixaug.testing.check import run_check
 
         return run_check(args)
-    if args.command == "demo":
-        sheet, honest = run_demo(_open_folder(args.keep, scratch))
-    else:
+    if args.command == "preview":
         sheet, honest = _draw_preview(args), True
+    else:
+        folder = args.keep
+        if folder is None:
+            folder = Path(scratch.enter_context(TemporaryDirectory(prefix="tv_mixaug_")))
+        elif folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+            raise ValueError(f"--keep must be a new or empty folder, got '{folder}'.")
+        sheet, honest = run_demo(folder)
     write_image(args.out, sheet)
     print(f"Contact sheet: {args.out.resolve()}")
     return 0 if honest else 1
-
-
-def _open_folder(keep: Path | None, scratch: contextlib.ExitStack) -> Path:
-    if keep is None:
-        from tempfile import TemporaryDirectory
-
-        return Path(scratch.enter_context(TemporaryDirectory(prefix="tv_mixaug_")))
-    if keep.exists() and not (keep.is_dir() and not any(keep.iterdir())):
-        raise ValueError(f"--keep must be a new or empty folder, got '{keep}'.")
-    return keep
 
 
 def _draw_preview(args: argparse.Namespace) -> npt.NDArray[np.uint8]:
@@ -235,12 +226,14 @@ def _find_pictures(folder: Path) -> tuple[list[str], list[tuple[Path, int]]]:
 def _make_transform(args: argparse.Namespace, num_classes: int) -> tuple[MixTransform, str]:
     from tv_mixaug.transforms import CutMix, Cutout, Mixup
 
-    kinds: dict[str, Any] = {"cutmix": CutMix, "mixup": Mixup, "cutout": Cutout}
-    kind, value, default, other = kinds[args.transform], args.alpha, 1.0, "hole"
-    if kind is Cutout:
-        value, default, other = args.hole, 0.5, "alpha"
+    kinds: dict[str, tuple[Any, str, float, str]] = {
+        "cutmix": (CutMix, "alpha", 1.0, "hole"),
+        "mixup": (Mixup, "alpha", 1.0, "hole"),
+        "cutout": (Cutout, "hole", 0.5, "alpha"),
+    }
+    kind, own, default, other = kinds[args.transform]
     if getattr(args, other) is not None:
         raise ValueError(f"--{other} must not be given with --transform {args.transform}.")
-    value = default if value is None else value
+    value = default if getattr(args, own) is None else getattr(args, own)
     transform = kind(value, mode=args.mode, num_classes=num_classes)
     return transform, f"{kind.__name__}({value}, mode='{args.mode}')"

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
+from torchvision.ops import Conv2dNormActivation
 
 from tv_mixaug import flowers, viz
 from tv_mixaug.io import read_image
@@ -73,11 +74,8 @@ def run_demo(folder: Path, size: int = 256, steps: int = 200) -> tuple[npt.NDArr
 
 
 def _make_mixes(seed: int) -> CollateFn:
-    """Return what applies none of Cutout, Mixup and CutMix, until ``set_p`` says otherwise.
-
-    A rose is mixed with a tulip only, and by Beta(4, 4) seldom with little of it, so that every
-    picture shows that it is mixed.
-    """
+    """Return what applies none of Cutout, Mixup and CutMix, until ``set_p`` says otherwise."""
+    # Of the other class, and by Beta(4, 4) seldom little of it: every picture shows its mix.
     pair: dict[str, Any] = {"num_classes": 2, "mode": "sample", "pairing": _pair_with_other_class}
     transforms = [Cutout(0.5, num_classes=2), Mixup(4.0, **pair), CutMix(4.0, **pair)]
     return make_collate_fn(transforms, p=[0.0, 0.0, 0.0], seed=seed)
@@ -129,11 +127,7 @@ def _find_mix(i: int, mixed: Tensor, plain: Tensor) -> _Finding:
 def _check_labels(
     images: Tensor, labels: Tensor, plain: Tensor, classes: Tensor, names: Sequence[str]
 ) -> bool:
-    """Print for every picture its label and what its pixels say, and whether the two agree.
-
-    They do if every label equals its pixels to 1e-6, or where rounded pixels leave a range of
-    weights open, lies in it.
-    """
+    """Print for every picture its label and what its pixels say, and whether the two agree."""
     plain, images = plain.as_subclass(Tensor), images.as_subclass(Tensor)
     equal, worst = True, 0.0
     for i, (image, label) in enumerate(zip(images, labels.double(), strict=True)):
@@ -152,10 +146,7 @@ def _check_labels(
 
 
 def _train(steps: int, size: int = 48) -> tuple[float, float, float]:
-    """Train a small net on drawn flowers with mixed labels, and print how its loss fell.
-
-    Return the mean loss of the first and last ten steps, and its accuracy on unseen flowers.
-    """
+    """Train a small net on mixed flowers; return its first and last loss, and its accuracy."""
     pictures, kinds = flowers.draw_flowers(96, size, seed=_SEED + 1)
     dataset: Any = list(zip(pictures.float() / 255 - 0.5, kinds.tolist(), strict=True))
     collate_fn = make_collate_fn(
@@ -165,31 +156,26 @@ def _train(steps: int, size: int = 48) -> tuple[float, float, float]:
         dataset, 32, shuffle=True, drop_last=True, collate_fn=collate_fn
     )
     torch.manual_seed(_SEED)
-    layers: list[nn.Module] = []
-    for inputs, outputs in ((3, 16), (16, 32), (32, 64)):
-        layers += [nn.Conv2d(inputs, outputs, 3, stride=2, padding=1, bias=False)]
-        layers += [nn.BatchNorm2d(outputs), nn.ReLU()]
+    layers = [Conv2dNormActivation(*c, stride=2) for c in ((3, 16), (16, 32), (32, 64))]
     net = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 2))
     optimizer = torch.optim.AdamW(net.parameters(), lr=2e-3)
     criterion = nn.CrossEntropyLoss()
-    losses: list[float] = []
-    floors: list[float] = []
+    history = []  # of the loss, and of what it can be at least
     batches = itertools.islice(_repeat(loader, collate_fn), steps)
     for images, labels in show_progress(batches, steps, "training"):
         loss = criterion(net(images), labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        losses.append(loss.item())
-        floors.append(float(torch.special.entr(labels).sum(1).mean()))
+        history.append((loss.item(), float(torch.special.entr(labels).sum(1).mean())))
     net.eval()
     unseen, kinds = flowers.draw_flowers(64, size, seed=_SEED + 2)
     with torch.inference_mode():
         right = float((net(unseen.float() / 255 - 0.5).argmax(1) == kinds).float().mean())
     few = min(10, max(1, steps // 2))
-    first, last = float(np.mean(losses[:few])), float(np.mean(losses[-few:]))
+    (first, _), (last, floor) = np.mean(history[:few], 0), np.mean(history[-few:], 0)
     print(f"Trained a small net on 96 flowers, Mixup or CutMix in 4 of 5 batches: {steps} steps.")
-    print(f"  loss {first:.3f} -> {last:.3f} (mixed labels allow {np.mean(floors[-few:]):.3f})")
+    print(f"  loss {first:.3f} -> {last:.3f} (mixed labels allow {floor:.3f})")
     print(f"  right on {right:.0%} of 64 unseen flowers")
     return first, last, right
 

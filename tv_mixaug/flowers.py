@@ -14,7 +14,7 @@ import torch
 from torchvision import tv_tensors
 
 from tv_mixaug.arguments import check_choice, check_integer, kind_error
-from tv_mixaug.io import write_image
+from tv_mixaug.io import check_path, write_image
 
 CLASS_NAMES = ("rose", "tulip")
 
@@ -153,8 +153,7 @@ def write_image_folder(
         >>> [f"{file.parent.name}/{file.name}" for file in files]
         ['rose/000.jpg', 'rose/001.png', 'tulip/000.jpg', 'tulip/001.png']
     """
-    if not isinstance(root, (str, os.PathLike)):
-        raise TypeError(f"root must be a str or a Path, got {type(root).__name__}.")
+    check_path("root", root)
     check_integer("count_per_class", count_per_class, 1)
     seed = check_integer("seed", seed, 0)
     files = []

@@ -7,8 +7,8 @@ import math
 import os
 import secrets
 import stat
-import struct
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -64,12 +64,13 @@ def read_image(
         >>> image.dtype, label
         (torch.uint8, 1)
     """
-    _check_path("path", path)
+    check_path("path", path)
     limit = math.inf if max_pixels is None else check_count("max_pixels", max_pixels)
     data, name = _read_bytes(path), os.fspath(path)
-    if _is_cut_short(data):
+    width, height, has_end = _read_header(data)
+    if not has_end:
         raise ValueError(f"path {name!r} is cut short; copy the file again.")
-    _check_size(name, *_read_size(data), limit)
+    _check_size(name, width, height, limit)
     # OpenCV's own step from 16 to 8 bits truncates. Other formats store 10 or 12 bits unscaled, so
     # for them that step is the right one.
     keep_depth = cv2.IMREAD_ANYDEPTH if data.startswith((_PNG, *_TIFF)) else 0
@@ -79,7 +80,7 @@ def read_image(
             raise ValueError(f"path {name!r} is not an image that OpenCV can decode.")
         _check_size(name, pixels.shape[1], pixels.shape[0], limit)
         if pixels.dtype == np.uint16:
-            pixels = ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+            pixels = cv2.convertScaleAbs(pixels, alpha=1 / 257)  # which rounds to nearest
         if pixels.dtype != np.uint8:
             raise ValueError(f"path {name!r} must hold 8-bit or 16-bit pixels, got {pixels.dtype}.")
         blue, green, red = cv2.split(pixels)
@@ -137,7 +138,7 @@ def write_image(path: str | os.PathLike[str], pixels: npt.NDArray[np.uint8]) -> 
 
 def check_output(name: str, path: str | os.PathLike[str]) -> Path:
     """Return the file that a path leads to, or raise as :func:`write_image` does."""
-    _check_path(name, path)
+    check_path(name, path)
     file = Path(os.path.realpath(path))  # else a rename would replace a link, not its file
     if file.suffix.lower() not in SUFFIXES:
         raise ValueError(f"{name} must end in one of {', '.join(SUFFIXES)}, got '{path}'.")
@@ -150,7 +151,8 @@ def check_output(name: str, path: str | os.PathLike[str]) -> Path:
     return file
 
 
-def _check_path(name: str, path: object) -> None:
+def check_path(name: str, path: object) -> None:
+    """Raise TypeError for what is no path."""
     if not isinstance(path, (str, os.PathLike)):
         raise TypeError(f"{name} must be a str or a Path, got {type(path).__name__}.")
 
@@ -189,55 +191,43 @@ def _read_bytes(path: str | os.PathLike[str]) -> bytes:
     return data
 
 
-def _read_size(data: bytes) -> tuple[int, int]:
-    """Return the width and height that a file's header says, 0 where that is not known."""
-    read = struct.unpack_from
-    try:
-        if data.startswith(_PNG):
-            return read(">II", data, 16)
-        if data.startswith(_JPEG):
-            return _walk_jpeg(data)[0]
-        if data.startswith(b"GIF8"):
-            return read("<HH", data, 6)
-        if data.startswith(b"BM"):  # the oldest kind of header is 12 bytes long
-            width, height = read("<HH" if data[14] == 12 else "<ii", data, 18)
-            return width, abs(height)  # negative: from top to bottom
-        if data.startswith(_TIFF):
-            order, sides = "<" if data.startswith(b"II") else ">", {}
-            (at,) = read(order + "I", data, 4)
-            for entry in range(at + 2, at + 2 + 12 * read(order + "H", data, at)[0], 12):
-                tag, kind = read(order + "HH", data, entry)
-                (sides[tag],) = read(order + ("H" if kind == 3 else "I"), data, entry + 8)
-            return sides.get(256, 0), sides.get(257, 0)
-        if data[8:16] == b"WEBPVP8X":  # extended: 24 bits each, less one
-            width, height = read("<I", data, 24)[0], read("<I", data + b"\0", 27)[0]
-            return 1 + (width & 0xFFFFFF), 1 + (height & 0xFFFFFF)
-        if data[8:16] == b"WEBPVP8L":  # lossless: 14 bits each, less one
-            (bits,) = read("<I", data, 21)
-            return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
-        if data[8:16] == b"WEBPVP8 ":
-            width, height = read("<HH", data, 26)  # two bits of each are a scale
-            return width & 0x3FFF, height & 0x3FFF
-    except (struct.error, IndexError):
-        pass  # too short for a header, which OpenCV will say
-    return 0, 0
+def _read_header(data: bytes) -> tuple[int, int, bool]:
+    """Return the width and height that a file says, or 0, and whether it has the end it needs."""
+    # Not by Pillow's lazy open: it checks more than the size, and what it refuses has none.
+    order: Literal["little", "big"] = "big"
 
+    def read(at: int, length: int) -> int:
+        return int.from_bytes(data[at : at + length], order)  # of what there is
 
-def _walk_jpeg(data: bytes) -> tuple[tuple[int, int], int]:
-    """Return the size that a JPEG's frame header says, and where its first scan begins."""
-    size, at = (0, 0), len(_JPEG)
-    while data[at : at + 1] == b"\xff" and data[at : at + 2] != b"\xff\xda":
-        marker = data[at + 1 : at + 2]
-        if b"\xc0" <= marker <= b"\xcf" and marker not in b"\xc4\xc8\xcc":  # tables, reserved
-            height, width = data[at + 5 : at + 7], data[at + 7 : at + 9]
-            size = int.from_bytes(width, "big"), int.from_bytes(height, "big")
-        at += 1 if marker == b"\xff" else 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-    return size, at
-
-
-def _is_cut_short(data: bytes) -> bool:
-    """Tell whether a JPEG or PNG file lacks its end: OpenCV 4 fills such a JPEG with grey."""
     if data.startswith(_PNG):
-        return b"IEND" not in data
-    # Not in the header: a thumbnail in it has an end marker too.
-    return data.startswith(_JPEG) and data.find(b"\xff\xd9", _walk_jpeg(data)[1]) < 0
+        return read(16, 4), read(20, 4), b"IEND" in data
+    if data.startswith(_JPEG):
+        width, height, at = 0, 0, 2
+        while read(at, 1) == 0xFF and read(at, 2) != 0xFFDA:  # up to the first scan
+            marker = read(at + 1, 1)
+            if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # tables, reserved
+                height, width = read(at + 5, 2), read(at + 7, 2)
+            at += 1 if marker == 0xFF else 2 + read(at + 2, 2)
+        # OpenCV 4 fills a cut JPEG with grey. A thumbnail in the header has an end marker too.
+        return width, height, b"\xff\xd9" in data[at:]
+    if data.startswith(_TIFF):
+        order, sides = "little" if data.startswith(b"II") else "big", {}
+        first = read(4, 4) + 2
+        for at in range(first, first + 12 * read(first - 2, 2), 12):
+            sides[read(at, 2)] = read(at + 8, 2 if read(at + 2, 2) == 3 else 4)
+        return sides.get(256, 0), sides.get(257, 0), True
+    order = "little"
+    if data.startswith(b"GIF8"):
+        return read(6, 2), read(8, 2), True
+    if data.startswith(b"BM"):  # the oldest kind of header is 12 bytes long
+        if read(14, 1) == 12:
+            return read(18, 2), read(20, 2), True
+        height = int.from_bytes(data[22:26], order, signed=True)  # negative: from top to bottom
+        return read(18, 4), abs(height), True
+    if data[8:16] == b"WEBPVP8X":  # extended: 24 bits each, less one
+        return 1 + read(24, 3), 1 + read(27, 3), True
+    if data[8:16] == b"WEBPVP8L":  # lossless: 14 bits each, less one
+        return 1 + read(21, 2) % 2**14, 1 + (read(22, 3) >> 6) % 2**14, True
+    if data[8:16] == b"WEBPVP8 ":  # two bits of each are a scale
+        return read(26, 2) % 2**14, read(28, 2) % 2**14, True
+    return 0, 0, True

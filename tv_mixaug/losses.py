@@ -107,9 +107,10 @@ class MixCriterion(nn.Module):
         are_classes = own.shape == partner.shape == lam.shape and own.dtype == torch.int64
         if type(self.criterion) is nn.CrossEntropyLoss and are_classes and outputs.ndim == 2:
             classes = torch.stack([own, partner], 1)
-            return _mix_entropies(self.criterion, outputs, classes, lam, self.ignore_index)
-        both = zip(self._measure(outputs, own), self._measure(outputs, partner), strict=True)
-        losses, known = (torch.stack(parts, 1) for parts in both)
+            losses, known = _measure_both(self.criterion, outputs, classes, self.ignore_index)
+        else:
+            both = zip(self._measure(outputs, own), self._measure(outputs, partner), strict=True)
+            losses, known = (torch.stack(parts, 1) for parts in both)
         lam = lam.to(losses.dtype)
         shares = torch.stack([lam, 1 - lam], 1)
         return shares * losses, shares * known
@@ -140,10 +141,10 @@ class MixCriterion(nn.Module):
         return _average(losses, 1), _average(known.to(losses.dtype), 1)
 
 
-def _mix_entropies(
-    criterion: nn.CrossEntropyLoss, outputs: Tensor, classes: Tensor, lam: Tensor, ignored: int
+def _measure_both(
+    criterion: nn.CrossEntropyLoss, outputs: Tensor, classes: Tensor, ignored: int
 ) -> tuple[Tensor, Tensor]:
-    """Return what ``_mix`` does, for (B, 2) classes and by one softmax."""
+    """Return the losses of (B, 2) classes by one softmax, and which of them are known."""
     if torch.is_autocast_enabled(outputs.device.type):  # which widens a cross-entropy
         outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
     log = outputs.log_softmax(1)
@@ -156,9 +157,7 @@ def _mix_entropies(
     if smoothing:
         log = log if weight is None else log * weight
         gains = (1 - smoothing) * gains + smoothing * log.mean(1, keepdim=True)
-    lam = lam.to(log.dtype)
-    shares = torch.stack([lam, 1 - lam], 1)
-    return gains.masked_fill(unknown, 0) * -shares, shares.masked_fill(unknown, 0)
+    return -gains.masked_fill(unknown, 0), ~unknown
 
 
 def _average(values: Tensor, ndim: int) -> Tensor:

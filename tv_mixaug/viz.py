@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import colorsys
 import importlib
-import itertools
 import os
 import sys
 import tempfile
@@ -27,7 +26,7 @@ from tv_mixaug.labels import weights_of
 from tv_mixaug.plans import Plan
 
 _Sheet = npt.NDArray[np.uint8]
-_Colour = tuple[int, int, int]
+_Colour = tuple[int, ...]  # red, green, blue
 _Weights = list[tuple[int, float]]  # (class index, weight), the largest weight first
 _Line = tuple[str, str, _Colour | None]  # what is said, a number, and the colour of its dot
 
@@ -107,10 +106,10 @@ def draw_batch(
     text = bar + _BAR + 3 if weights else height
     top, step = _MARGIN + (_TITLE if title else 0), max(width, _MIN_WIDTH) + _GAP
     stride = text + _LINE * max(map(len, lines)) + _GAP
-    size = (top + -(-count // columns) * stride - _GAP, columns * step - _GAP + _MARGIN)
-    sheet = np.full((size[0] + _MARGIN, size[1] + _MARGIN, 3), _PAPER, np.uint8)
+    room = columns * step - _GAP
+    high = top + -(-count // columns) * stride - _GAP + _MARGIN
+    sheet = np.full((high, room + 2 * _MARGIN, 3), _PAPER, np.uint8)
     if title:
-        room = sheet.shape[1] - 2 * _MARGIN
         _write(sheet, title, _MARGIN, _MARGIN + 17, room, _INK, scale=0.66)
     for i, picture in enumerate(pictures):
         y, x = top + i // columns * stride, _MARGIN + i % columns * step
@@ -235,9 +234,9 @@ def _list_weights(labels: Any, count: int) -> list[_Weights]:
         raise ValueError("labels must be finite, got NaN or infinity.")
     rows = []
     for numbers, shares in zip(classes.tolist(), weights.detach().tolist(), strict=True):
-        total = dict.fromkeys(numbers, 0.0)
+        total: dict[int, float] = {}  # a pair may name a class twice
         for number, share in zip(numbers, shares, strict=True):
-            total[number] += share
+            total[number] = total.get(number, 0.0) + share
         rows.append(sorted(total.items(), key=lambda pair: -pair[1]))
     return rows
 
@@ -271,16 +270,12 @@ def _check_names(names: Any, weights: list[_Weights], labels: Any) -> None:
     if isinstance(names, (str, Plan)) or not isinstance(names, Sequence):
         hint = "; give a plan as plan=" if isinstance(names, Plan) else ""
         raise TypeError(f"class_names must be a sequence of str, got {type(names).__name__}{hint}.")
-    highest = max((index for row in weights for index, _ in row), default=-1)
-    if highest >= len(names):
-        raise ValueError(
-            f"class_names must name every class, got {len(names)} names and class {highest}."
-        )
-    if isinstance(labels, Tensor) and labels.ndim == 2 and labels.shape[1] != len(names):
-        columns = labels.shape[1]
-        raise ValueError(
-            f"class_names must have a name for each of the {columns} classes, got {len(names)}."
-        )
+    given, top = len(names), max((index for row in weights for index, _ in row), default=-1)
+    if top >= given:
+        raise ValueError(f"class_names must name every class, got {given} names and class {top}.")
+    if isinstance(labels, Tensor) and labels.ndim == 2 and labels.shape[1] != given:
+        classes = f"each of the {labels.shape[1]} classes"
+        raise ValueError(f"class_names must have a name for {classes}, got {given}.")
 
 
 def _draw_bar(bar: _Sheet, weights: _Weights, colours: dict[int, _Colour]) -> None:
@@ -302,26 +297,17 @@ def _draw_line(area: _Sheet, text: str, number: str, colour: _Colour | None) -> 
 
 
 def _choose_colours(rows: list[_Weights]) -> dict[int, _Colour]:
-    """Give every class of a sheet a colour of its own, those that are written the clearest.
-
-    A class below ten has the same on every sheet, unless there are others beside it.
-    """
+    """Give every class of a sheet a colour of its own, if it can the same as on every sheet."""
     written = {index for row in rows for index, _ in _written(row)}
     others = {index for row in rows for index, _ in row} - written
-    taken: dict[int, int] = {}
-    free = (slot for slot in itertools.count() if slot not in taken)
-    for index in (*sorted(written), *sorted(others)):
-        slot = index % len(_CLASS_COLOURS)
-        taken[next(free) if slot in taken else slot] = index
-    return {index: _colour(slot) for slot, index in taken.items()}
-
-
-def _colour(slot: int) -> _Colour:
-    if slot < len(_CLASS_COLOURS):
-        return _CLASS_COLOURS[slot]
-    # Steps of the golden ratio come nowhere near each other soon.
-    red, green, blue = colorsys.hsv_to_rgb(slot * 0.618034 % 1, 0.6, 0.5 + 0.1 * (slot % 4))
-    return round(red * 255), round(green * 255), round(blue * 255)
+    classes = (*sorted(written), *sorted(others))  # what is written has the clearest colours
+    free: dict[int, _Colour] = dict(enumerate(_CLASS_COLOURS))
+    for slot in range(len(free), len(classes)):
+        # Steps of the golden ratio come nowhere near each other soon.
+        colour = colorsys.hsv_to_rgb(slot * 0.618034 % 1, 0.6, 0.5 + 0.1 * (slot % 4))
+        free[slot] = tuple(round(part * 255) for part in colour)
+    usual, spare = len(_CLASS_COLOURS), (slot for slot in range(len(free)) if slot in free)
+    return {i: free.pop(i % usual if i % usual in free else next(spare)) for i in classes}
 
 
 def _text_width(text: str, scale: float) -> int:
