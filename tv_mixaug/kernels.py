@@ -48,7 +48,7 @@ def mixup(images: Tensor, partner: Tensor, lam: Tensor) -> Tensor:
     """
     check_batch(images, partner)
     check_blend(images)
-    _check_lam(lam, images)
+    _check_rows("lam", lam, images, "floating point")
     if images.dtype == torch.uint8 and images.is_cpu and not torch.compiler.is_compiling():
         # A batch on the CPU is blended by OpenCV everywhere, so that all ways give the same bits.
         pixels, out = images.numpy(), np.empty(images.shape, np.uint8)
@@ -153,8 +153,8 @@ def mix_labels(labels: Tensor, partner: Tensor, lam: Tensor) -> Tensor:
         [[0.75, 0.25], [0.5, 0.5]]
     """
     _check_tensor("labels", labels)
-    _check_index("partner", partner, labels)
-    _check_lam(lam, labels)
+    _check_rows("partner", partner, labels, "int64")
+    _check_rows("lam", lam, labels, "floating point")
     own = labels.to(torch.float32)
     partner = partner.to(own.device, non_blocking=True)
     return torch.lerp(own, own.index_select(0, partner), column(lam, own))
@@ -279,11 +279,7 @@ def _scramble(bits: Tensor) -> Tensor:
 
 
 def check_fits(name: str, value: float | Sequence[float], dtype: torch.dtype) -> None:
-    """Raise unless a dtype holds a number, or each of several.
-
-    Raises:
-        ValueError: If it does not.
-    """
+    """Raise unless a dtype holds a number, or each of several."""
     if dtype.is_complex:
         return
     whole = not dtype.is_floating_point
@@ -300,7 +296,7 @@ def check_fits(name: str, value: float | Sequence[float], dtype: torch.dtype) ->
 def check_batch(images: Any, partner: Any, name: str = "partner") -> None:
     """Raise unless images and partners belong together."""
     _check_tensor("images", images)
-    _check_index(name, partner, images)
+    _check_rows(name, partner, images, "int64")
 
 
 def check_blend(images: Tensor) -> None:
@@ -329,20 +325,13 @@ def _check_tensor(name: str, value: Any) -> None:
         raise ValueError(f"{name} must have a batch axis, got a tensor without axes.")
 
 
-def _check_index(name: str, value: Any, batch: Tensor) -> None:
+def _check_rows(name: str, value: Any, batch: Tensor, kind: str) -> None:
+    """Raise unless a value is a tensor of (B,) numbers of a kind."""
     _check_tensor(name, value)
-    if value.dtype != torch.int64:
-        raise TypeError(f"{name} must be int64, got {_short(value.dtype)}.")
+    if not (value.dtype == torch.int64 if kind == "int64" else value.is_floating_point()):
+        raise TypeError(f"{name} must be {kind}, got {_short(value.dtype)}.")
     if value.shape != batch.shape[:1]:
         raise ValueError(f"{name} must be of shape ({batch.shape[0]},), got {tuple(value.shape)}.")
-
-
-def _check_lam(lam: Any, batch: Tensor) -> None:
-    _check_tensor("lam", lam)
-    if not lam.is_floating_point():
-        raise TypeError(f"lam must be floating point, got {_short(lam.dtype)}.")
-    if lam.shape != batch.shape[:1]:
-        raise ValueError(f"lam must be of shape ({batch.shape[0]},), got {tuple(lam.shape)}.")
 
 
 def _check_axes(axes: Any, boxes: Tensor, batch: Tensor) -> None:

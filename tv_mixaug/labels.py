@@ -69,11 +69,7 @@ class LabelFormat(NamedTuple):
 
 
 def check_one_format(formats: Sequence[tuple[str, LabelFormat]]) -> None:
-    """Raise unless the named transforms make the same of labels.
-
-    Raises:
-        ValueError: If they do not.
-    """
+    """Raise unless the named transforms make the same of labels."""
     for name, form in formats:
         first_name, first = formats[0]
         for field, wanted, got in zip(form._fields, first, form, strict=True):
@@ -98,10 +94,6 @@ def check_labels(
     """Raise unless labels are of a kind, dtype and shape that can be encoded; see check_values.
 
     Without ``need_classes``, class indices of an unknown number of classes are let through.
-
-    Raises:
-        TypeError: If the labels are of the wrong kind or dtype.
-        ValueError: If their shape is wrong.
     """
     if not isinstance(labels, Tensor):
         raise TypeError(f"labels at {where} must be a tensor, got {type(labels).__name__}.")
@@ -137,9 +129,6 @@ def check_values(
 
     The values of labels on a GPU are not looked at, since that would make the GPU wait: an index
     out of range there gives a row of zeros.
-
-    Raises:
-        ValueError: If a value is wrong.
     """
     count = kind if indices else 2
     plain = labels.is_floating_point() or labels.dtype == torch.bool or kind == "regression"

@@ -37,11 +37,7 @@ def mix_masks(
 
 
 def check_classes(masks: Tensor, count: int, ignore_index: int | None, where: str) -> None:
-    """Raise unless class ids can become planes; masks on a GPU are not looked at.
-
-    Raises:
-        ValueError: If an id is out of range.
-    """
+    """Raise unless class ids can become planes; masks on a GPU are not looked at."""
     if not masks.is_cpu or masks.is_floating_point():
         return
     masks = masks.as_subclass(Tensor)
