@@ -117,7 +117,7 @@ class OneOf(BatchTransform):
             if self._together is None:
                 raise ValueError(f"to draw on a device or in a compiled graph, {self._apart}")
             return self._together, p
-        point = float(draw_uniform((1,), generator)[0])
+        point = draw_uniform((), generator)
         for transform, share in zip(self.transforms, p, strict=True):
             if point < share:
                 return transform.choose(transform.p, generator)
