@@ -22,6 +22,7 @@ work, its processor time is taken, which other programs do not lengthen; elsewhe
 * ``bounds``: what no collate function gets around: fresh pages, stacking, blending, each alone.
 * ``labels``: soft and pair targets, for few and for many classes.
 * ``import``: what importing this package adds to importing torchvision's v2.
+* ``lines``: what the package is made of, counted: code, docstrings, and the rest.
 * ``trace``: what a transform asks of a device, counted without one, see :class:`Trace`.
 * ``kernels``: how many kernels ``torch.compile`` makes of a transform, counted where it has fused
   them and before it writes them: minutes, and no GPU and no C++ compiler.
@@ -32,9 +33,11 @@ work, its processor time is taken, which other programs do not lengthen; elsewhe
 """
 
 import argparse
+import ast
 import csv
 import ctypes
 import datetime
+import io
 import itertools
 import math
 import mmap
@@ -46,6 +49,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import tokenize
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -62,7 +66,7 @@ from torch.utils.data._utils import worker
 from torchvision.transforms import v2
 from tqdm import tqdm
 
-from tv_mixaug import CutMix, Cutout, Mixup, OneOf, RandomErasing, make_collate_fn
+from tv_mixaug import CutMix, Cutout, Mixup, OneOf, RandomErasing, make_collate_fn, transforms
 from tv_mixaug.execute import Samples, carry_out
 from tv_mixaug.labels import PairedLabels
 from tv_mixaug.losses import MixCriterion
@@ -701,6 +705,69 @@ def imports(options: argparse.Namespace) -> list[Row]:
         return measure("in a new process", contenders, options.rounds, least=0.0)
 
 
+class Lines(NamedTuple):
+    """One line of a table of what a part of the package is made of."""
+
+    case: str
+    part: str
+    modules: str
+    lines: int
+    code: int
+    docstrings: int
+    rest: int
+
+    HEAD = ("part", "modules", "lines", "code", "docstrings", "comments and empty lines")
+
+    def cells(self) -> Sequence[str]:
+        return (self.part, self.modules, *map(str, self[3:]))
+
+
+PARTS = {
+    "a batch from end to end": "base transforms one_of leaves nesting aliases arguments plans "
+    "draws execute kernels labels masks functional",
+    "detection targets": "detection",
+    "chains": "chain containers foreign",
+    "a loader's samples, numbers and memory": "loading",
+    "losses and metrics": "losses metrics",
+    "timm's names": "timm",
+    "pictures and the command line": "viz io flowers cli demo __main__ __init__",
+}
+
+
+def lines(options: argparse.Namespace) -> list[Lines]:
+    """Count what the package is made of, but the test kit."""
+    root, rows = Path(transforms.__file__).parent, []
+    for part, modules in PARTS.items():
+        names = modules.split()
+        files = [f for name in names for f in (root / f"{name}.py", *(root / name).glob("*.py"))]
+        counts = [count_lines(file.read_text()) for file in files if file.exists()]
+        rows.append(Lines("tv_mixaug", part, modules, *map(sum, zip(*counts, strict=True))))
+    total = (sum(row[place] for row in rows) for place in range(3, 7))
+    return [*rows, Lines("tv_mixaug", "**all**", "", *total)]
+
+
+def count_lines(text: str) -> tuple[int, int, int, int]:
+    """Return all lines, those of code and of docstrings, and the rest."""
+    tree = ast.parse(text)
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef)
+    docs = [
+        node.body[0]
+        for node in ast.walk(tree)
+        if isinstance(node, documented) and ast.get_docstring(node) is not None
+    ]
+    told = {n for doc in docs for n in range(doc.lineno, (doc.end_lineno or doc.lineno) + 1)}
+    tokens = tokenize.generate_tokens(io.StringIO(text).readline)
+    silent = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT)
+    code = {
+        n
+        for token in tokens
+        if token.type not in (*silent, tokenize.ENDMARKER)
+        for n in range(token.start[0], token.end[0] + 1)
+    }
+    every, code = len(text.splitlines()), code - told
+    return every, len(code), len(told), every - len(code) - len(told)
+
+
 class Speed(NamedTuple):
     """One line of a table of times on a device; ratios are to a copy of the batch."""
 
@@ -1202,6 +1269,7 @@ TASKS = {
     "batch": batch,
     "labels": labels,
     "import": imports,
+    "lines": lines,
     "trace": trace,
     "kernels": kernels,
     "small": small,  # after all that times memory
