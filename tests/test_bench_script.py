@@ -139,5 +139,7 @@ def test_what_is_known_is_counted_right(script, function, launches, copies, move
 
 def test_lines_are_counted_once_each(script):
     """Code, docstrings and the rest of a module add up; a string that spans lines is code."""
-    text = '"""Two\nlines."""\n\n# why\nX = """a\nb"""\n\n\ndef f():\n    """One."""\n    return X\n'
+    text = (
+        '"""Two\nlines."""\n\n# why\nX = """a\nb"""\n\n\ndef f():\n    """One."""\n    return X\n'
+    )
     assert script.count_lines(text) == (11, 4, 3, 4)
