@@ -13,7 +13,7 @@ from torchvision import transforms as v1
 from torchvision import tv_tensors
 from torchvision.transforms import InterpolationMode, v2
 
-from tv_mixaug import Chain, CutMix, Cutout, Mixup, containers, foreign, functional, make_collate_fn
+from tv_mixaug import Chain, CutMix, Cutout, Mixup, containers, foreign, make_collate_fn
 from tv_mixaug.plans import BLEND, FILL, NONE, PASTE, Plan
 from tv_mixaug.transforms import MixTransform
 
@@ -746,13 +746,13 @@ def test_what_is_not_drawn_keeps_the_format_of_labels_and_masks(provenance):
 
 
 class Given(CutMix):
-    """Carry out a plan that is given, by the public replay."""
+    """Carry out a plan that is given."""
 
     plan: Plan
 
-    def mix(self, batch, *, p=None, inplace=None, generator=None):
-        """Replay, and encode the labels."""
-        return (functional.replay(batch[0], self.plan, 7.0), torch.eye(K)), self.plan
+    def draw(self, batch, p, generator):
+        """Draw nothing."""
+        return self.plan
 
 
 @pytest.mark.parametrize("erased", ["nobody", "renormalise"])
