@@ -179,6 +179,9 @@ APART = {
     "channels last": of_base(lambda b: {"a": b.contiguous(memory_format=torch.channels_last)}),
     "transposed": of_base(lambda b: {"a": b.transpose(2, 3)}),
     "a list of views": of_base(lambda b: {"a": list(b)}),
+    "rows that cross": of_base(
+        lambda b: {"a": b.flatten().as_strided((COUNT, 3, 2, 3), (64, 20, 3, 2))}
+    ),
     "labels of the same storage": of_base(lambda b: {"a": b[:, 1:], "kept": b[:, 0, 0]}),
 }
 

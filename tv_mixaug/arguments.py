@@ -87,14 +87,10 @@ def check_shares(p: Any, count: int) -> list[float]:
     if p is None:
         return [1 / count] * count
     if isinstance(p, (str, bytes)) or not isinstance(p, Sequence):
-        raise TypeError(
-            f"p must be a list with a probability for each transform, got {type(p).__name__}."
-        )
-    if len(p) != count:
-        raise ValueError(f"p must have {count} values, one for each transform, got {len(p)}.")
+        raise kind_error("p", "a list with a probability for each transform", p)
+    ensure(len(p) == count, "p", f"{count} values, one for each transform", len(p))
     values = [check_probability("p", value) for value in p]
-    if sum(values) > 1 + 1e-9:
-        raise ValueError(f"p must have a sum of at most 1, got {sum(values)}.")
+    ensure(sum(values) <= 1 + 1e-9, "p", "of a sum of at most 1", sum(values))
     return values
 
 
@@ -142,8 +138,7 @@ def check_passthrough(passthrough: Any) -> tuple[str | int, ...]:
 def check_num_classes(value: Any) -> Any:
     """Return what labels are encoded to: a number, a word, None, or a mapping to these."""
     if isinstance(value, Mapping):
-        if not value:
-            raise ValueError("num_classes must name at least one label, got an empty mapping.")
+        ensure(len(value) > 0, "num_classes", "a mapping with a label at least", value)
         if any(isinstance(kind, Mapping) for kind in value.values()):
             raise TypeError(f"num_classes must not be a mapping of mappings, got {value!r}.")
         return {key: check_num_classes(kind) for key, kind in value.items()}
@@ -183,7 +178,6 @@ def check_fill(fill: Any) -> Any:
     if isinstance(fill, str):
         return check_choice("fill", fill, ("noise", "color"))
     if isinstance(fill, (list, tuple)):
-        if not fill:
-            raise ValueError("fill must have a value for each channel, got an empty sequence.")
+        ensure(len(fill) > 0, "fill", "a number or a value for each channel", fill)
         return tuple(check_number("fill", value) for value in fill)
     return check_number("fill", fill)

@@ -13,19 +13,11 @@ from tv_mixaug.plans import BLEND, NONE, PASTE, Recipe
 def mix_masks(
     masks: Tensor, recipe: Recipe, blend: str | None, num_classes: int | None, fill: int | None
 ) -> Tensor:
-    """Do to masks what a plan did to their images.
+    """Do to (B, ..., H, W) class ids, or float planes from a mix before, what a plan did to images.
 
-    Args:
-        masks: (B, ..., H, W) class ids, or float planes from a mix before.
-        recipe: The plan.
-        blend: What blending makes of them: ``"soft"``: planes, one for each class; ``"dominant"``:
-            the mask of the larger weight; None where nothing is blended.
-        num_classes: K of ``"soft"``.
-        fill: What filled boxes take; None leaves the masks there as they are.
-
-    Returns:
-        Masks of the same shape and dtype, or (B, K, H, W) float32 planes with ``"soft"``, also
-        where nothing was mixed.
+    Filled boxes take ``fill``, or keep what they hold if it is None. Blending is ``"soft"``: then
+    (B, K, H, W) float32 planes result in any case, one for each class; ``"dominant"``: the mask of
+    the larger weight; or None where nothing is blended.
     """
     if blend == "soft":
         count = int(num_classes or 0)
