@@ -88,9 +88,11 @@ def check_shares(p: Any, count: int) -> list[float]:
         return [1 / count] * count
     if isinstance(p, (str, bytes)) or not isinstance(p, Sequence):
         raise kind_error("p", "a list with a probability for each transform", p)
-    ensure(len(p) == count, "p", f"{count} values, one for each transform", len(p))
+    if len(p) != count:
+        raise ValueError(f"p must have {count} values, one for each transform, got {len(p)}.")
     values = [check_probability("p", value) for value in p]
-    ensure(sum(values) <= 1 + 1e-9, "p", "of a sum of at most 1", sum(values))
+    if sum(values) > 1 + 1e-9:
+        raise ValueError(f"p must have a sum of at most 1, got {sum(values)}.")
     return values
 
 
