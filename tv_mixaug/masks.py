@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from tv_mixaug.arguments import ensure
 from tv_mixaug.draws import constants
 from tv_mixaug.execute import carry_out
 from tv_mixaug.plans import BLEND, NONE, PASTE, Recipe
@@ -29,22 +30,27 @@ def mix_masks(
 
 
 def check_classes(masks: Tensor, count: int, ignore_index: int | None, where: str) -> None:
-    """Raise unless class ids can become planes; masks on a GPU are not looked at.
+    """Raise unless masks are class ids or planes of them; on a GPU values are not looked at.
 
     Raises:
-        ValueError: If an id is out of range.
+        ValueError: If an id is out of range, or floats are not the planes of a mix before.
     """
-    if not masks.is_cpu or masks.is_floating_point():
-        return
-    masks = masks.as_subclass(Tensor)
-    wrong = (masks < 0) | (masks >= count)
-    if ignore_index is not None:
-        wrong &= masks != ignore_index
-    if bool(wrong.any()):
-        raise ValueError(
-            f"masks at {where} must be in [0, {count}), got {int(masks[wrong][0])}; name the value "
-            "of unlabelled pixels with ignore_index=."
-        )
+    masks, name = masks.as_subclass(Tensor), f"masks at {where}"
+    if masks.is_floating_point():
+        fits = masks.ndim > 3 and masks.shape[1] == count
+        # Weights that were added up may be a little above 1.
+        fits &= not masks.is_cpu or bool(((masks >= 0) & (masks <= 1.001)).all())
+        expected = f"integers, or (B, {count}, ...) planes in [0, 1] from a mix before"
+        ensure(fits, name, expected, f"{masks.dtype} of shape {tuple(masks.shape)}")
+    elif masks.is_cpu:
+        wrong = (masks < 0) | (masks >= count)
+        if ignore_index is not None:
+            wrong &= masks != ignore_index
+        if bool(wrong.any()):
+            raise ValueError(
+                f"{name} must be in [0, {count}), got {int(masks[wrong][0])}; name the value of "
+                "unlabelled pixels with ignore_index=."
+            )
 
 
 def _planes(masks: Tensor, count: int) -> Tensor:
