@@ -165,7 +165,7 @@ def _hide(
     shrinks = (after != before).any(-1, keepdim=True) | moves
     new = {"boxes": _written(after, boxes, canvas, box_format).where(shrinks, unwrap(boxes))}
     if "masks" in target:
-        masks = unwrap(target["masks"]).masked_fill(hidden, 0)
+        masks = unwrap(target["masks"]) * ~hidden  # many times faster than masked_fill
         borders = (0, canvas[1] - size[1], 0, canvas[0] - size[0])
         new["masks"] = F.pad(masks, borders) if moves else masks
     if "keypoints" in target:
@@ -341,8 +341,7 @@ def _check_boxes(target: Any, size: Size, place: str, box_format: str) -> None:
         )
     if style == "cxcywh_normalised" and not boxes.is_floating_point():
         raise TypeError(f"{place} must be floating point to be {style}, got {boxes.dtype}.")
-    if boxes.ndim != 2 or boxes.shape[1] != 4:
-        raise ValueError(f"{place} must be (N, 4), got {tuple(boxes.shape)}.")
+    ensure(boxes.ndim == 2 and boxes.shape[1] == 4, place, "(N, 4)", tuple(boxes.shape))
     low, high = _corners(boxes, size, box_format).chunk(2, dim=-1)
     for j in ((high > low).all(-1) & unwrap(boxes).isfinite().all(-1)).logical_not().nonzero():
         raise ValueError(
