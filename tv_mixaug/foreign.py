@@ -86,7 +86,9 @@ def _apply_v2(
     ):
         raise ValueError(f"{name} changed the structure of the batch, which cannot be followed.")
     for probe, moved in zip(given[count:], done[count:], strict=True):
-        if moved is not probe and (numbers := read_probe(moved, probe)) is None:
+        if moved is probe and len(probe) > 1:  # of one sample it could be written to
+            continue
+        if (numbers := read_probe(moved, probe)) is None:
             raise ValueError(
                 f"{name} did more than move the probe that goes beside the images; say which types "
                 "it is for: v2.Lambda(f, tv_tensors.Image), or _transformed_types of a class of "
