@@ -13,7 +13,7 @@ from torchvision import transforms as v1
 from torchvision import tv_tensors
 from torchvision.transforms import InterpolationMode, v2
 
-from tv_mixaug import Chain, CutMix, Cutout, Mixup, containers, foreign, functional, make_collate_fn
+from tv_mixaug import Chain, CutMix, Cutout, Mixup, containers, foreign, make_collate_fn
 from tv_mixaug.plans import BLEND, FILL, NONE, PASTE, Plan
 from tv_mixaug.transforms import MixTransform
 
@@ -416,6 +416,28 @@ def test_a_transform_of_ones_own_may_move_each_sample_in_another_way():
     check_pixels(Chain([cut, Tilt(), v2.Pad(2, fill=1), cut], erased="nobody"))
 
 
+class InPlace(v2.Transform):
+    """Flip what is given in its own memory."""
+
+    def transform(self, inpt, params):
+        """Flip a leaf."""
+        inpt.copy_(inpt.flip(-1))
+        return inpt
+
+
+def test_what_is_moved_in_place_is_followed_or_refused():
+    """One sample is followed through what writes to it; several share a probe, so torch refuses."""
+    steps = [Cutout(0.5, num_classes=1), InPlace(), v2.RandomCrop(8), InPlace()]
+    for seed in range(10):
+        torch.manual_seed(seed)
+        chain = Chain(steps, erased="nobody")
+        images, labels = chain(coded_pictures(1, (16, 16)), torch.tensor([0]))
+        wanted = expected_labels(images, "nobody")
+        torch.testing.assert_close(labels.double(), wanted, atol=1e-6, rtol=0)
+    with pytest.raises(RuntimeError, match="single memory location"):
+        Chain([CutMix(num_classes=K), InPlace()])(coded_pictures(K, (9, 9)), torch.arange(K))
+
+
 def test_a_probe_of_numbers_that_the_image_has_not_is_refused():
     """Digits that fit together are no source if there is no such pixel."""
     larger, probe = (foreign.make_probe(torch.zeros(1, 1, side, side)) for side in (4, 3))
@@ -746,13 +768,13 @@ def test_what_is_not_drawn_keeps_the_format_of_labels_and_masks(provenance):
 
 
 class Given(CutMix):
-    """Carry out a plan that is given, by the public replay."""
+    """Carry out a plan that is given."""
 
     plan: Plan
 
-    def mix(self, batch, *, p=None, inplace=None, generator=None):
-        """Replay, and encode the labels."""
-        return (functional.replay(batch[0], self.plan, 7.0), torch.eye(K)), self.plan
+    def draw(self, batch, p, generator):
+        """Draw nothing."""
+        return self.plan
 
 
 @pytest.mark.parametrize("erased", ["nobody", "renormalise"])

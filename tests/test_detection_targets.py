@@ -466,6 +466,15 @@ def test_weights_of_chained_operations_multiply():
     assert cut["mix_weight"].tolist() == [0.375, 0.125, 0.5]
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.float16, torch.float64])
+def test_weights_are_shares_whatever_their_dtype(dtype):
+    """Weights given as whole numbers are not truncated, and every batch has one dtype."""
+    a, b = ({"boxes": GOOD, "mix_weight": torch.ones(2, dtype=dtype)} for _ in range(2))
+    for mixed in (plain_objects(a), mixup_objects(a, b, 0.75)):
+        assert mixed["mix_weight"].dtype == torch.float32
+    assert mixed["mix_weight"].tolist() == [0.75, 0.75, 0.25, 0.25]
+
+
 def test_keypoints_are_read_as_x_and_y():
     """A keypoint is hidden by the hole at its column and row, not at the transposed place."""
     points = torch.tensor([[[6.5, 1.0], [1.0, 6.5], [99.0, 2.0], [-9.0, 2.0]]])
@@ -564,6 +573,12 @@ def refused(target, **others):
         ),
         (refused({}, keypoints=torch.ones(2, 3, 4)), ValueError, r"must be \(N, K, 2\) or"),
         (refused({}, area=torch.ones(2, 1)), ValueError, r"must be \(N,\), got \(2, 1\)"),
+        (refused({}, mix_weight=torch.ones(2, 1)), ValueError, r"must be \(N,\), got \(2, 1\)"),
+        (
+            refused({}, keypoints=torch.ones(2, 3, 2), keypoints_visible=torch.ones(2, 2)),
+            ValueError,
+            r"'keypoints_visible'\] must be \(N, K\), as keypoints are, got \(2, 2\)",
+        ),
         (refused({}, heat=torch.ones(8, 8)), ValueError, r"'heat'\] must be named boxes, masks or"),
         (
             refused({}, scene=tv_tensors.Mask(torch.ones(4, 4))),

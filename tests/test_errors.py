@@ -73,6 +73,7 @@ SHARED = [
 ]
 ALPHA = [
     *[({"alpha": a}, TypeError, "alpha") for a in NUMBERS],
+    *[({"alpha": a}, TypeError, "alpha") for a in ((1, (2, 3)), (1, "2"), (1, 2, 3), [])],
     *[({"alpha": a}, ValueError, "alpha") for a in (0, 0.0, -1, NAN, INF, -INF)],
     *[({"pairing": x}, TypeError, "pairing") for x in (None, 1, ["roll"], torch.arange(3))],
     *[({"pairing": x}, ValueError, "pairing") for x in ("", "flip", "Roll")],

@@ -5,6 +5,7 @@ import torch
 from coded import DTYPES, bits, coded_images, shares
 from hypothesis import given
 from hypothesis import strategies as st
+from refusals import refused
 from torchvision import tv_tensors
 
 from tv_mixaug import CutMix, Cutout, Mixup, functional
@@ -129,6 +130,25 @@ def test_planes_can_be_mixed_again():
     images, planes = CutMix()(images, planes)
     shown = torch.einsum("k,bkhw->bhw", torch.arange(COUNT + 1.0), planes.as_subclass(torch.Tensor))
     torch.testing.assert_close(shown, images[:, 0], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("kind", [Mixup, CutMix, Cutout])
+@pytest.mark.parametrize(
+    "masks",
+    [
+        torch.ones(COUNT, *SIZE),
+        torch.ones(COUNT, 1, *SIZE),
+        torch.ones(COUNT, 3, *SIZE),
+        torch.full((COUNT, COUNT + 1, *SIZE), 2.0),
+        torch.full((COUNT, COUNT + 1, *SIZE), -0.5),
+        torch.full((COUNT, COUNT + 1, *SIZE), torch.nan),
+    ],
+)
+def test_class_ids_as_floats_are_not_taken_for_planes(kind, masks):
+    """Floats that are no planes of K classes would be blended as numbers, so they are refused."""
+    transform = kind(masks="soft", num_mask_classes=COUNT + 1, labels_getter=None)
+    batch = coded_images(COUNT, SIZE), tv_tensors.Mask(masks)
+    refused(lambda: transform(batch), "masks at [1] must be integers, or (B, 7, ...) planes")
 
 
 @pytest.mark.parametrize("mask_fill", [None, 0, 255])

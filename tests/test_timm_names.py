@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 from torch.utils.data import DataLoader
+from torchvision.transforms import v2
 
-from tv_mixaug import functional, make_collate_fn
+from tv_mixaug import Chain, CutMix, OneOf, functional, make_collate_fn
 from tv_mixaug.plans import BLEND, NONE, PASTE
 from tv_mixaug.timm import FastCollateMixup, Mixup
 
@@ -141,8 +142,9 @@ def test_it_works_where_all_transforms_do():
     samples = [(image, i) for i, image in enumerate(coded_images(4))]
     images, labels, plan = make_collate_fn(mix, record=True, seed=1)(samples)
     assert torch.equal(images, functional.replay(coded_images(4), plan))
-    with pytest.raises(AttributeError, match="switch_prob cannot be changed"):
-        mix.switch_prob = 1.0
+    for name in ("switch_prob", "mixup_alpha", "cutmix_alpha", "cutmix_minmax", "mode"):
+        with pytest.raises(AttributeError, match=f"{name} cannot be changed"):
+            setattr(mix, name, 1.0)
     mix.prob = 2
     with pytest.raises(ValueError, match="prob must be in"):
         mix(coded_images(4), torch.arange(4))
@@ -168,6 +170,37 @@ def test_each_operation_is_used_and_smoothing_is_timms():
     smooth = torch.eye(64) * 0.9 + 0.1 / 64
     expected = functional.mix_labels(smooth, plan.partner, plan.lam)
     torch.testing.assert_close(labels, expected, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_in_a_chain_labels_are_counted_at_its_end(mode):
+    """It is a rule like ours: what a later cut covers, or a pad adds, is in the labels."""
+    mix = Mixup(0.0, 1.0, mode=mode, label_smoothing=0.0, num_classes=K)
+    steps = [mix, CutMix(num_classes=K, mode="sample"), v2.Pad(1), mix]
+    for seed in range(5):
+        torch.manual_seed(seed)
+        images, labels = Chain(steps, erased="nobody")(coded_images(K, (9, 12)), torch.arange(K))
+        torch.testing.assert_close(labels.double(), shares(images, K), atol=1e-6, rtol=0)
+
+
+def test_one_of_several_may_be_chosen_for_each_sample():
+    """Beside ours it is drawn for each sample, by its own law."""
+    torch.manual_seed(0)
+    options = {"label_smoothing": 0.0, "num_classes": 64}
+    either = OneOf([Mixup(0.8, **options), CutMix(**options)], mode="sample")
+    (images, labels), plan = either.mix((coded_images(64), torch.arange(64)))
+    assert set(plan.op.tolist()) == {BLEND, PASTE}
+    other = torch.arange(64).flip(0)
+    assert torch.equal(plan.partner[plan.op == BLEND], other[plan.op == BLEND])
+    assert torch.equal(images, functional.replay(coded_images(64), plan))
+    torch.testing.assert_close(labels, functional.mix_labels(torch.eye(64), *plan[1:3]))
+
+
+def test_sides_of_one_length_have_it():
+    """Where both ends of cutmix_minmax are the same, every box has that share of each side."""
+    mix = Mixup(0.0, cutmix_minmax=(0.5, 0.5), mode="elem", num_classes=K)
+    boxes = mix.draw_plan((coded_images(K, (8, 12)), torch.arange(K))).boxes[:, 0]
+    assert (boxes[:, 2:] - boxes[:, :2]).tolist() == [[6, 4]] * K
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from tv_mixaug.leaves import Batch, Leaf, Role
+from tv_mixaug.leaves import Batch, Leaf, Role, unwrap
 
 
 def check_writable(batch: Batch) -> None:
@@ -21,7 +22,7 @@ def check_writable(batch: Batch) -> None:
         for tensor in value if isinstance(value, (list, tuple)) else [value]:
             if not isinstance(tensor, Tensor) or tensor.is_sparse:
                 continue
-            plain = tensor if type(tensor) is Tensor else tensor.as_subclass(Tensor)
+            plain = unwrap(tensor)
             # As torch has it: what was computed from a leaf of the graph may be written to.
             fixed = plain.requires_grad and (plain.is_leaf or plain._is_view())
             if fixed and leaf.role is Role.IMAGE:
@@ -44,26 +45,13 @@ def check_writable(batch: Batch) -> None:
 
 def _overlap(tensors: Sequence[Tensor]) -> bool:
     """Tell whether tensors in one storage have a byte that belongs to two of their elements."""
-    if any(not tensor.is_contiguous() and _overlaps_itself(tensor) for tensor in tensors):
-        return True
-    used = np.zeros(tensors[0].untyped_storage().nbytes() if len(tensors) > 1 else 0, bool)
-    for tensor in tensors if len(tensors) > 1 else ():
+    # A single tensor of which torch itself knows that it does not overlap needs no look.
+    if len(tensors) == 1 and torch._debug_has_internal_overlap(tensors[0]) == 0:
+        return False
+    used = np.zeros(tensors[0].untyped_storage().nbytes(), bool)
+    for tensor in tensors:
         item = tensor.element_size()
         strides = (*(item * stride for stride in tensor.stride()), 1)
         start = used[item * tensor.storage_offset() :]
-        mine = np.lib.stride_tricks.as_strided(start, (*tensor.shape, item), strides)
-        if mine.any():
-            return True
-        mine[...] = True
-    return False
-
-
-def _overlaps_itself(tensor: Tensor) -> bool:
-    """Tell, to be safe, whether a stride is within what the axes of shorter strides reach."""
-    reach = 0
-    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
-        if size > 1:
-            if stride <= reach:
-                return True
-            reach += (size - 1) * stride
-    return False
+        np.lib.stride_tricks.as_strided(start, (*tensor.shape, item), strides)[...] = True
+    return int(used.sum()) < sum(tensor.numel() * tensor.element_size() for tensor in tensors)

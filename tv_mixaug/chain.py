@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tv_mixaug import containers, draws, functional, plans
-from tv_mixaug.arguments import check_bool, check_choice, check_probability
+from tv_mixaug.arguments import check_bool, check_choice, check_probability, ensure
 from tv_mixaug.base import BatchTransform, How, MixTransform
 from tv_mixaug.labels import LabelFormat, check_one_format, encode_labels
 from tv_mixaug.leaves import Batch, Leaf, Reader, Role
@@ -92,14 +92,12 @@ class Chain(BatchTransform):
         readings = [t.reading() for t in self._ours]
         for name in ("layout", "labels_getter", "passthrough"):
             values = [getattr(reading, name) for reading in readings]
-            if any(value != values[0] for value in values):
-                raise ValueError(f"{name} must be one for all transforms, got {values}.")
-        if provenance and self.label_format.targets != "soft":
-            raise ValueError("targets must be 'soft' in a chain with provenance, got 'pair'.")
-        if provenance and any(reading.cuboid for reading in readings):
-            raise ValueError("cut must be 'spatial' in a chain with provenance, got 'cuboid'.")
-        if provenance and any(reading.unequal for reading in readings):
-            raise ValueError("sizes must be 'equal' in a chain with provenance, got 'overlap'.")
+            ensure(values == values[:1] * len(values), name, "one for all transforms", values)
+        if provenance:
+            where = "in a chain with provenance"
+            ensure(self.label_format.targets == "soft", "targets", f"'soft' {where}", "'pair'")
+            ensure(not any(r.cuboid for r in readings), "cut", f"'spatial' {where}", "'cuboid'")
+            ensure(not any(r.unequal for r in readings), "sizes", f"'equal' {where}", "'overlap'")
         one_size = any(reading.one_size for reading in readings)
         reading = readings[0]._replace(need_labels=True, one_size=one_size)
         self._reader = Reader(reading)
@@ -129,9 +127,8 @@ class Chain(BatchTransform):
         for leaf, value in read.pairs():
             if leaf.role is Role.LABEL:
                 labels[leaf] = encode_labels(value, leaf.kind, self.label_format)
-        pixels = _number_samples(read)
+        pixels, unused = _number_samples(read), list(self._ours)
         applied = draws.draw_applied(1, p, False, how.generator)
-        unused = list(self._ours)
         for step, p_own in containers.draw(self.transforms, how.generator):
             if isinstance(step, MixTransform):
                 unused = [one for one in unused if one is not step]
@@ -140,9 +137,7 @@ class Chain(BatchTransform):
                 pixels = self._follow(pixels, recipe.plan()) if self.provenance else pixels
                 continue
             with draws.fenced(how.generator):
-                batch, moved = foreign.apply(
-                    step, batch, self._later, labels, follow=self.provenance
-                )
+                batch, moved = foreign.apply(step, batch, self._later, labels, self.provenance)
             pixels = pixels if moved is None else foreign.carry(pixels, moved)
         for step in unused:  # what was not drawn still gives labels and masks their format
             batch = step.run(batch, step.never, How())[0]

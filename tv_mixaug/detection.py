@@ -15,13 +15,13 @@ import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal, get_args
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision import tv_tensors
 
 from tv_mixaug import plans
+from tv_mixaug.arguments import ensure
 from tv_mixaug.leaves import rewrap, unwrap
 from tv_mixaug.plans import Plan
 
@@ -34,10 +34,14 @@ Size = tuple[int, int]
 # These belong to the image. All other tensors with an axis belong to the objects, one row for each;
 # these among them have to, and some to be of a shape.
 IMAGE_KEYS = frozenset({"image_id", "image_size", "orig_size", "original_size", "size"})
-SHAPES = {"area": "(N,)", "keypoints": "(N, K, 2) or (N, K, 3)", "masks": "(N, H, W)"}
-OBJECT_KEYS = frozenset(
-    {"class_labels", "iscrowd", "keypoints_visible", "labels", "mix_weight", "scores", *SHAPES}
-)
+SHAPES = {
+    "area": "(N,)",
+    "mix_weight": "(N,)",
+    "keypoints": "(N, K, 2) or (N, K, 3)",
+    "keypoints_visible": "(N, K), as keypoints are",
+    "masks": "(N, H, W)",
+}
+OBJECT_KEYS = frozenset({"class_labels", "iscrowd", "labels", "scores", *SHAPES})
 
 
 def check_objects(
@@ -48,23 +52,14 @@ def check_objects(
 ) -> None:
     """Refuse detection targets that could not be mixed without leaving something behind.
 
-    Entries that pass through are to be taken out of the targets before, here and below.
-
     Args:
-        targets: One mapping for each image. ``boxes`` is (N, 4), N >= 0: axis-aligned
-            ``BoundingBoxes``, or a plain tensor. ``masks`` is (N, H, W); ``keypoints`` is
-            (N, K, 2) pixels, or (N, K, 3) with the visibility last; ``area`` is (N,). Other tensors
-            belong to the objects and have N rows, but those of ``IMAGE_KEYS`` and those without an
-            axis: they belong to the image, as strings and numbers do.
+        targets: One mapping for each image, without the entries that pass through. ``boxes`` is
+            (N, 4), N >= 0: axis-aligned ``BoundingBoxes``, or a plain tensor. Other tensors belong
+            to the objects and have N rows, but those of ``IMAGE_KEYS`` and those without an axis:
+            they belong to the image, as strings and numbers do.
         sizes: Height and width of each image in pixels.
         where: The place of ``targets`` in the batch, for the error's text.
-        box_format: How boxes in plain tensors are written, one of ``BOX_FORMATS``; in pixels, or
-            as shares of the image's width and height.
-
-    Raises:
-        TypeError: If a target is no mapping, or an entry is a container or an array.
-        ValueError: If boxes are rotated or have no area in the image, sizes or devices disagree, an
-            entry has not a row for each box or differs between images, or no rule covers it.
+        box_format: How boxes in plain tensors are written, one of ``BOX_FORMATS``.
 
     Example:
         >>> check_objects([{"boxes": torch.zeros(2, 3)}], [(8, 8)], "targets")
@@ -76,22 +71,19 @@ def check_objects(
         _check_boxes(target, size, f"{where}[{i}]", box_format)
         for key, value in target.items():
             if key not in IMAGE_KEYS:
-                _check_entry(key, value, target["boxes"], size, f"{where}[{i}][{key!r}]")
+                _check_entry(key, value, target, size, f"{where}[{i}][{key!r}]")
+    full = [(i, target) for i, target in enumerate(targets) if len(target["boxes"])]
     for key in dict.fromkeys(key for target in targets for key in _object_keys(target)):
-        expected = ""
-        for i, target in enumerate(targets):
-            if not len(target["boxes"]):
-                continue
+        kinds: list[str] = []
+        for i, target in full:
+            place = f"{where}[{i}][{key!r}]"
             if key not in _object_keys(target):
                 raise ValueError(
-                    f"{where}[{i}][{key!r}] must be there, with one entry for each box, as in the "
-                    f"other images, got {'a single value' if key in target else 'none'}."
+                    f"{place} must be there, with one entry for each box, as in the other images, "
+                    f"got {'a single value' if key in target else 'none'}."
                 )
-            kind = _kind(key, target[key])
-            if kind != (expected := expected or kind):
-                raise ValueError(
-                    f"{where}[{i}][{key!r}] must be {expected} as in the images before, got {kind}."
-                )
+            kinds.append(_kind(key, target[key]))
+            ensure(kinds[-1] == kinds[0], place, f"{kinds[0]} as in the images before", kinds[-1])
 
 
 def mix_objects(
@@ -113,14 +105,14 @@ def mix_objects(
         targets: One target for each image, as :func:`check_objects` accepts them.
         plan: The plan, on the CPU; its boxes lie where both images have pixels.
         sizes: Height and width of each image in pixels.
-        min_visible: Share in (0, 1] of its area that an object must keep, else it is dropped.
+        min_visible: Share in (0, 1] of its area that an object must keep.
         box_format: How boxes in plain tensors are written, one of ``BOX_FORMATS``.
 
     Returns:
         New dicts, the own objects first, with the same keys whether mixed or not. They also have
         ``mix_weight``, (N,) float32: the mean weight of the object's image over its pixels, times
         the weight that it had; objects of weight 0 are left out. Keypoints without visibility get
-        ``keypoints_visible``, (N, K) bool. Entries of the image are the own image's.
+        ``keypoints_visible``, (N, K) bool.
 
     Example:
         >>> targets = [{"boxes": torch.tensor([[0, 0, 8, 4]])}]
@@ -129,27 +121,27 @@ def mix_objects(
         >>> mix_objects(targets, plan, [(8, 8)], 0.5)[0]["boxes"].tolist()
         [[0, 0, 4, 4]]
     """
-    rows = zip(targets, plan.op.tolist(), plan.partner.tolist(), plan.lam.tolist(), strict=True)
     mixed = []
-    for row, (own, op, other, lam) in enumerate(rows):
-        mine, size, how = _complete(own), sizes[row], (sizes[row], box_format, min_visible)
-        if op == plans.FILL:
-            mine = _hide(mine, plan.boxes[row], False, size, *how)
-        elif op and other != row:  # An image that is mixed with itself does not change.
-            theirs, their_size, shared = _complete(targets[other]), sizes[other], plan.boxes[row]
-            if op == plans.PASTE:
-                mine = _hide(mine, shared, False, size, *how)
-            else:
+    rows = zip(plan.op.tolist(), plan.partner.tolist(), plan.lam.tolist(), sizes, strict=True)
+    for row, (op, other, lam, size) in enumerate(rows):
+        mine, holes, their_size = _complete(targets[row]), plan.boxes[row], sizes[other]
+        if other == row and op != plans.FILL:
+            op = plans.NONE  # an image that is mixed with itself does not change
+        if op in (plans.FILL, plans.PASTE):
+            mine = _hide(mine, holes, False, size, size, box_format, min_visible)
+        if op in (plans.BLEND, plans.PASTE):
+            theirs = _complete(targets[other])
+            if op == plans.BLEND:
                 height, width = map(min, size, their_size)
-                shared = torch.tensor([[0, 0, width, height]], device="cpu")
+                holes = torch.tensor([[0, 0, width, height]], device="cpu")
                 weight: float | Tensor = plans.inner_lam(lam, size, their_size)
                 theirs = _weigh(theirs, 1 - weight)
                 if size != their_size and len(mine["boxes"]):
-                    _, _, area, alone, _ = _look(mine, shared, False, size, box_format)
+                    _, _, area, alone, _ = _look(mine, holes, False, size, box_format)
                     weight = weight + (1 - weight) * alone / area
                 mine = _weigh(mine, weight)
             if op == plans.PASTE or size != their_size:
-                theirs = _hide(theirs, shared, True, their_size, *how)
+                theirs = _hide(theirs, holes, True, their_size, size, box_format, min_visible)
             mine = _join(mine, theirs)
         mixed.append(mine)
     return mixed
@@ -168,25 +160,24 @@ def _hide(
     boxes, moves = target["boxes"], canvas != size
     if not len(boxes):
         return target
-    before, after, area, left, masks = _look(target, holes, outside, size, box_format)
+    before, after, area, left, hidden = _look(target, holes, outside, size, box_format)
     # A box that does not shrink keeps its own numbers, which may be finer than the mask's pixels.
     shrinks = (after != before).any(-1, keepdim=True) | moves
     new = {"boxes": _written(after, boxes, canvas, box_format).where(shrinks, unwrap(boxes))}
-    if masks is not None:
+    if "masks" in target:
+        masks = unwrap(target["masks"]) * ~hidden  # many times faster than masked_fill
         borders = (0, canvas[1] - size[1], 0, canvas[0] - size[0])
         new["masks"] = F.pad(masks, borders) if moves else masks
     if "keypoints" in target:
         points = unwrap(target["keypoints"])
         # A point on the border, or beyond it, goes by the nearest pixel.
-        x = points[..., :1].long().clamp(0, size[1] - 1)
-        y = points[..., 1:2].long().clamp(0, size[0] - 1)
-        x1, y1, x2, y2 = holes.to(boxes.device).unbind(1)
-        hidden = ((x >= x1) & (x < x2) & (y >= y1) & (y < y2)).any(-1) ^ outside
+        x, y = points[..., 0].long(), points[..., 1].long()
+        unseen = hidden[y.clamp(0, size[0] - 1), x.clamp(0, size[1] - 1)]
         if "keypoints_visible" in target:
-            new["keypoints_visible"] = target["keypoints_visible"].masked_fill(hidden, 0)
+            new["keypoints_visible"] = target["keypoints_visible"].masked_fill(unseen, 0)
         if points.shape[-1] == 3:
-            seen = points[..., 2].masked_fill(hidden, 0)
-            points = torch.cat([points[..., :2], seen[..., None]], dim=-1)
+            points = points.clone()
+            points[..., 2].masked_fill_(unseen, 0)
         new["keypoints"] = points
     if "area" in target:
         given = unwrap(target["area"])
@@ -199,48 +190,43 @@ def _hide(
 
 def _look(
     target: Mapping[str, Any], holes: Tensor, outside: bool, size: Size, box_format: str
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
-    """Find corners and areas of objects before and after hiding, and what is left of masks."""
-    before = _corners(target["boxes"], size, box_format)
-    area, left, after = _cut(before, holes.to(before), outside)
-    if "masks" not in target:
-        return before, after, area, left, None
-    masks = unwrap(target["masks"])
-    masks_left = torch.zeros_like(masks) if outside else masks.clone()
-    for x1, y1, x2, y2 in holes.tolist():
-        masks_left[:, y1:y2, x1:x2] = masks[:, y1:y2, x1:x2] if outside else 0
-    (pixels, tight), (pixels_left, tight_left) = _measure(masks), _measure(masks_left)
-    # Resizing leaves small objects without a pixel: those go by their box.
-    some = pixels > 0
-    before, after = tight.where(some[:, None], before), tight_left.where(some[:, None], after)
-    return before, after, pixels.where(some, area), pixels_left.where(some, left), masks_left
-
-
-def _cut(boxes: Tensor, holes: Tensor, outside: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Cut (M, 4) holes, or all outside, from (N, 4) boxes: areas before and after, bounds after.
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Find corners and areas of objects before and after hiding, and the pixels that are hidden.
 
     The edges of the holes divide a box into cells, each hidden or visible as a whole, so the areas
     are exact however the holes overlap.
     """
+    before = _corners(target["boxes"], size, box_format)
+    hidden = torch.full(size, outside, device=before.device)
+    for x1, y1, x2, y2 in holes.tolist():
+        hidden[y1:y2, x1:x2] = not outside
+    holes = holes.to(before)
     x, y = (
         torch.cat([b, h.flatten().clamp(b[:, :1], b[:, 1:])], dim=1).sort(dim=1).values
-        for b, h in ((boxes[:, 0::2], holes[:, 0::2]), (boxes[:, 1::2], holes[:, 1::2]))
+        for b, h in ((before[:, 0::2], holes[:, 0::2]), (before[:, 1::2], holes[:, 1::2]))
     )
     in_x = (x[:, :-1, None] >= holes[:, 0]) & (x[:, 1:, None] <= holes[:, 2])
     in_y = (y[:, :-1, None] >= holes[:, 1]) & (y[:, 1:, None] <= holes[:, 3])
-    visible = (in_y[:, :, None] & in_x[:, None]).any(-1) ^ (not outside)
-    area = y.diff()[:, :, None] * x.diff()[:, None]
-    left = area * visible
-    return area.sum((1, 2)), left.sum((1, 2)), _bounds(left > 0, x, y)
+    visible = (in_y[:, :, None] & in_x[:, None]).any(-1) == outside
+    areas = y.diff()[:, :, None] * x.diff()[:, None]
+    area, seen = areas.sum((1, 2)), areas * visible
+    left, after = seen.sum((1, 2)), _bounds(seen > 0, x, y)
+    if "masks" in target:
+        masks = unwrap(target["masks"]).bool()
+        pixels, tight = _measure(masks)
+        some = pixels > 0  # resizing leaves small objects without a pixel: those go by their box
+        before, area = tight.where(some[:, None], before), pixels.where(some, area)
+        pixels, tight = _measure(masks & ~hidden)
+        after, left = tight.where(some[:, None], after), pixels.where(some, left)
+    return before, after, area, left, hidden
 
 
 def _measure(masks: Tensor) -> tuple[Tensor, Tensor]:
-    """Count the pixels of (N, H, W) masks and find their tight boxes, both in float64."""
+    """Count the pixels of (N, H, W) bool masks and find their tight boxes, both in float64."""
     y, x = (torch.arange(n + 1, dtype=torch.float64, device=masks.device) for n in masks.shape[1:])
-    cells = masks.bool()
     # Counting mask by mask takes a tenth of the time of counting along two axes.
-    pixels = torch.stack([mask.count_nonzero() for mask in cells])
-    return pixels.double(), _bounds(cells, x, y)
+    pixels = torch.stack([mask.count_nonzero() for mask in masks])
+    return pixels.double(), _bounds(masks, x, y)
 
 
 def _bounds(cells: Tensor, x: Tensor, y: Tensor) -> Tensor:
@@ -254,8 +240,7 @@ def _bounds(cells: Tensor, x: Tensor, y: Tensor) -> Tensor:
 
 def _weigh(target: dict[str, Any], weight: float | Tensor) -> dict[str, Any]:
     """Multiply the weights of objects, and leave out those that have none."""
-    old = target["mix_weight"]
-    new = (old * weight).to(old.dtype)
+    new = (target["mix_weight"] * weight).float()
     return _take({**target, "mix_weight": new}, new > 0)
 
 
@@ -277,12 +262,13 @@ def _join(mine: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
 
 def _complete(own: Mapping[str, Any]) -> dict[str, Any]:
     """Give a target the keys that a mixed one has, so that every batch has one format."""
-    boxes, points = own["boxes"], own.get("keypoints")
-    added = {"mix_weight": torch.ones(len(boxes), dtype=torch.float32, device=boxes.device)}
+    new, points = dict(own), own.get("keypoints")
+    ones = torch.ones(len(own["boxes"]), device=own["boxes"].device)
+    new["mix_weight"] = unwrap(own.get("mix_weight", ones)).float()
     if points is not None and points.shape[-1] == 2:
-        visible = torch.ones(points.shape[:-1], dtype=torch.bool, device=boxes.device)
-        added["keypoints_visible"] = visible
-    return {**own, **{key: value for key, value in added.items() if key not in own}}
+        visible = torch.ones(points.shape[:-1], dtype=torch.bool, device=points.device)
+        new.setdefault("keypoints_visible", visible)
+    return new
 
 
 def _object_keys(target: Mapping[str, Any]) -> list[str]:
@@ -355,8 +341,7 @@ def _check_boxes(target: Any, size: Size, place: str, box_format: str) -> None:
         )
     if style == "cxcywh_normalised" and not boxes.is_floating_point():
         raise TypeError(f"{place} must be floating point to be {style}, got {boxes.dtype}.")
-    if boxes.ndim != 2 or boxes.shape[1] != 4:
-        raise ValueError(f"{place} must be (N, 4), got {tuple(boxes.shape)}.")
+    ensure(boxes.ndim == 2 and boxes.shape[1] == 4, place, "(N, 4)", tuple(boxes.shape))
     low, high = _corners(boxes, size, box_format).chunk(2, dim=-1)
     for j in ((high > low).all(-1) & unwrap(boxes).isfinite().all(-1)).logical_not().nonzero():
         raise ValueError(
@@ -366,11 +351,11 @@ def _check_boxes(target: Any, size: Size, place: str, box_format: str) -> None:
         )
 
 
-def _check_entry(key: str, value: Any, boxes: Tensor, size: Size, place: str) -> None:
+def _check_entry(key: str, value: Any, target: Mapping[str, Any], size: Size, place: str) -> None:
     """Refuse an entry that no rule covers, so that it would not stay with its objects."""
     hint = "if it belongs to the image, name it in passthrough."
-    held = isinstance(value, (Collection, np.ndarray)) and not isinstance(value, (str, bytes))
     if not isinstance(value, Tensor):
+        held = isinstance(value, Collection) and not isinstance(value, (str, bytes))
         if key in OBJECT_KEYS or held or dataclasses.is_dataclass(value):
             got = type(value).__name__
             raise TypeError(f"{place} must be a tensor to follow the objects, got {got}; {hint}")
@@ -380,7 +365,7 @@ def _check_entry(key: str, value: Any, boxes: Tensor, size: Size, place: str) ->
         raise ValueError(f"{place} must have canvas_size {size}, got {tuple(canvas)}.")
     if not value.ndim and key not in OBJECT_KEYS:
         return
-    shape, count = tuple(value.shape), len(boxes)
+    shape, count = tuple(value.shape), len(target["boxes"])
     typed = isinstance(value, tv_tensors.TVTensor)
     if key not in {"boxes", *SHAPES} and (typed or shape[-2:] == size):
         raise ValueError(
@@ -391,14 +376,16 @@ def _check_entry(key: str, value: Any, boxes: Tensor, size: Size, place: str) ->
         raise ValueError(
             f"{place} must have one entry for each of the {count} boxes, got shape {shape}; {hint}"
         )
-    _check_memory(value, boxes, place)
+    _check_memory(value, target["boxes"], place)
+    points = tuple(getattr(target.get("keypoints"), "shape", shape))
     fits = {
         "area": len(shape) == 1,
+        "mix_weight": len(shape) == 1,
         "keypoints": len(shape) > 1 and shape[-1] in (2, 3),
+        "keypoints_visible": shape == points[: len(points) - ("keypoints" in target)],
         "masks": shape[1:] == size,
     }
-    if count and not fits.get(key, True):
-        raise ValueError(f"{place} must be {SHAPES[key]}, got {shape}.")
+    ensure(not count or fits.get(key, True), place, SHAPES.get(key, ""), shape)
 
 
 def _check_memory(value: Tensor, boxes: Tensor, place: str) -> None:

@@ -28,7 +28,7 @@ GEOMETRIC = (
 
 
 def apply(
-    step: Callable[..., Any], batch: Any, reader: Reader, labels: Collection[Leaf], *, follow: bool
+    step: Callable[..., Any], batch: Any, reader: Reader, labels: Collection[Leaf], follow: bool
 ) -> tuple[Any, Tensor | None]:
     """Apply a transform of v2, or any other callable, which gets the batch as it is.
 
@@ -75,19 +75,20 @@ def _apply_v2(
     places = [place for place, leaf in enumerate(leaves) if leaf.role is Role.IMAGE]
     for place in places:
         given[place] = _to_tv(given[place], leaves[place])
-    # ToDtype refuses types that it was not told of.
-    followed = follow and not isinstance(step, v2.ToDtype)
-    probes = [make_probe(given[places[0]])] if followed else []
-    done, numbers = step([*given, *probes]), None
+    count = len(given)
+    if follow and not isinstance(step, v2.ToDtype):  # which refuses types that it was not told of
+        given.append(make_probe(given[places[0]]))
+    done, numbers = step(given), None
     if (
         not isinstance(done, list)
-        or len(done) != len(given) + len(probes)
+        or len(done) != len(given)
         or any(getattr(done[place], "ndim", 0) != given[place].ndim for place in places)
     ):
         raise ValueError(f"{name} changed the structure of the batch, which cannot be followed.")
-    for probe in probes:
-        moved = done.pop()
-        if moved is not probe and (numbers := read_probe(moved, probe)) is None:
+    for probe, moved in zip(given[count:], done[count:], strict=True):
+        if moved is probe and len(probe) > 1:  # of one sample it could be written to
+            continue
+        if (numbers := read_probe(moved, probe)) is None:
             raise ValueError(
                 f"{name} did more than move the probe that goes beside the images; say which types "
                 "it is for: v2.Lambda(f, tv_tensors.Image), or _transformed_types of a class of "
@@ -96,7 +97,7 @@ def _apply_v2(
     for place in places:
         old, new = before.values[place], done[place]
         done[place] = old if new is given[place] else _from_tv(new, old, leaves[place])
-    return put_together(done, before.structure), numbers
+    return put_together(done[:count], before.structure), numbers
 
 
 def _to_tv(value: Any, leaf: Leaf) -> Tensor:

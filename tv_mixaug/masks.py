@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from tv_mixaug.arguments import ensure
 from tv_mixaug.draws import constants
 from tv_mixaug.execute import carry_out
 from tv_mixaug.plans import BLEND, NONE, PASTE, Recipe
@@ -13,19 +14,11 @@ from tv_mixaug.plans import BLEND, NONE, PASTE, Recipe
 def mix_masks(
     masks: Tensor, recipe: Recipe, blend: str | None, num_classes: int | None, fill: int | None
 ) -> Tensor:
-    """Do to masks what a plan did to their images.
+    """Do to (B, ..., H, W) class ids, or float planes from a mix before, what a plan did to images.
 
-    Args:
-        masks: (B, ..., H, W) class ids, or float planes from a mix before.
-        recipe: The plan.
-        blend: What blending makes of them: ``"soft"``: planes, one for each class; ``"dominant"``:
-            the mask of the larger weight; None where nothing is blended.
-        num_classes: K of ``"soft"``.
-        fill: What filled boxes take; None leaves the masks there as they are.
-
-    Returns:
-        Masks of the same shape and dtype, or (B, K, H, W) float32 planes with ``"soft"``, also
-        where nothing was mixed.
+    Filled boxes take ``fill``, or keep what they hold if it is None. Blending is ``"soft"``: then
+    (B, K, H, W) float32 planes result in any case, one for each class; ``"dominant"``: the mask of
+    the larger weight; or None where nothing is blended.
     """
     if blend == "soft":
         count = int(num_classes or 0)
@@ -37,18 +30,23 @@ def mix_masks(
 
 
 def check_classes(masks: Tensor, count: int, ignore_index: int | None, where: str) -> None:
-    """Raise unless class ids can become planes; masks on a GPU are not looked at."""
-    if not masks.is_cpu or masks.is_floating_point():
-        return
-    masks = masks.as_subclass(Tensor)
-    wrong = (masks < 0) | (masks >= count)
-    if ignore_index is not None:
-        wrong &= masks != ignore_index
-    if bool(wrong.any()):
-        raise ValueError(
-            f"masks at {where} must be in [0, {count}), got {int(masks[wrong][0])}; name the value "
-            "of unlabelled pixels with ignore_index=."
-        )
+    """Raise unless masks are class ids or planes of them; on a GPU values are not looked at."""
+    masks, name = masks.as_subclass(Tensor), f"masks at {where}"
+    if masks.is_floating_point():
+        fits = masks.ndim > 3 and masks.shape[1] == count
+        # Weights that were added up may be a little above 1.
+        fits &= not masks.is_cpu or bool(((masks >= 0) & (masks <= 1.001)).all())
+        expected = f"integers, or (B, {count}, ...) planes in [0, 1] from a mix before"
+        ensure(fits, name, expected, f"{masks.dtype} of shape {tuple(masks.shape)}")
+    elif masks.is_cpu:
+        wrong = (masks < 0) | (masks >= count)
+        if ignore_index is not None:
+            wrong &= masks != ignore_index
+        if bool(wrong.any()):
+            raise ValueError(
+                f"{name} must be in [0, {count}), got {int(masks[wrong][0])}; name the value of "
+                "unlabelled pixels with ignore_index=."
+            )
 
 
 def _planes(masks: Tensor, count: int) -> Tensor:

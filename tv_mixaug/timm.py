@@ -16,25 +16,17 @@ import numpy as np
 import torch
 
 from tv_mixaug import transforms
-from tv_mixaug.arguments import (
-    check_bool,
-    check_choice,
-    check_number,
-    check_probability,
-    check_range,
-)
-from tv_mixaug.base import BatchTransform, How, MixTransform
+from tv_mixaug.arguments import check_choice, check_number, check_probability, check_range, ensure
+from tv_mixaug.base import MixTransform
 from tv_mixaug.draws import Source, corners, draw_lam, draw_uniform, is_on_device
-from tv_mixaug.labels import LabelFormat
 from tv_mixaug.leaves import Batch, Leaf, Reading
 from tv_mixaug.loading.collate import CollateFn
 from tv_mixaug.plans import BLEND, NONE, PASTE, Plan, Recipe, box_volumes
 
-FIXED = {"mixup_alpha", "cutmix_alpha", "cutmix_minmax", "switch_prob", "mode", "correct_lam"}
-FIXED |= {"label_smoothing", "num_classes"}
+FIXED = {"mixup_alpha", "cutmix_alpha", "cutmix_minmax", "switch_prob", "mode"}
 
 
-class Mixup(BatchTransform):
+class Mixup(transforms.Mixup, transforms.CutMix):
     """Mix a stacked batch by Mixup or CutMix, as ``timm.data.Mixup`` does.
 
     Called as ``mixup_fn(images, labels)``, or with a batch in any nesting, as all transforms here.
@@ -79,32 +71,33 @@ class Mixup(BatchTransform):
         num_classes: int = 1000,
         **shared: Any,
     ) -> None:
-        super().__init__()
         if "p" in shared:
             raise TypeError("p must be given as prob, as timm has it.")
         if unknown := sorted(shared.keys() - MixTransform.__dataclass_fields__.keys()):
             raise TypeError(
                 f"{unknown[0]} is no argument of timm's Mixup, nor of all transforms of tv_mixaug."
             )
-        self.prob, self.mixup_enabled = check_probability("prob", prob), True
-        self.rule = _Rule(num_classes=num_classes, label_smoothing=label_smoothing, **shared)
-        self.rule.alphas = [
-            _check_alpha("mixup_alpha", mixup_alpha),
-            _check_alpha("cutmix_alpha", 1.0 if cutmix_minmax is not None else cutmix_alpha),
-        ]
-        if not any(self.rule.alphas):
-            raise ValueError("mixup_alpha or cutmix_alpha must be > 0, got 0 for both.")
         if cutmix_minmax is not None:
-            low, high = self.rule.minmax = check_range("cutmix_minmax", cutmix_minmax)
-            if not 0 <= low < high <= 1:
-                raise ValueError(f"cutmix_minmax must be in [0, 1], got {cutmix_minmax}.")
-        self.rule.switch_prob = check_probability("switch_prob", switch_prob)
-        self.rule.draws = check_choice("mode", mode, ("batch", "pair", "elem"))
-        self.rule.correct_lam = check_bool("correct_lam", correct_lam)
+            cutmix_minmax, cutmix_alpha = check_range("cutmix_minmax", cutmix_minmax, unit=True), 1
+        self.mixup_alpha = _check_alpha("mixup_alpha", mixup_alpha)
+        self.cutmix_alpha = _check_alpha("cutmix_alpha", cutmix_alpha)
+        self.cutmix_minmax = cutmix_minmax
+        if not (self.mixup_alpha or self.cutmix_alpha):
+            raise ValueError("mixup_alpha or cutmix_alpha must be > 0, got 0 for both.")
+        self.switch_prob = check_probability("switch_prob", switch_prob)
+        self.drawn_for = check_choice("mode", mode, ("batch", "pair", "elem"))
+        self.correct_lam, self.mixup_enabled = correct_lam, True
+        super().__init__(
+            p=check_probability("prob", prob),
+            mode="batch" if mode == "batch" else "sample",
+            num_classes=num_classes,
+            label_smoothing=label_smoothing,
+            **shared,
+        )
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Set ``prob`` or ``mixup_enabled``; the other arguments are those of the constructor."""
-        if name in FIXED:
+        """Set an argument; those that are timm's alone are set once."""
+        if name in FIXED and name in self.__dict__:
             raise AttributeError(f"{name} cannot be changed; make a new {type(self).__name__}.")
         super().__setattr__(name, value)
 
@@ -113,18 +106,62 @@ class Mixup(BatchTransform):
         """The probability in use: ``prob``, or 0 where ``mixup_enabled`` is off."""
         return check_probability("prob", self.prob) if self.mixup_enabled else 0.0
 
-    @property
-    def label_format(self) -> LabelFormat:
-        """What is made of labels, the same in every batch."""
-        return self.rule.label_format
+    @p.setter
+    def p(self, p: float) -> None:
+        self.prob = p
 
-    def choose(self, p: Any, generator: Source) -> tuple[BatchTransform, Any]:
-        """Return the rule behind, for those who mix while they collate."""
-        return self.rule, p
+    def reading(self) -> Reading:
+        """Return how batches are to be read: all images of one size where boxes are pasted."""
+        return super().reading()._replace(one_size=self.cutmix_alpha > 0)
 
-    def run(self, batch: Any, p: Any, how: How) -> tuple[Any, Recipe]:
-        """Transform a batch; see :class:`~tv_mixaug.base.BatchTransform`."""
-        return self.rule.run(batch, p, how)
+    def check(self, leaf: Leaf, value: Any) -> None:
+        """Refuse what the transforms in use refuse."""
+        used = transforms.Mixup if self.mixup_alpha else transforms.CutMix
+        used.check(self, leaf, value)
+
+    def draw(self, batch: Batch, p: float, generator: Source) -> Recipe:
+        """Draw for the batch, the pairs or the samples; the partner is from the other end."""
+        if is_on_device(generator):
+            raise TypeError(
+                "tv_mixaug.timm draws on the host; use OneOf([Mixup(...), CutMix(...)])."
+            )
+        count, size = batch.length, batch.size
+        own: Any = np.arange(count)
+        partner = own[::-1]
+        places = {"batch": own * 0, "pair": np.minimum(own, partner), "elem": own}
+        place, alphas = places[self.drawn_for], (self.mixup_alpha, self.cutmix_alpha)
+        number = {"batch": 1, "pair": (count + 1) // 2, "elem": count}[self.drawn_for]
+        chosen, switch = draw_uniform((2, number), generator)
+        mixup, cutmix = (draw_lam(alpha or 1.0, number, generator) for alpha in alphas)
+        cut = switch < (self.switch_prob if all(alphas) else float(not self.mixup_alpha))
+        lam = np.where(cut, cutmix, mixup)
+        boxes = self._draw_boxes(lam, size, generator)
+        if self.correct_lam or self.cutmix_minmax is not None:
+            lam = np.where(cut, 1 - box_volumes(boxes) / max(math.prod(size), 1), lam)
+        op = np.where(chosen < p, np.where(cut, PASTE, BLEND), NONE)[place]
+        op[partner == own] = NONE  # in the middle of an odd batch
+        mixed = op != NONE
+        fields = (
+            op.astype(np.uint8),
+            np.where(mixed, partner, own),
+            np.where(mixed, lam[place], 1.0).astype(np.float32),
+            np.where(op == PASTE, boxes[place].T, 0).T[:, None],
+            np.zeros(count, np.int64),
+        )
+        return Recipe.of(Plan(*map(torch.from_numpy, fields)))
+
+    def _draw_boxes(self, lam: Any, size: tuple[int, ...], generator: Source) -> Any:
+        """Draw (n, 4) int64 boxes: whole pixels rounded down, as timm's."""
+        sizes: Any = np.asarray(size)
+        uniform = draw_uniform((2, len(lam), 2), generator)
+        if self.cutmix_minmax is None:
+            sides = np.floor(np.sqrt(1 - lam)[:, None] * sizes)
+            start = np.floor(uniform[0] * sizes) - sides // 2
+        else:
+            low, high = (np.floor(end * sizes) for end in self.cutmix_minmax)
+            sides = low + np.floor(uniform[0] * np.maximum(high - low, 1))
+            start = np.floor(uniform[1] * (sizes - sides + 1))
+        return corners(np.clip(start, 0, sizes), np.clip(start + sides, 0, sizes))
 
 
 class FastCollateMixup(CollateFn):
@@ -171,68 +208,6 @@ class FastCollateMixup(CollateFn):
         return object.__new__, (type(self),), self.__getstate__()
 
 
-class _Rule(transforms.Mixup, transforms.CutMix):
-    """Draw plans by timm's laws."""
-
-    alphas: list[float]
-    minmax: tuple[float, float] | None = None
-    switch_prob: float
-    draws: str
-
-    def reading(self) -> Reading:
-        """Return how batches are to be read: all images of one size where boxes are pasted."""
-        return super().reading()._replace(one_size=self.alphas[1] > 0)
-
-    def check(self, leaf: Leaf, value: Any) -> None:
-        """Refuse what the transforms in use refuse."""
-        used = transforms.Mixup if self.alphas[0] else transforms.CutMix
-        used.check(self, leaf, value)
-
-    def draw(self, batch: Batch, p: float, generator: Source) -> Recipe:
-        """Draw for the batch, the pairs or the samples; the partner is from the other end."""
-        if is_on_device(generator):
-            raise TypeError(
-                "tv_mixaug.timm draws on the host; use OneOf([Mixup(...), CutMix(...)])."
-            )
-        count, size = batch.length, batch.size
-        own: Any = np.arange(count)
-        partner = own[::-1]
-        place = {"batch": own * 0, "pair": np.minimum(own, partner), "elem": own}[self.draws]
-        number = {"batch": 1, "pair": (count + 1) // 2, "elem": count}[self.draws]
-        chosen, switch = draw_uniform((2, number), generator)
-        mixup, cutmix = (draw_lam(alpha or 1.0, number, generator) for alpha in self.alphas)
-        cut = switch < (self.switch_prob if all(self.alphas) else float(not self.alphas[0]))
-        lam = np.where(cut, cutmix, mixup)
-        boxes = self._draw_boxes(lam, size, generator)
-        if self.correct_lam or self.minmax is not None:
-            lam = np.where(cut, 1 - box_volumes(boxes) / max(math.prod(size), 1), lam)
-        op = np.where(chosen < p, np.where(cut, PASTE, BLEND), NONE)[place]
-        op[partner == own] = NONE  # in the middle of an odd batch
-        mixed = op != NONE
-        fields = (
-            op.astype(np.uint8),
-            np.where(mixed, partner, own),
-            np.where(mixed, lam[place], 1.0).astype(np.float32),
-            np.where(op == PASTE, boxes[place].T, 0).T[:, None],
-            np.zeros(count, np.int64),
-        )
-        return Recipe.of(Plan(*map(torch.from_numpy, fields)))
-
-    def _draw_boxes(self, lam: Any, size: tuple[int, ...], generator: Source) -> Any:
-        """Draw (n, 4) int64 boxes: whole pixels rounded down, as timm's."""
-        sizes: Any = np.asarray(size)
-        uniform = draw_uniform((2, len(lam), 2), generator)
-        if self.minmax is None:
-            sides = np.floor(np.sqrt(1 - lam)[:, None] * sizes)
-            start = np.floor(uniform[0] * sizes) - sides // 2
-        else:
-            low, high = (np.floor(end * sizes) for end in self.minmax)
-            sides = low + np.floor(uniform[0] * np.maximum(high - low, 1))
-            start = np.floor(uniform[1] * (sizes - sides + 1))
-        return corners(np.clip(start, 0, sizes), np.clip(start + sides, 0, sizes))
-
-
 def _check_alpha(name: str, alpha: Any) -> float:
-    if check_number(name, alpha) < 0:
-        raise ValueError(f"{name} must be >= 0, got {alpha}.")
+    ensure(check_number(name, alpha) >= 0, name, ">= 0", alpha)
     return float(alpha)
