@@ -853,3 +853,16 @@ def test_kernels_are_registered_in_each_process_that_uses_a_chain():
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)  # noqa: S603
     assert done.stdout.strip() == "[[0.25, 0.0], [0.0, 0.25]]", done.stderr
+
+
+def test_what_is_set_on_a_rule_later_reaches_its_chain():
+    """Labels take the format that the rule now has; what the rules no longer share is refused."""
+    first, second = Mixup(num_classes=4), CutMix(num_classes=4)
+    chain = Chain([first, second])
+    images, labels = torch.rand(4, 3, 8, 8), torch.arange(4)
+    assert chain(images, labels)[1].shape == (4, 4)
+    first.num_classes = second.num_classes = 6
+    assert chain(images, labels)[1].shape == (4, 6)
+    first.label_smoothing = 0.5
+    with pytest.raises(ValueError, match="agree on the label format"):
+        chain(images, labels)

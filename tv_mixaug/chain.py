@@ -88,12 +88,16 @@ class Chain(BatchTransform):
         self._ours = [t for t, holder in steps if isinstance(t, MixTransform) and holder is None]
         if not self._ours:
             raise ValueError("transforms must have at least one of tv_mixaug, got none.")
+        self._agree()
+
+    def _agree(self) -> None:
+        """Make what reads batches, or raise where ours differ; again where one was changed."""
         check_one_format([(type(t).__name__, t.label_format) for t in self._ours])
-        readings = [t.reading() for t in self._ours]
+        readings = self._readings = [t.reading() for t in self._ours]
         for name in ("layout", "labels_getter", "passthrough"):
             values = [getattr(reading, name) for reading in readings]
             ensure(values == values[:1] * len(values), name, "one for all transforms", values)
-        if provenance:
+        if self.provenance:
             where = "in a chain with provenance"
             ensure(self.label_format.targets == "soft", "targets", f"'soft' {where}", "'pair'")
             ensure(not any(r.cuboid for r in readings), "cut", f"'spatial' {where}", "'cuboid'")
@@ -123,7 +127,9 @@ class Chain(BatchTransform):
                 "a Chain cannot be compiled, since it looks at what was drawn; compile single "
                 "rules or a OneOf, or chain in the loader."
             )
-        read, labels = self._reader.read(batch, lambda *_: None), {}
+        if self._readings != [t.reading() for t in self._ours]:
+            self._agree()
+        read, labels = self._reader.read(batch), {}
         for leaf, value in read.pairs():
             if leaf.role is Role.LABEL:
                 labels[leaf] = encode_labels(value, leaf.kind, self.label_format)
@@ -163,7 +169,7 @@ class Chain(BatchTransform):
         shares = _count_shares(pixels)
         if self.erased != "nobody":
             shares = shares / shares.sum(1, keepdim=True).clamp(min=1e-12)
-        final = self._later.read(batch, lambda *_: None)
+        final = self._later.read(batch)
         places = {leaf.path: place for place, leaf in enumerate(final.layout.leaves)}
         for leaf, rows in labels.items():
             place = places[leaf.path]

@@ -36,7 +36,7 @@ def apply(
     there, 0 where it was filled; None where nothing was moved, or is not to be followed.
     """
     name = getattr(step, "__name__", type(step).__name__)
-    before, numbers = reader.read(batch, lambda *_: None), None
+    before, numbers = reader.read(batch), None
     if isinstance(step, v2.Transform):
         batch, numbers = _apply_v2(step, name, before, follow)
     else:
@@ -44,7 +44,7 @@ def apply(
     if not follow:
         return batch, None
     try:
-        after = reader.read(batch, lambda *_: None)
+        after = reader.read(batch)
     except (TypeError, ValueError) as error:
         raise type(error)(f"{name} left a batch that cannot be read: {error}") from error
     size = before.size if numbers is None else tuple(numbers.shape[-2:])

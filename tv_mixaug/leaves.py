@@ -194,7 +194,7 @@ class Reader:
         """Let a copy begin without memories, whose keys may be types that cannot be pickled."""
         return Reader, (self.reading,)
 
-    def read(self, batch: Any, check: Callable[[Leaf, Any], None]) -> Batch:
+    def read(self, batch: Any, check: Callable[[Leaf, Any], None] = lambda *_: None) -> Batch:
         """Take a batch apart, say what every leaf is and check all of them; change nothing.
 
         Args:
