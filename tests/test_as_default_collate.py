@@ -151,8 +151,12 @@ MADE = {
     "NumPy bools": [np.bool_(True), np.bool_(False)],
     "NumPy strings": [np.str_("a"), np.str_("b")],
     "ints": [1, 2],
+    "the largest ints": [2**63 - 1, -(2**63)],
+    "ints of too many bits": [1, -(2**63) - 1],
     "floats": [1.0, float("nan")],
     "truths": [True, False],
+    "truths and ints": [True, 5],
+    "ints and NumPy integers": [1, np.int8(2)],
     "ints and floats": [1, 2.5],
     "floats and ints": [2.5, 1],
     "ints of an enum": [Level.LOW, Level.HIGH],
@@ -297,6 +301,12 @@ def test_arrays_that_run_backwards_are_taken(step):
     """An array of negative strides, as a flip makes it, is taken where torch takes none."""
     samples = [np.arange(12.0).reshape(3, 4)[::step, ::step] + n for n in range(2)]
     assert alike(plain(samples), default_collate([sample.copy() for sample in samples]))
+
+
+def test_fields_of_records_are_taken():
+    """A field of packed records, whose steps are no whole numbers of it, is taken too."""
+    records = np.array([(1, 2), (3, 4)], [("a", "i1"), ("b", "i4")])
+    assert alike(plain([records["b"]] * 2), torch.tensor([[2, 4]] * 2, dtype=torch.int32))
 
 
 # --- Types that are registered with torch -------------------------------------------------------
