@@ -252,20 +252,16 @@ class CollateFn:
             return self.rank
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             return torch.distributed.get_rank()
-        found = (os.environ.get(name) for name in RANK_VARIABLES)
-        return next((int(value) for value in found if value and value.isdigit()), 0)
+        found = (os.environ.get(name, "") for name in RANK_VARIABLES)
+        return next((int(value) for value in found if value.isdigit()), 0)
 
     def _generator(self) -> Generator | None:
         """Return where the random numbers of this batch come from; None is torch's own."""
         if self.seed is None:
             return None
-        key = (self.seed, self._find_rank(), *self._numbering.find())
-        return torch.Generator("cpu").manual_seed(_hash(key))
-
-
-def _hash(key: tuple[int, ...]) -> int:
-    digest = hashlib.blake2b(",".join(map(str, key)).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1
+        key = ",".join(map(str, (self.seed, self._find_rank(), *self._numbering.find())))
+        digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
+        return torch.Generator("cpu").manual_seed(int.from_bytes(digest, "little") >> 1)
 
 
 def _with_plan(batch: Any, plan: Plan) -> Any:

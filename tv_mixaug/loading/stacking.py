@@ -28,11 +28,8 @@ PLAIN_KINDS = (Tensor, np.ndarray, str, bytes, (int, float, np.generic))
 # Numbers that NumPy takes in a fifth of torch's time.
 NUMBERS = {torchs.collate_int_fn: (int, np.int64), torchs.collate_float_fn: (float, np.float64)}
 IMAGE_KINDS = (Tensor, tv_tensors.Image, tv_tensors.Video)
-OUTSIDE_TARGETS = tuple(
-    getattr(tv_tensors, name)
-    for name in ("BoundingBoxes", "KeyPoints")
-    if hasattr(tv_tensors, name)
-)
+BOXES = tv_tensors.BoundingBoxes
+OUTSIDE_TARGETS = (BOXES, getattr(tv_tensors, "KeyPoints", BOXES))
 # What tensors must have in common, and what to do where they do not.
 ADVICE = {
     "type": "wrap all of them alike in the data set, or pass a collate_fn of your own",
@@ -50,20 +47,14 @@ _traits = operator.attrgetter("shape", "is_cpu", "requires_grad", "layout")
 def collate_samples(
     samples: Sequence[Any], allocate: Allocate = ring.allocate, *, keep_apart: bool = False
 ) -> Any:
-    """Collate samples as ``default_collate`` does, keeping tv_tensor types and detection targets.
+    """Return what ``default_collate`` makes of samples, types registered with it included.
+
+    But mappings with ``"boxes"`` become a list of B mappings, and tv_tensors keep their types.
 
     Args:
         samples: B > 0 samples of one structure.
-        allocate: Makes the memory that tensors are stacked into in a worker.
+        allocate: Makes the memory that a worker stacks tensors into.
         keep_apart: Whether images are handed over as :class:`~tv_mixaug.execute.Samples`.
-
-    Returns:
-        The batch: what ``default_collate`` returns, types registered with it included; but
-        mappings with ``"boxes"`` become a list of B mappings, and tv_tensors keep their types.
-
-    Raises:
-        TypeError: If samples hold what cannot be collated.
-        ValueError: If samples differ in structure, or in the shape or dtype of a tensor.
     """
     try:
         return _collate(list(samples), allocate, keep_apart)
@@ -189,13 +180,13 @@ def _stack(tensors: Column, kinds: set[type], allocate: Allocate, keep_apart: bo
             if len({*map(_traits, plain)}) == 1:
                 return Samples(plain, allocate, tv_type)
         try:
-            if is_plain:
-                out = None
-                if get_worker_info() is not None:
-                    out = allocate(torch.Size((len(tensors), *first.shape)), first.dtype)
-                batch = torch.stack(tensors, out=out)
-            else:
+            if not is_plain:
                 batch = torchs.collate_tensor_fn(tensors)
+            elif get_worker_info() is None:
+                batch = torch.stack(tensors)
+            else:
+                size = torch.Size((len(tensors), *first.shape))
+                batch = torch.stack(tensors, out=allocate(size, first.dtype))
         except (RuntimeError, TypeError) as error:
             raise _refusal(tensors) from error
         if apart and not batch.requires_grad:
