@@ -278,6 +278,11 @@ def test_unusual_tensors(name, number):
         ([np.zeros(2), torch.zeros(2)], "one structure, got Tensor and ndarray in the same place"),
         (["a", None], "one structure, got NoneType and str in the same place"),
         ([{"a": 1}, {"a": 1, "b": 2}], "the same keys"),
+        ([{"a": 1}, {"b": 1}], "the same keys"),
+        ([{"a": 1}, OrderedDict(b=1)], "the same keys"),
+        ([{"a": 1}, None], "the same keys"),
+        ([(1, 2), {3, 4}], "the same length"),
+        ([(1, 2), None], "the same length"),
         ([Point(1, 2), (1, 2, 3)], "the same length"),
     ],
 )
@@ -307,6 +312,38 @@ def test_fields_of_records_are_taken():
     """A field of packed records, whose steps are no whole numbers of it, is taken too."""
     records = np.array([(1, 2), (3, 4)], [("a", "i1"), ("b", "i4")])
     assert alike(plain([records["b"]] * 2), torch.tensor([[2, 4]] * 2, dtype=torch.int32))
+
+
+class Lazy(Frozen):
+    """A mapping whose values are made when they are asked for."""
+
+    def __contains__(self, key):
+        return key in self._items
+
+    def __getitem__(self, key):
+        raise KeyError("no such file")
+
+
+class LazyPair(Pair):
+    """A sequence whose items are made when they are asked for."""
+
+    def __getitem__(self, place):
+        raise ValueError("no such picture")
+
+
+@pytest.mark.parametrize("kind", [lambda: Lazy({"a": 1}), lambda: LazyPair([1, 2])])
+def test_what_a_sample_raises_is_not_taken_for_a_difference(kind):
+    """Samples that are alike, and raise an error of their own when opened, are not explained."""
+    with pytest.raises((KeyError, ValueError), match="no such"):
+        plain([kind(), kind()])
+
+
+def test_no_sample_is_asked_for_a_key_that_it_lacks():
+    """A defaultdict without a key is refused, and is not given that key."""
+    samples = [defaultdict(int, a=1, b=2), defaultdict(int, a=1, c=2)]
+    with pytest.raises(ValueError, match="the same keys"):
+        plain(samples)
+    assert samples == [{"a": 1, "b": 2}, {"a": 1, "c": 2}]
 
 
 # --- Types that are registered with torch -------------------------------------------------------

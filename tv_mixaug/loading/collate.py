@@ -22,7 +22,6 @@ from tv_mixaug.loading.stacking import collate_samples
 from tv_mixaug.one_of import OneOf, as_batch_transform
 from tv_mixaug.plans import Plan
 
-Samples = Sequence[Any]
 RANK_VARIABLES = ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
 
 
@@ -30,7 +29,7 @@ def make_collate_fn(
     transforms: nn.Module | Callable[..., Any] | Sequence[Callable[..., Any]],
     p: float | Sequence[float] | None = None,
     *,
-    collate_fn: Callable[[Samples], Any] | None = None,
+    collate_fn: Callable[[Sequence[Any]], Any] | None = None,
     seed: int | None = None,
     rank: int | None = None,
     record: bool = False,
@@ -128,7 +127,7 @@ class CollateFn:
         )
         self._numbering = Numbering()
 
-    def __call__(self, samples: Samples) -> Any:
+    def __call__(self, samples: Sequence[Any]) -> Any:
         """Collate samples and mix them.
 
         Args:

@@ -81,8 +81,7 @@ def _collate(samples: Column, allocate: Allocate, keep_apart: bool) -> Any:
             try:
                 return torch.from_numpy(np.array(samples, dtype))
             except OverflowError as error:
-                big = max(samples, key=abs)
-                raise ValueError(f"samples must hold ints of 64 bits, got {big}.") from error
+                raise ValueError("samples must hold ints of 64 bits, got larger ones.") from error
         return function(samples, collate_fn_map=torchs.default_collate_fn_map)
     if isinstance(first, Mapping):
         if "boxes" in first and is_objects(samples):
@@ -123,7 +122,8 @@ def _by_key(samples: Column, kinds: set[type]) -> dict[Any, list[Any]]:
         if alike:
             return {key: [sample[key] for sample in samples] for key in keys}
     except KeyError:
-        pass
+        if kinds != {dict}:
+            raise  # it came from within a sample
     raise ValueError("samples must have the same keys, got mappings that differ in them.")
 
 
