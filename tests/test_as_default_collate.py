@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, default_collate
 from torch.utils.data._utils.collate import default_collate_fn_map
 from torchvision import tv_tensors
 
-from tv_mixaug import Cutout, Mixup, make_collate_fn
+from tv_mixaug import CutMix, Cutout, Mixup, make_collate_fn
 from tv_mixaug.loading.stacking import collate_samples
 
 Point = collections.namedtuple("Point", ["x", "y"])
@@ -528,6 +528,17 @@ def test_tv_tensors_keep_their_types_where_torch_drops_them(kind, size):
         mixed, _ = make_collate_fn(Mixup(num_classes=3), p=0.0)(samples)
         assert type(mixed) is kind
         assert alike(mixed.as_subclass(torch.Tensor), expected)
+
+
+@pytest.mark.parametrize("transform", [Mixup(num_classes=3), CutMix(num_classes=3), Cutout()])
+@pytest.mark.parametrize("size", [8, 160])
+def test_a_batch_lies_in_the_order_of_its_axes(transform, size):
+    """Frames with the channels last are dense afterwards, here as in a worker, mixed or not."""
+    frames = torch.rand(3, 2, 3, size, size)
+    frames = [one.to(memory_format=torch.channels_last) for one in frames]
+    for p in (0.0, 1.0):
+        videos, _ = make_collate_fn(transform, p)([(one, 1) for one in frames])
+        assert videos.is_contiguous()
 
 
 def test_images_that_require_gradients_are_mixed_with_them():

@@ -183,7 +183,7 @@ def _stack(tensors: Column, kinds: set[type], allocate: Allocate, keep_apart: bo
             if not is_plain:
                 batch = torchs.collate_tensor_fn(tensors)
             elif get_worker_info() is None:
-                batch = torch.stack(tensors)
+                batch = torch.stack(tensors).contiguous()  # as in a worker
             else:
                 size = torch.Size((len(tensors), *first.shape))
                 batch = torch.stack(tensors, out=allocate(size, first.dtype))
