@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, default_collate
 from torch.utils.data._utils.collate import default_collate_fn_map
 from torchvision import tv_tensors
 
-from tv_mixaug import Cutout, Mixup, make_collate_fn
+from tv_mixaug import CutMix, Cutout, Mixup, make_collate_fn
 from tv_mixaug.loading.stacking import collate_samples
 
 Point = collections.namedtuple("Point", ["x", "y"])
@@ -151,8 +151,12 @@ MADE = {
     "NumPy bools": [np.bool_(True), np.bool_(False)],
     "NumPy strings": [np.str_("a"), np.str_("b")],
     "ints": [1, 2],
+    "the largest ints": [2**63 - 1, -(2**63)],
+    "ints of too many bits": [1, -(2**63) - 1],
     "floats": [1.0, float("nan")],
     "truths": [True, False],
+    "truths and ints": [True, 5],
+    "ints and NumPy integers": [1, np.int8(2)],
     "ints and floats": [1, 2.5],
     "floats and ints": [2.5, 1],
     "ints of an enum": [Level.LOW, Level.HIGH],
@@ -274,6 +278,11 @@ def test_unusual_tensors(name, number):
         ([np.zeros(2), torch.zeros(2)], "one structure, got Tensor and ndarray in the same place"),
         (["a", None], "one structure, got NoneType and str in the same place"),
         ([{"a": 1}, {"a": 1, "b": 2}], "the same keys"),
+        ([{"a": 1}, {"b": 1}], "the same keys"),
+        ([{"a": 1}, OrderedDict(b=1)], "the same keys"),
+        ([{"a": 1}, None], "the same keys"),
+        ([(1, 2), {3, 4}], "the same length"),
+        ([(1, 2), None], "the same length"),
         ([Point(1, 2), (1, 2, 3)], "the same length"),
     ],
 )
@@ -297,6 +306,44 @@ def test_arrays_that_run_backwards_are_taken(step):
     """An array of negative strides, as a flip makes it, is taken where torch takes none."""
     samples = [np.arange(12.0).reshape(3, 4)[::step, ::step] + n for n in range(2)]
     assert alike(plain(samples), default_collate([sample.copy() for sample in samples]))
+
+
+def test_fields_of_records_are_taken():
+    """A field of packed records, whose steps are no whole numbers of it, is taken too."""
+    records = np.array([(1, 2), (3, 4)], [("a", "i1"), ("b", "i4")])
+    assert alike(plain([records["b"]] * 2), torch.tensor([[2, 4]] * 2, dtype=torch.int32))
+
+
+class Lazy(Frozen):
+    """A mapping whose values are made when they are asked for."""
+
+    def __contains__(self, key):
+        return key in self._items
+
+    def __getitem__(self, key):
+        raise KeyError("no such file")
+
+
+class LazyPair(Pair):
+    """A sequence whose items are made when they are asked for."""
+
+    def __getitem__(self, place):
+        raise ValueError("no such picture")
+
+
+@pytest.mark.parametrize("kind", [lambda: Lazy({"a": 1}), lambda: LazyPair([1, 2])])
+def test_what_a_sample_raises_is_not_taken_for_a_difference(kind):
+    """Samples that are alike, and raise an error of their own when opened, are not explained."""
+    with pytest.raises((KeyError, ValueError), match="no such"):
+        plain([kind(), kind()])
+
+
+def test_no_sample_is_asked_for_a_key_that_it_lacks():
+    """A defaultdict without a key is refused, and is not given that key."""
+    samples = [defaultdict(int, a=1, b=2), defaultdict(int, a=1, c=2)]
+    with pytest.raises(ValueError, match="the same keys"):
+        plain(samples)
+    assert samples == [{"a": 1, "b": 2}, {"a": 1, "c": 2}]
 
 
 # --- Types that are registered with torch -------------------------------------------------------
@@ -481,6 +528,17 @@ def test_tv_tensors_keep_their_types_where_torch_drops_them(kind, size):
         mixed, _ = make_collate_fn(Mixup(num_classes=3), p=0.0)(samples)
         assert type(mixed) is kind
         assert alike(mixed.as_subclass(torch.Tensor), expected)
+
+
+@pytest.mark.parametrize("transform", [Mixup(num_classes=3), CutMix(num_classes=3), Cutout()])
+@pytest.mark.parametrize("size", [8, 160])
+def test_a_batch_lies_in_the_order_of_its_axes(transform, size):
+    """Frames with the channels last are dense afterwards, here as in a worker, mixed or not."""
+    frames = torch.rand(3, 2, 3, size, size)
+    frames = [one.to(memory_format=torch.channels_last) for one in frames]
+    for p in (0.0, 1.0):
+        videos, _ = make_collate_fn(transform, p)([(one, 1) for one in frames])
+        assert videos.is_contiguous()
 
 
 def test_images_that_require_gradients_are_mixed_with_them():

@@ -22,7 +22,6 @@ from tv_mixaug.loading.stacking import collate_samples
 from tv_mixaug.one_of import OneOf, as_batch_transform
 from tv_mixaug.plans import Plan
 
-Samples = Sequence[Any]
 RANK_VARIABLES = ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
 
 
@@ -30,7 +29,7 @@ def make_collate_fn(
     transforms: nn.Module | Callable[..., Any] | Sequence[Callable[..., Any]],
     p: float | Sequence[float] | None = None,
     *,
-    collate_fn: Callable[[Samples], Any] | None = None,
+    collate_fn: Callable[[Sequence[Any]], Any] | None = None,
     seed: int | None = None,
     rank: int | None = None,
     record: bool = False,
@@ -128,7 +127,7 @@ class CollateFn:
         )
         self._numbering = Numbering()
 
-    def __call__(self, samples: Samples) -> Any:
+    def __call__(self, samples: Sequence[Any]) -> Any:
         """Collate samples and mix them.
 
         Args:
@@ -252,20 +251,16 @@ class CollateFn:
             return self.rank
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             return torch.distributed.get_rank()
-        found = (os.environ.get(name) for name in RANK_VARIABLES)
-        return next((int(value) for value in found if value and value.isdigit()), 0)
+        found = (os.environ.get(name, "") for name in RANK_VARIABLES)
+        return next((int(value) for value in found if value.isdigit()), 0)
 
     def _generator(self) -> Generator | None:
         """Return where the random numbers of this batch come from; None is torch's own."""
         if self.seed is None:
             return None
-        key = (self.seed, self._find_rank(), *self._numbering.find())
-        return torch.Generator("cpu").manual_seed(_hash(key))
-
-
-def _hash(key: tuple[int, ...]) -> int:
-    digest = hashlib.blake2b(",".join(map(str, key)).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1
+        key = ",".join(map(str, (self.seed, self._find_rank(), *self._numbering.find())))
+        digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
+        return torch.Generator("cpu").manual_seed(int.from_bytes(digest, "little") >> 1)
 
 
 def _with_plan(batch: Any, plan: Plan) -> Any:

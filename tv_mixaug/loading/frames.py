@@ -22,28 +22,27 @@ def is_starting_worker() -> bool:
 
 def find_serving_frame(frame: FrameType | None) -> FrameType | None:
     """Return the nearest frame of a loader that fetches a batch."""
-    while frame is not None:
-        name = frame.f_code.co_name
-        if name == "_worker_loop" and "idx" in frame.f_locals:
-            return frame
-        if name == "_next_data" and hasattr(frame.f_locals.get("self"), "_num_yielded"):
-            return frame
-        frame = frame.f_back
-    return None
+    return _find(frame, {"_worker_loop": "idx", "_next_data": "_num_yielded"})
 
 
 def find_starting_frame(frame: FrameType | None) -> FrameType | None:
     """Return the frame of a loader that starts workers; a forked worker still has it."""
+    return _find(frame, {"__init__": "_index_queues"})
+
+
+def _find(frame: FrameType | None, marks: dict[str, str]) -> FrameType | None:
+    """Return the nearest frame of a function that has its mark: a variable, or one of self."""
     while frame is not None:
-        is_init = frame.f_code.co_name == "__init__"
-        if is_init and hasattr(frame.f_locals.get("self"), "_index_queues"):
+        mark = marks.get(frame.f_code.co_name)
+        if mark and (mark in frame.f_locals or hasattr(frame.f_locals.get("self"), mark)):
             return frame
         frame = frame.f_back
     return None
 
 
 def describe_start(frame: FrameType | None, process: int) -> tuple[int, int | None]:
-    """Return a loader's mark, and how many batches it has had before if it is resumed."""
+    """Return a starting loader's mark, and how many batches it has had before if it is resumed."""
+    frame = find_starting_frame(frame)
     if frame is None:
         return 0, None
     iterator, state = frame.f_locals["self"], frame.f_locals.get("next_iter_state")
@@ -79,22 +78,18 @@ def count_drawn(iterator: Any) -> int:
 
 def count_before_rerun(frame: FrameType | None, iterator: Any) -> int:
     """Return what is counted twice where a StatefulDataLoader runs through a stream to resume."""
-    while frame is not None:
-        is_load = frame.f_code.co_name == "load_state_dict"
-        if is_load and frame.f_locals.get("self") is iterator:
-            return int(frame.f_locals["state_dict"]["_sampler_iter_yielded"])
-        frame = frame.f_back
-    return 0
+    load = _find(frame, {"load_state_dict": "state_dict"})
+    if load is None or load.f_locals.get("self") is not iterator:
+        return 0
+    return int(load.f_locals["state_dict"]["_sampler_iter_yielded"])
 
 
 def _starts_over(worker: dict[str, Any]) -> bool:
     """Tell whether an iterable data set without a state is run through again from its start."""
     fetcher = worker.get("fetcher_state")
-    return (
-        fetcher is not None
-        and worker.get("dataset_state") is None
-        and fetcher.get("dataset_iter_state") is None
-    )
+    if fetcher is None or worker.get("dataset_state") is not None:
+        return False
+    return fetcher.get("dataset_iter_state") is None
 
 
 class _Draws:

@@ -22,18 +22,12 @@ import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from tv_mixaug.arguments import check_integer
-from tv_mixaug.loading.frames import (
-    count_before_rerun,
-    count_drawn,
-    describe_start,
-    find_serving_frame,
-    find_starting_frame,
-    mark_loader,
-)
+from tv_mixaug.loading import frames
 from tv_mixaug.loading.shared import Shared
 
 OUTSIDE = -1  # the number of calls outside a loader; threads of workers have numbers below it
 SEVERAL = -1  # in place of a loader's mark: none of them is warned of
+BEFORE, BETWEEN = 1, 2
 
 
 @dataclass(eq=False)
@@ -57,8 +51,8 @@ class Numbering:
     """Number the calls of a collate function by the loader's batches, in all processes.
 
     Workers share the epoch, its first batch, the mark of the one loader that has begun an epoch, 0
-    before and ``SEVERAL`` where there are more, and whether :meth:`restart` is called between
-    epochs, so that to begin one again is no oversight. Who begins an epoch writes the mark alone,
+    before and ``SEVERAL`` where there are more, and when :meth:`restart` was called: ``BETWEEN``
+    epochs, to begin one again is no oversight. Who begins an epoch writes the mark alone,
     :meth:`restart` the other alone: neither can undo what the other has said.
     """
 
@@ -67,7 +61,6 @@ class Numbering:
         mark = torch.zeros(2, dtype=torch.int64, device="cpu")
         self._mark = mark.share_memory_()  # type: ignore[no-untyped-call]
         self._epoch_here = epoch  # not shared: a worker has the one in which it was started
-        self._was_restarted = False
         self._home = os.getpid()
         self._start: tuple[int, int | None] | None = None
         self._forget()
@@ -80,11 +73,10 @@ class Numbering:
 
     def __getstate__(self) -> dict[str, Any]:
         """Share with a spawned worker, and tell it what only this process can see; else copy."""
-        frame = find_starting_frame(sys._getframe())
-        if frame is None:
+        if not frames.is_starting_worker():
             return {"values": self._shared.get(), "_home": self._home}
         kept = {name: self.__dict__[name] for name in ("_shared", "_mark", "_epoch_here", "_home")}
-        return {**kept, "_start": describe_start(frame, os.getpid())}
+        return {**kept, "_start": frames.describe_start(sys._getframe(), os.getpid())}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         state = dict(state)
@@ -102,9 +94,9 @@ class Numbering:
             if not 0 <= check_integer(name, value) < 2**63:
                 raise ValueError(f"{name} must be >= 0 and below 2**63, got {value}.")
         self._shared.set([int(epoch), int(first_batch)])
-        if self._was_restarted or self._mark[0]:
-            self._mark[1] = True  # for good: a worker may note a start that was long ago
-        self._was_restarted, self._epoch_here = True, int(epoch)
+        # For good: a worker may note a start that was long ago.
+        self._mark[1] = BETWEEN if self._mark.any() else BEFORE
+        self._epoch_here = int(epoch)
         self._outside = _Source()
 
     def find(self) -> tuple[int, int, int]:
@@ -116,7 +108,7 @@ class Numbering:
             self._forget()  # forked: the parent's loaders are not ours
         with self._lock:  # no two threads may be told the same
             epoch, first_batch = self._shared.get()
-            frame, info = find_serving_frame(sys._getframe()), get_worker_info()
+            frame, info = frames.find_serving_frame(sys._getframe()), get_worker_info()
             if frame is None:
                 if info is None and self._process != self._home:
                     _warn_of_processes()
@@ -133,7 +125,7 @@ class Numbering:
         fetcher, index = frame.f_locals["fetcher"], int(frame.f_locals["idx"])
         source = self._sources.get(fetcher)  # a loader makes a new one for each epoch
         if source is None:
-            start = self._start or describe_start(find_starting_frame(frame), os.getppid())
+            start = self._start or frames.describe_start(frame, os.getppid())
             # A worker may have had no batch of the epoch that was resumed.
             before = start[1] if epoch == self._epoch_here else None
             source = self._sources[fetcher] = _Source(before or 0)
@@ -154,15 +146,15 @@ class Numbering:
         iterator = frame.f_locals["self"]
         source = self._sources.get(iterator)
         if source is None:
-            source = self._sources[iterator] = _Source(-count_before_rerun(frame, iterator))
-            if count_drawn(iterator) == 1:
-                self._note_start(mark_loader(iterator, os.getpid()))
-        return source, count_drawn(iterator) - 1 + source.before
+            source = self._sources[iterator] = _Source(-frames.count_before_rerun(frame, iterator))
+            if frames.count_drawn(iterator) == 1:
+                self._note_start(frames.mark_loader(iterator, os.getpid()))
+        return source, frames.count_drawn(iterator) - 1 + source.before
 
     def _note_start(self, loader: int) -> None:
-        before, is_restarted = self._mark.tolist()
+        before, restarted = self._mark.tolist()
         self._mark[0] = SEVERAL if before else loader
-        if loader and loader == before and not is_restarted:
+        if loader and loader == before and restarted != BETWEEN:
             warnings.warn(
                 f"the loader begins epoch {self.epoch} again and repeats its mixes; call"
                 " `collate_fn.set_epoch(epoch)` before each epoch's loop.",

@@ -52,28 +52,21 @@ def allocate(size: torch.Size, dtype: torch.dtype) -> Tensor:
     """Return an uninitialised tensor, in shared memory in a worker, as ``default_collate`` does."""
     if get_worker_info() is None:
         return torch.empty(size, dtype=dtype, device="cpu")
-    count = size.numel() * dtype.itemsize
-    storage = torch.UntypedStorage._new_shared(max(1, count))  # type: ignore[no-untyped-call]
-    memory = torch.empty(0, dtype=torch.uint8, device="cpu").set_(storage)
-    return memory[:count].view(dtype).view(size)
+    count = max(1, size.numel() * dtype.itemsize)
+    storage = torch.UntypedStorage._new_shared(count)  # type: ignore[no-untyped-call]
+    return torch.empty(0, dtype=dtype, device="cpu").set_(storage, 0, size)  # type: ignore[call-overload, no-any-return]
 
 
 def allocate_again(size: torch.Size, dtype: torch.dtype) -> Tensor:
     """Return an uninitialised tensor over the memory of an earlier one, fresh if there is none."""
-    lent = None
-    if get_worker_info() is not None and size.numel() * dtype.itemsize >= WORTHWHILE:
-        ring = _open_ring()
-        lent = None if ring is None else ring.lend(size, dtype)
+    is_worthwhile = size.numel() * dtype.itemsize >= WORTHWHILE
+    ring = _open_ring() if is_worthwhile and get_worker_info() is not None else None
+    lent = None if ring is None else ring.lend(size, dtype)
     return allocate(size, dtype) if lent is None else lent
 
 
 class Block:
-    """Memory that two processes share, and what one of them knows about it.
-
-    Args:
-        file: The descriptor of the file that is the memory.
-        size: Its bytes.
-    """
+    """Memory that two processes share, a file of ``size`` bytes, and what one knows about it."""
 
     def __init__(self, file: int, size: int) -> None:
         self.memory = mmap.mmap(file, size)
@@ -89,19 +82,14 @@ class Block:
 
     def lend(self, size: torch.Size, dtype: torch.dtype) -> Tensor:
         """Return a tensor over the block."""
-        count = size.numel() * dtype.itemsize
-        tensor = torch.frombuffer(self.memory, dtype=torch.uint8, count=count)
+        tensor = torch.frombuffer(self.memory, dtype=dtype, count=size.numel()).view(size)
         storage: Any = tensor.untyped_storage()
         storage.block, self.tenant, self.start = self, weakref.ref(storage), tensor.data_ptr()
-        return tensor.view(dtype).view(size)
+        return tensor
 
 
 class Ring:
-    """Lend blocks to the batches of a worker, which has one ring whatever functions collate in it.
-
-    Args:
-        queue: The queue by which the worker sends its batches.
-    """
+    """Lend blocks to the batches that a worker sends by a queue, whatever functions collate."""
 
     def __init__(self, queue: Any) -> None:
         self.name: RingName = (os.getpid(), os.urandom(8))
@@ -141,7 +129,7 @@ class Ring:
                 return None
             block.memory[-1] = SENT
             file, block.file = block.file, None
-        what = tuple(tensor.shape), tensor.dtype, type(tensor)
+        what = tensor.shape, tensor.dtype, type(tensor)
         return self.name, block.place, file, len(block.memory), *what
 
     def _find_block(self, size: int) -> Block | None:
@@ -180,7 +168,7 @@ class Ring:
 
 
 def _open_ring() -> Ring | None:
-    """Return the ring of this process, opened if it is a loader's worker that can share memory."""
+    """Return the ring of this process if it is a loader's worker that can share memory."""
     global _ring
     if _ring is None and hasattr(os, "memfd_create"):
         frame = find_serving_frame(sys._getframe())
@@ -203,27 +191,21 @@ def _reduce(tensor: Tensor) -> Any:
 
 
 def _receive(
-    ring: RingName,
-    place: int,
-    file: Any,
-    file_size: int,
-    shape: tuple[int, ...],
-    dtype: torch.dtype,
-    kind: type[Tensor],
+    ring: RingName, place: int, file: Any, length: int, size: Any, dtype: Any, kind: type[Tensor]
 ) -> Tensor:
     """Make the tensor in the main process, and see to it that its end frees the block."""
     blocks = _blocks_of(ring)
     if file is not None:
         number = file.detach()
         try:
-            blocks[place] = Block(number, file_size)
+            blocks[place] = Block(number, length)
         finally:
             os.close(number)
     block = blocks[place]
     block.memory[-1] = RECEIVED
-    batch = block.lend(torch.Size(shape), dtype)
-    storage = batch.untyped_storage()
-    weakref.finalize(storage, _release, block.memory, os.getpid(), _forks).atexit = False
+    batch = block.lend(size, dtype)
+    end = weakref.finalize(batch.untyped_storage(), _release, block.memory, os.getpid(), _forks)
+    end.atexit = False
     return batch.as_subclass(kind)
 
 
@@ -249,9 +231,8 @@ def _count_fork() -> None:
 
 
 def _leave_ring() -> None:
-    """Leave the ring to the worker that forked this process."""
     global _ring
-    _ring = None
+    _ring = None  # it is that of the worker that forked this process
 
 
 if hasattr(os, "register_at_fork"):

@@ -17,10 +17,6 @@ class Shared:
 
     They stand in two rows in turn. The count of changes says which one holds, and whoever reads it
     again after the row knows that the row was not written to meanwhile.
-
-    Args:
-        values: What it is at first.
-        dtype: torch.float64 or torch.int64.
     """
 
     def __init__(self, values: Any, dtype: torch.dtype) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch._C import DisableTorchFunctionSubclass
+from torch.utils.data import get_worker_info
 from torch.utils.data._utils import collate as torchs
 from torchvision import tv_tensors
 
@@ -22,12 +25,11 @@ Allocate = Callable[[torch.Size, torch.dtype], Tensor]
 
 # A column of one of these kinds holds nothing else.
 PLAIN_KINDS = (Tensor, np.ndarray, str, bytes, (int, float, np.generic))
+# Numbers that NumPy takes in a fifth of torch's time.
+NUMBERS = {torchs.collate_int_fn: (int, np.int64), torchs.collate_float_fn: (float, np.float64)}
 IMAGE_KINDS = (Tensor, tv_tensors.Image, tv_tensors.Video)
-OUTSIDE_TARGETS = tuple(
-    getattr(tv_tensors, name)
-    for name in ("BoundingBoxes", "KeyPoints")
-    if hasattr(tv_tensors, name)
-)
+BOXES = tv_tensors.BoundingBoxes
+OUTSIDE_TARGETS = (BOXES, getattr(tv_tensors, "KeyPoints", BOXES))
 # What tensors must have in common, and what to do where they do not.
 ADVICE = {
     "type": "wrap all of them alike in the data set, or pass a collate_fn of your own",
@@ -35,28 +37,24 @@ ADVICE = {
     "dtype": "convert them in the data set, with array.astype or v2.ToDtype",
     "device": "leave them on one device",
 }
-# What samples have in common, fetched for hundreds of them without a line of Python.
-_dtype = operator.attrgetter("dtype")
-_traits = operator.attrgetter("dtype", "shape", "is_cpu", "requires_grad", "layout")
+# What tensors have in common, of hundreds of them without a line of Python. The properties of
+# tv_tensors themselves take five times as long.
+_dtype = Tensor.dtype.__get__  # type: ignore[attr-defined]
+UNCHANGED = contextlib.nullcontext()
+_traits = operator.attrgetter("shape", "is_cpu", "requires_grad", "layout")
 
 
 def collate_samples(
     samples: Sequence[Any], allocate: Allocate = ring.allocate, *, keep_apart: bool = False
 ) -> Any:
-    """Collate samples as ``default_collate`` does, keeping tv_tensor types and detection targets.
+    """Return what ``default_collate`` makes of samples, types registered with it included.
+
+    But mappings with ``"boxes"`` become a list of B mappings, and tv_tensors keep their types.
 
     Args:
         samples: B > 0 samples of one structure.
-        allocate: Makes the memory that tensors are stacked into.
+        allocate: Makes the memory that a worker stacks tensors into.
         keep_apart: Whether images are handed over as :class:`~tv_mixaug.execute.Samples`.
-
-    Returns:
-        The batch: what ``default_collate`` returns, types registered with it included; but
-        mappings with ``"boxes"`` become a list of B mappings, and tv_tensors keep their types.
-
-    Raises:
-        TypeError: If samples hold what cannot be collated.
-        ValueError: If samples differ in structure, or in the shape or dtype of a tensor.
     """
     try:
         return _collate(list(samples), allocate, keep_apart)
@@ -65,35 +63,38 @@ def collate_samples(
 
 
 def _collate(samples: Column, allocate: Allocate, keep_apart: bool) -> Any:
-    first, kinds = samples[0], set(map(type, samples))
+    first, kinds = samples[0], {*map(type, samples)}
     function = _registered(first)
     if function is not None:
-        kind = next((kind for kind in PLAIN_KINDS if isinstance(first, kind)), object)
-        if not _all_are(kind, kinds):
-            names = " and ".join(sorted(one.__name__ for one in kinds))
-            raise TypeError(f"samples must be of one structure, got {names} in the same place.")
+        if len(kinds) > 1:
+            kind = next((kind for kind in PLAIN_KINDS if isinstance(first, kind)), object)
+            if not _all_are(kind, kinds):
+                names = " and ".join(sorted(one.__name__ for one in kinds))
+                raise TypeError(f"samples must be of one structure, got {names} in the same place.")
         if function is torchs.collate_numpy_array_fn:
             samples, kinds = _as_tensors(samples), {Tensor}
             function = torchs.default_collate_fn_map[Tensor]
         if function is torchs.collate_tensor_fn:
             return _stack(samples, kinds, allocate, keep_apart)
+        exact, dtype = NUMBERS.get(function, (None, None))
+        if kinds == {exact}:
+            try:
+                return torch.from_numpy(np.array(samples, dtype))
+            except OverflowError as error:
+                raise ValueError("samples must hold ints of 64 bits, got larger ones.") from error
         return function(samples, collate_fn_map=torchs.default_collate_fn_map)
-    if is_objects(samples):
-        return list(samples)
     if isinstance(first, Mapping):
-        keys = first.keys()
-        if not _all_are(Mapping, kinds) or any(s.keys() != keys for s in samples):
-            raise ValueError("samples must have the same keys, got mappings that differ in them.")
-        places = {key: [sample[key] for sample in samples] for key in first}
+        if "boxes" in first and is_objects(samples):
+            return list(samples)
+        places = _by_key(samples, kinds)
         return rebuild(first, {k: _collate(v, allocate, keep_apart) for k, v in places.items()})
     if isinstance(first, Sequence):
-        if not _all_are(Sequence, kinds) or len(set(map(len, samples))) > 1:
-            raise ValueError("samples must have the same length, got sequences that differ in it.")
+        columns = _by_place(samples, kinds)
         # In sequences of other kinds no transform finds images, so nobody would stack them.
         apart = keep_apart and isinstance(first, (list, tuple))
-        columns = [_collate(column, allocate, apart) for column in zip(*samples, strict=True)]
+        parts = [_collate(column, allocate, apart) for column in columns]
         is_bare = isinstance(first, tuple) and not hasattr(first, "_fields")
-        return columns if is_bare else rebuild(first, columns)
+        return parts if is_bare else rebuild(first, parts)
     raise TypeError(
         "samples must hold tensors, arrays, numbers or strings, got "
         f"{type(first).__module__}.{type(first).__name__}; turn pictures into tensors with "
@@ -104,21 +105,54 @@ def _collate(samples: Column, allocate: Allocate, keep_apart: bool) -> Any:
 def _registered(sample: Any) -> Callable[..., Any] | None:
     """Return what default_collate calls for such samples; None where it looks into them."""
     functions = torchs.default_collate_fn_map
-    exact = functions.get(type(sample))
-    return exact or next((functions[kind] for kind in functions if isinstance(sample, kind)), None)
+    if type(sample) in functions:
+        return functions[type(sample)]
+    if not isinstance(sample, tuple(functions)):
+        return None
+    return next(functions[kind] for kind in functions if isinstance(sample, kind))
+
+
+def _by_key(samples: Column, kinds: set[type]) -> dict[Any, list[Any]]:
+    keys = samples[0].keys()
+    if kinds == {dict}:
+        alike = {*map(len, samples)} == {len(keys)}
+    else:  # some make what they are asked for
+        alike = _all_are(Mapping, kinds) and all(sample.keys() == keys for sample in samples)
+    try:
+        if alike:
+            return {key: [sample[key] for sample in samples] for key in keys}
+    except KeyError:
+        if kinds != {dict}:
+            raise  # it came from within a sample
+    raise ValueError("samples must have the same keys, got mappings that differ in them.")
+
+
+def _by_place(samples: Column, kinds: set[type]) -> list[tuple[Any, ...]]:
+    try:
+        if _all_are(Sequence, kinds):
+            return list(zip(*samples, strict=True))
+    except ValueError:
+        if len({*map(len, samples)}) == 1:  # it came from within a sample
+            raise
+    raise ValueError("samples must have the same length, got sequences that differ in it.")
 
 
 def _as_tensors(arrays: Column) -> list[Tensor]:
-    # torch takes no negative strides.
-    dense = [a.copy() if any(step < 0 for step in a.strides) else a for a in arrays]
     try:
-        return [torch.as_tensor(array, device="cpu") for array in dense]
+        return [_as_tensor(array) for array in arrays]
     except (TypeError, ValueError) as error:
         got = ", ".join(sorted({str(array.dtype) for array in arrays}))
         raise TypeError(
             f"samples must hold arrays of numbers that torch knows, got dtype {got}; convert them "
             "in the data set, with array.astype(...), or leave them out."
         ) from error
+
+
+def _as_tensor(array: Any) -> Tensor:
+    try:
+        return torch.from_numpy(array)
+    except ValueError:  # torch takes no negative strides
+        return torch.from_numpy(array.copy())
 
 
 def _stack(tensors: Column, kinds: set[type], allocate: Allocate, keep_apart: bool) -> Any:
@@ -129,26 +163,35 @@ def _stack(tensors: Column, kinds: set[type], allocate: Allocate, keep_apart: bo
             "samples must hold boxes and keypoints in a dict with the key 'boxes', as detection "
             f"targets do, got {kind.__name__} of their own."
         )
-    if len(kinds) > 1 or len(set(map(_dtype, tensors))) > 1:
-        raise _refusal(tensors)
     tv_type = kind if issubclass(kind, tv_tensors.TVTensor) else None
-    is_image = kind in IMAGE_KINDS and first.dtype in MIXED_DTYPES and first.ndim in (3, 4)
-    if keep_apart and is_image and first.numel() * first.itemsize >= SMALL_SAMPLE:
-        plain = [t.as_subclass(Tensor) for t in tensors] if tv_type else tensors
-        traits = set(map(_traits, plain))
-        if len(traits) == 1 and traits.pop()[2:] == (True, False, torch.strided):
-            return Samples(plain, allocate, tv_type)
-    try:
-        size = torch.Size((len(tensors), *first.shape))
-        batch = torch.stack(tensors, out=allocate(size, first.dtype))
-    except (RuntimeError, TypeError):  # of several shapes, on a device, with gradients, sparse, ...
+    with DisableTorchFunctionSubclass() if tv_type else UNCHANGED:
+        dtypes = {*map(_dtype, tensors)} if tv_type else {tensor.dtype for tensor in tensors}
+        if len(kinds) > 1 or len(dtypes) > 1:
+            raise _refusal(tensors)
+        is_plain = (
+            first.is_cpu
+            and first.layout == torch.strided
+            and not (first.requires_grad or first.is_nested or first.is_quantized)
+        )
+        is_image = kind in IMAGE_KINDS and first.dtype in MIXED_DTYPES and first.ndim in (3, 4)
+        apart = keep_apart and is_plain and is_image
+        if apart and first.nbytes >= SMALL_SAMPLE:
+            plain = [t.as_subclass(Tensor) for t in tensors] if tv_type else tensors
+            if len({*map(_traits, plain)}) == 1:
+                return Samples(plain, allocate, tv_type)
         try:
-            batch, is_image = torchs.collate_tensor_fn(tensors), False
+            if not is_plain:
+                batch = torchs.collate_tensor_fn(tensors)
+            elif get_worker_info() is None:
+                batch = torch.stack(tensors).contiguous()  # as in a worker
+            else:
+                size = torch.Size((len(tensors), *first.shape))
+                batch = torch.stack(tensors, out=allocate(size, first.dtype))
         except (RuntimeError, TypeError) as error:
             raise _refusal(tensors) from error
-    if keep_apart and is_image:
-        return Samples(batch, allocate, tv_type)
-    return batch if tv_type is None else batch.as_subclass(tv_type)
+        if apart and not batch.requires_grad:
+            return Samples(batch, allocate, tv_type)
+        return batch if tv_type is None else batch.as_subclass(tv_type)
 
 
 def _refusal(tensors: Column) -> ValueError:
@@ -172,4 +215,4 @@ def _refusal(tensors: Column) -> ValueError:
 
 
 def _all_are(kind: Any, kinds: set[type]) -> bool:
-    return all(issubclass(one, kind) for one in kinds)
+    return len(kinds) == 1 or all(issubclass(one, kind) for one in kinds)
