@@ -389,6 +389,7 @@ def test_threads_in_workers_are_told_apart():
     assert found == [(0, -3, 0), (0, -3, 1), (0, -2, 0), (0, -2, 1)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["fork", "forkserver"])
 def test_processes_never_get_the_same(method):
     """In a pool no call repeats another's numbers, and each process says once what to do."""

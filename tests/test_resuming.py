@@ -119,6 +119,7 @@ def test_an_epoch_left_at_any_place(kind, workers, persistent, in_order):
     assert len(found) == BATCHES
 
 
+@pytest.mark.slow
 @EACH_KIND
 @EACH_WAY
 @pytest.mark.filterwarnings("ignore:'set_vital' is deprecated")
