@@ -31,6 +31,8 @@ from tv_mixaug.base import MixTransform
 from tv_mixaug.plans import BLEND, FILL, NONE, PASTE, Plan, make_recipe
 from tv_mixaug.timm import Mixup as TimmMixup
 
+pytestmark = pytest.mark.slow  # each compiles; test_battery.py has one graph of each
+
 B = 6
 CALLS = 50
 P_VALUE = 1e-4
@@ -193,7 +195,6 @@ def test_one_graph_draws_anew_and_labels_equal_pixels(name):
 
 
 @needs_compiler
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["Mixup of uint8, pairs, p, shuffle, each", "one of them for each"]
 )
@@ -229,7 +230,6 @@ def test_p_may_be_set_between_steps():
         transform.p = 2
 
 
-@pytest.mark.slow
 def test_other_arguments_reach_the_graph():
     """What else is set is checked and compiled into a new graph, in a choice too."""
     rules = [Mixup(**K), Cutout(**K)]
@@ -310,13 +310,11 @@ def check_laws(backend):
         assert is_mean(plan.op == op, share)
 
 
-@pytest.mark.slow
 def test_the_laws_are_the_same_in_a_graph():
     """Weights are Beta, p is the share, cut and erased areas are those that the host draws."""
     check_laws(BACKEND)
 
 
-@pytest.mark.slow
 def test_partners_are_uniform_in_a_graph():
     """All shifts but 0 are as likely, and all permutations."""
     plan = draw_in_graph(Mixup(**K), 5, 1000, size=(1, 1))
@@ -334,7 +332,6 @@ def test_partners_are_uniform_in_a_graph():
 
 
 @needs_compiler
-@pytest.mark.slow
 def test_the_laws_are_the_same_with_the_default_backend():
     """Its random numbers are its own, of 24 bits; the laws hold."""
     check_laws("inductor")
@@ -371,7 +368,6 @@ REFUSED = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # Dynamo warns of what it leaves out
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_cannot_be_compiled_says_so(name):
@@ -526,7 +522,6 @@ def test_cuda_does_not_wait_in_a_whole_epoch(name):
 
 
 @needs_cuda
-@pytest.mark.slow
 @pytest.mark.parametrize("name", TABLE)
 def test_cuda_graphs_draw_anew_at_each_replay(name):
     """With mode="reduce-overhead" fifty replays differ, labels equal pixels, nothing waits."""
