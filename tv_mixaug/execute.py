@@ -32,7 +32,8 @@ class Samples:
 
     Args:
         samples: B > 0 plain CPU tensors of one shape and dtype, or all of them stacked.
-        allocate: Makes an uninitialised tensor of the given shape and dtype for the result.
+        allocate: Makes an uninitialised tensor of the given shape and dtype for the result; None
+            for fresh memory.
         tv_type: The tv_tensor class of the samples; None if they are plain.
     """
 
@@ -41,7 +42,7 @@ class Samples:
     def __init__(
         self,
         samples: Sequence[Tensor] | Tensor,
-        allocate: Callable[[torch.Size, torch.dtype], Tensor],
+        allocate: Callable[[torch.Size, torch.dtype], Tensor] | None,
         tv_type: type[Tensor] | None = None,
     ) -> None:
         self.samples: Tensor | list[Tensor]
@@ -55,6 +56,8 @@ class Samples:
 
     def empty(self) -> Tensor:
         """Return the uninitialised batch."""
+        if self.allocate is None:
+            return torch.empty(self.shape, dtype=self.dtype, device="cpu")
         return self.allocate(self.shape, self.dtype)
 
     def stack(self) -> Tensor:

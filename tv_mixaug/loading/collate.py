@@ -158,7 +158,7 @@ class CollateFn:
             with fenced(generator and generator.clone_state()):
                 batch = self.collate_fn(samples)
         else:
-            allocate = ring.allocate_again if self.reuse_memory else ring.allocate
+            allocate = ring.allocator(self.reuse_memory)
             keep_apart = isinstance(transform, MixTransform)
             batch = collate_samples(samples, allocate, keep_apart=keep_apart)
         # What a function of the user's returns may be the data set's own memory.

@@ -19,6 +19,7 @@ import pickle
 import sys
 import threading
 import weakref
+from collections.abc import Callable
 from multiprocessing import reduction
 from typing import Any
 
@@ -48,10 +49,18 @@ _received: dict[RingName, dict[int, Block]] = {}  # in the main process, by plac
 _forks = 0
 
 
-def allocate(size: torch.Size, dtype: torch.dtype) -> Tensor:
-    """Return an uninitialised tensor, in shared memory in a worker, as ``default_collate`` does."""
+def allocator(again: bool) -> Callable[[torch.Size, torch.dtype], Tensor] | None:
+    """Return what makes the memory of a batch that a worker sends; None where there is no worker.
+
+    As with ``default_collate`` it is shared; ``again``: it may be that of an earlier batch.
+    """
     if get_worker_info() is None:
-        return torch.empty(size, dtype=dtype, device="cpu")
+        return None
+    return allocate_again if again else allocate
+
+
+def allocate(size: torch.Size, dtype: torch.dtype) -> Tensor:
+    """Return an uninitialised tensor in fresh memory."""
     count = max(1, size.numel() * dtype.itemsize)
     storage = torch.UntypedStorage._new_shared(count)  # type: ignore[no-untyped-call]
     return torch.empty(0, dtype=dtype, device="cpu").set_(storage, 0, size)  # type: ignore[call-overload, no-any-return]
@@ -59,8 +68,7 @@ def allocate(size: torch.Size, dtype: torch.dtype) -> Tensor:
 
 def allocate_again(size: torch.Size, dtype: torch.dtype) -> Tensor:
     """Return an uninitialised tensor over the memory of an earlier one, fresh if there is none."""
-    is_worthwhile = size.numel() * dtype.itemsize >= WORTHWHILE
-    ring = _open_ring() if is_worthwhile and get_worker_info() is not None else None
+    ring = _open_ring() if size.numel() * dtype.itemsize >= WORTHWHILE else None
     lent = None if ring is None else ring.lend(size, dtype)
     return allocate(size, dtype) if lent is None else lent
 

@@ -11,13 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch._C import DisableTorchFunctionSubclass
-from torch.utils.data import get_worker_info
 from torch.utils.data._utils import collate as torchs
 from torchvision import tv_tensors
 
 from tv_mixaug.execute import SMALL_SAMPLE, Samples
 from tv_mixaug.kernels import MIXED_DTYPES
-from tv_mixaug.loading import ring
 from tv_mixaug.nesting import is_objects, rebuild
 
 Column = list[Any] | tuple[Any, ...]  # what the samples have in one place
@@ -45,7 +43,7 @@ _traits = operator.attrgetter("shape", "is_cpu", "requires_grad", "layout")
 
 
 def collate_samples(
-    samples: Sequence[Any], allocate: Allocate = ring.allocate, *, keep_apart: bool = False
+    samples: Sequence[Any], allocate: Allocate | None = None, *, keep_apart: bool = False
 ) -> Any:
     """Return what ``default_collate`` makes of samples, types registered with it included.
 
@@ -53,7 +51,7 @@ def collate_samples(
 
     Args:
         samples: B > 0 samples of one structure.
-        allocate: Makes the memory that a worker stacks tensors into.
+        allocate: Makes the memory that tensors are stacked into; fresh by default.
         keep_apart: Whether images are handed over as :class:`~tv_mixaug.execute.Samples`.
     """
     try:
@@ -62,7 +60,7 @@ def collate_samples(
         raise ValueError("samples must not contain themselves, got one that does.") from None
 
 
-def _collate(samples: Column, allocate: Allocate, keep_apart: bool) -> Any:
+def _collate(samples: Column, allocate: Allocate | None, keep_apart: bool) -> Any:
     first, kinds = samples[0], {*map(type, samples)}
     function = _registered(first)
     if function is not None:
@@ -155,7 +153,7 @@ def _as_tensor(array: Any) -> Tensor:
         return torch.from_numpy(array.copy())
 
 
-def _stack(tensors: Column, kinds: set[type], allocate: Allocate, keep_apart: bool) -> Any:
+def _stack(tensors: Column, kinds: set[type], allocate: Allocate | None, keep_apart: bool) -> Any:
     """Stack tensors; large images are left for what mixes them, which reads them only once."""
     first, kind = tensors[0], type(tensors[0])
     if issubclass(kind, OUTSIDE_TARGETS):
@@ -182,7 +180,7 @@ def _stack(tensors: Column, kinds: set[type], allocate: Allocate, keep_apart: bo
         try:
             if not is_plain:
                 batch = torchs.collate_tensor_fn(tensors)
-            elif get_worker_info() is None:
+            elif allocate is None:
                 batch = torch.stack(tensors).contiguous()  # as in a worker
             else:
                 size = torch.Size((len(tensors), *first.shape))
