@@ -67,7 +67,7 @@ from torchvision.transforms import v2
 from tqdm import tqdm
 
 from tv_mixaug import CutMix, Cutout, Mixup, OneOf, RandomErasing, make_collate_fn, transforms
-from tv_mixaug.execute import Samples, carry_out
+from tv_mixaug.execute import SMALL_SAMPLE, Samples, carry_out
 from tv_mixaug.labels import PairedLabels
 from tv_mixaug.losses import MixCriterion
 from tv_mixaug.plans import Recipe
@@ -477,19 +477,25 @@ def bounds(options: argparse.Namespace) -> list[Row]:
                 bind(torch.stack, samples, out=pixels),
             ),
         ]
-        unstacked = Samples(samples, lambda size, dtype, out=pixels: out)
         for work, transform in (("Mixup", Mixup()), ("CutMix", CutMix())):
-            drawn = [transform.mix((unstacked, torch.eye(len(samples))))[1] for _ in range(32)]
-            recipes = itertools.cycle(map(Recipe.of, drawn))
-            mix = bind_in_turn(carry_out, unstacked, recipes)
+            drawn = [transform.mix((pixels, torch.eye(len(samples))))[1] for _ in range(32)]
+            mix = mix_again(samples, pixels, list(map(Recipe.of, drawn)))
             contenders.append(Contender(work, OURS, "pixels, into the same memory again", mix))
         case = f"{shape_name} {dtype_name}, 1 thread"
         rows += measure(case, contenders, options.rounds)
     return rows
 
 
-def bind_in_turn(function: Any, pixels: Any, recipes: Iterator[Any]) -> Callable[[], None]:
-    return lambda: function(pixels, next(recipes))
+def mix_again(samples: Any, out: torch.Tensor, recipes: Sequence[Any]) -> Callable[[], None]:
+    """Return what mixes samples by each recipe in turn; small ones are stacked before."""
+    in_turn, spare = itertools.cycle(recipes), torch.empty_like(out)
+    is_small = samples[0].nbytes < SMALL_SAMPLE
+
+    def run() -> None:
+        held = torch.stack(samples, out=spare) if is_small else samples
+        carry_out(Samples(held, lambda size, dtype: out), next(in_turn))
+
+    return run
 
 
 def touch_pages(count: int) -> None:
