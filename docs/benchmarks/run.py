@@ -725,7 +725,8 @@ class Lines(NamedTuple):
     HEAD = ("part", "modules", "lines", "code", "docstrings", "comments and empty lines")
 
     def cells(self) -> Sequence[str]:
-        return (self.part, self.modules, *map(str, self[3:]))
+        modules = self.modules.replace("__", r"\_\_")  # else they are bold
+        return (self.part, modules, *map(str, self[3:]))
 
 
 PARTS = {
