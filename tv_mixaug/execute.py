@@ -184,7 +184,8 @@ def replay(
     if not (fill is None or isinstance(fill, Tensor)):
         fill = check_fill(fill)
     kernels.check_batch(images, plan.partner, "plan.partner")
-    for name, rows in plan._asdict().items():
+    for name in Plan._fields:  # not by zip, which torch 2.6 cannot compile
+        rows = getattr(plan, name)
         wanted = 3 if name == "boxes" else 1
         if not isinstance(rows, Tensor) or rows.ndim != wanted or len(rows) != len(images):
             shape = f"({len(images)}, N, 2 d)" if name == "boxes" else f"({len(images)},)"
