@@ -866,3 +866,7 @@ def test_what_is_set_on_a_rule_later_reaches_its_chain():
     first.label_smoothing = 0.5
     with pytest.raises(ValueError, match="agree on the label format"):
         chain(images, labels)
+    first.label_smoothing, first.passthrough = 0.0, ("ids",)
+    for _ in range(2):  # not only once
+        with pytest.raises(ValueError, match="passthrough must be one for all transforms"):
+            chain(images, labels)

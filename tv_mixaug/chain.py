@@ -93,7 +93,7 @@ class Chain(BatchTransform):
     def _agree(self) -> None:
         """Make what reads batches, or raise where ours differ; again where one was changed."""
         check_one_format([(type(t).__name__, t.label_format) for t in self._ours])
-        readings = self._readings = [t.reading() for t in self._ours]
+        readings = [t.reading() for t in self._ours]
         for name in ("layout", "labels_getter", "passthrough"):
             values = [getattr(reading, name) for reading in readings]
             ensure(values == values[:1] * len(values), name, "one for all transforms", values)
@@ -107,6 +107,7 @@ class Chain(BatchTransform):
         self._reader = Reader(reading)
         # Whatever became of the labels on the way, their places are known from the batch as given.
         self._later = Reader(reading._replace(labels_getter=None))
+        self._readings = readings  # now that they agree
 
     @property
     def label_format(self) -> LabelFormat:
