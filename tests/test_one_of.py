@@ -380,3 +380,18 @@ def test_wrong_weights_are_named(arguments, kind, text):
     for rule in (Mixup, CutMix):
         with pytest.raises(kind, match=text):
             rule(**arguments)
+
+
+@pytest.mark.parametrize("mode", ["batch", "sample"])
+def test_rules_that_are_set_apart_later_are_refused(mode):
+    """What is set on one rule alone fails in every batch; set on all, labels keep one format."""
+    rules = [Mixup(num_classes=4), CutMix(num_classes=4)]
+    either = OneOf(rules, mode=mode)
+    batch = torch.rand(4, 3, 8, 8), torch.arange(4)
+    rules[0].num_classes = 6
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"agree on .*num_classes"):
+            either(batch)
+    rules[1].num_classes = 6
+    assert either(batch)[1].shape == (4, 6)
+    assert either.label_format.num_classes == 6

@@ -17,10 +17,10 @@ from tv_mixaug.draws import Source, draw_applied, draw_uniform, fenced, is_on_de
 from tv_mixaug.labels import LabelFormat, check_one_format
 from tv_mixaug.leaves import Batch, Leaf, Reading
 from tv_mixaug.plans import APPLIED, Recipe, choose_plans
+from tv_mixaug.transforms import FillTransform
 
 # What rules have to share to treat one batch: how it is read, and what becomes of its leaves.
-SHARED = {f.name for f in fields(MixTransform)} - {"p", "mode", "masks"}
-SHARED |= {"cut", "fill", "mask_fill", "min_visible"}
+SHARED = {f.name for f in fields(FillTransform)} - {"p", "mode", "masks"}
 
 
 class OneOf(BatchTransform):
@@ -66,12 +66,8 @@ class OneOf(BatchTransform):
             raise ValueError("transforms must have at least one transform, got an empty list.")
         self.transforms = tuple(map(as_batch_transform, transforms))
         self.mode = check_choice("mode", mode, ("batch", "sample"))
-        formats = [(type(t).__name__, t.label_format) for t in self.transforms if t.label_format]
-        check_one_format(formats)
-        ours = [t for t in self.transforms if isinstance(t, MixTransform)]
-        _check_agreement(ours, "masks", lambda t: (t.masks == "soft", t.num_mask_classes))
+        ours = self._agree()
         self.recordable = all(t.recordable for t in self.transforms)
-        self.label_format: LabelFormat | None = formats[0][1] if formats else None
         if mode == "sample" and len(ours) < len(self.transforms):
             raise TypeError("transforms must all be of tv_mixaug's rules with mode='sample'.")
         self._together: _Together | None = None
@@ -84,6 +80,20 @@ class OneOf(BatchTransform):
                     raise
                 self._apart = str(error)
         self.p = p
+
+    def _agree(self) -> list[MixTransform]:
+        """Return the rules of ours, or raise where formats differ; for every choice anew."""
+        check_one_format(
+            [(type(t).__name__, t.label_format) for t in self.transforms if t.label_format]
+        )
+        ours = [t for t in self.transforms if isinstance(t, MixTransform)]
+        _check_agreement(ours, "masks", lambda t: (t.masks == "soft", t.num_mask_classes))
+        return ours
+
+    @property
+    def label_format(self) -> LabelFormat | None:
+        """What the transforms make of labels, the same in every batch; None without one of ours."""
+        return next((t.label_format for t in self.transforms if t.label_format), None)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({list(self.transforms)}, p={self.p}, mode={self.mode!r})"
@@ -117,6 +127,7 @@ class OneOf(BatchTransform):
             if self._together is None:
                 raise ValueError(f"to draw on a device or in a compiled graph, {self._apart}")
             return self._together, p
+        self._agree()  # an argument may have been set since
         point = draw_uniform((), generator)
         for transform, share in zip(self.transforms, p, strict=True):
             if point < share:
