@@ -143,3 +143,11 @@ def test_lines_are_counted_once_each(script):
         '"""Two\nlines."""\n\n# why\nX = """a\nb"""\n\n\ndef f():\n    """One."""\n    return X\n'
     )
     assert script.count_lines(text) == (11, 4, 3, 4)
+
+
+def test_every_module_is_counted_once(script):
+    """The parts have every module of the package but the test kit."""
+    (*parts, total) = script.lines(None)
+    files = Path(script.transforms.__file__).parent.rglob("*.py")
+    expected = sum(len(f.read_text().splitlines()) for f in files if f.parent.name != "testing")
+    assert total.lines == sum(part.lines for part in parts) == expected

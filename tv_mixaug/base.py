@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, cast, overload
 
@@ -26,7 +26,7 @@ from tv_mixaug.arguments import (
     kind_error,
 )
 from tv_mixaug.draws import Source, is_on_device, origin
-from tv_mixaug.execute import Fill, Samples, carry_out, carry_out_pairs
+from tv_mixaug.execute import Allocate, Fill, Samples, carry_out, carry_out_pairs
 from tv_mixaug.labels import LabelFormat, mix_targets
 from tv_mixaug.leaves import (
     LEAF_RULES,
@@ -52,7 +52,6 @@ Sizes = Literal["equal", "overlap"]
 KindOfLabel = int | Literal["multi", "regression"]
 NumClassesArgument = KindOfLabel | Mapping[Any, KindOfLabel] | None
 T = TypeVar("T")
-Allocate = Callable[[torch.Size, torch.dtype], Tensor]
 
 
 class How(NamedTuple):
@@ -274,7 +273,7 @@ class MixTransform(BatchTransform):
     sizes: Sizes = "equal"
     box_format: detection.BoxFormat = "xyxy"
     inplace: bool = False
-    # What fills boxes and hides objects: no arguments where there are none.
+    # What filled boxes take, and what of an object has to be seen: arguments where boxes are cut.
     fill = cast(Any, 0.0)
     mask_fill = cast(Any, None)
     min_visible = cast(Any, 0.1)

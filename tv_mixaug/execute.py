@@ -25,6 +25,7 @@ from tv_mixaug.plans import BLEND, FILL, NONE, PASTE, Plan, Recipe, inner_lam
 SMALL_SAMPLE = 1 << 16
 
 Fill = float | Sequence[float] | str | Tensor | None
+Allocate = Callable[[torch.Size, torch.dtype], Tensor]
 
 
 class Samples:
@@ -42,7 +43,7 @@ class Samples:
     def __init__(
         self,
         samples: Sequence[Tensor] | Tensor,
-        allocate: Callable[[torch.Size, torch.dtype], Tensor] | None,
+        allocate: Allocate | None,
         tv_type: type[Tensor] | None = None,
     ) -> None:
         self.samples: Tensor | list[Tensor]
@@ -280,12 +281,12 @@ def _pieces(originals: Any, out: Any, recipe: Recipe) -> list[tuple[slice, Any, 
 
     The pixels are tensors, or arrays for those who need them: to cut these costs a tenth.
     """
-    shift, same = recipe.shift, originals
+    shift, other = recipe.shift, originals
+    if shift is None:
+        is_tensor = isinstance(originals, Tensor)
+        other = originals[recipe.on(out.device).partner if is_tensor else recipe.partners()]
     if not shift:
-        if shift is None:
-            is_tensor = isinstance(originals, Tensor)
-            same = originals[recipe.on(out.device).partner if is_tensor else recipe.partners()]
-        return [(slice(None), originals, same, out)]
+        return [(slice(None), originals, other, out)]
     rest = recipe.count - shift
     own, target = _halve(originals, shift, rest), _halve(out, shift, rest)
     other = _halve(originals, rest, shift)[::-1]
@@ -483,6 +484,6 @@ def _index(box: Sequence[int], axes: Sequence[int], ndim: int) -> tuple[slice, .
     return tuple(index)
 
 
-def _as_array(tensor: Any) -> Any:
+def _as_array(tensor: Tensor) -> Any:
     """Return the tensor's memory as an array; the bits of bfloat16, which NumPy lacks."""
     return (tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor).numpy()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from tv_mixaug.execute import Allocate
 from tv_mixaug.plans import Recipe, describe, take_items
 
 NumClasses = int | Literal["multi", "regression"] | None
@@ -171,7 +172,7 @@ def mix_targets(
     form: LabelFormat,
     *,
     indices: bool,
-    allocate: Callable[[torch.Size, torch.dtype], Tensor] | None = None,
+    allocate: Allocate | None = None,
 ) -> Tensor | PairedLabels:
     """Mix checked labels by a plan: the one label rule of all transforms.
 
@@ -214,7 +215,7 @@ def _write_rows(
     recipe: Recipe,
     count: int,
     form: LabelFormat,
-    allocate: Callable[[torch.Size, torch.dtype], Tensor] | None,
+    allocate: Allocate | None,
 ) -> Tensor:
     """Write the two weights of each row into zeros, instead of mixing tables of one-hot rows."""
     index, size = labels.numpy(), (recipe.count, count)

@@ -135,10 +135,7 @@ def is_objects(value: Any) -> bool:
 
 def key_of(step: Any) -> Any:
     """Return the key, name or position of one step of a path."""
-    for attribute in ("key", "name", "idx"):
-        if hasattr(step, attribute):
-            return getattr(step, attribute)
-    return None
+    return next((getattr(step, a) for a in ("key", "name", "idx") if hasattr(step, a)), None)
 
 
 def is_in_order(path: Path) -> bool:

@@ -19,7 +19,6 @@ import pickle
 import sys
 import threading
 import weakref
-from collections.abc import Callable
 from multiprocessing import reduction
 from typing import Any
 
@@ -29,6 +28,7 @@ from torch.multiprocessing.reductions import reduce_tensor
 from torch.utils.data import get_worker_info
 from torchvision.tv_tensors import Image, Mask, Video
 
+from tv_mixaug.execute import Allocate
 from tv_mixaug.loading.frames import find_serving_frame
 
 # Enough for three tensors of each batch: a loader has two batches for each worker on their way,
@@ -49,7 +49,7 @@ _received: dict[RingName, dict[int, Block]] = {}  # in the main process, by plac
 _forks = 0
 
 
-def allocator(again: bool) -> Callable[[torch.Size, torch.dtype], Tensor] | None:
+def allocator(again: bool) -> Allocate | None:
     """Return what makes the memory of a batch that a worker sends; None where there is no worker.
 
     As with ``default_collate`` it is shared; ``again``: it may be that of an earlier batch.
@@ -60,7 +60,7 @@ def allocator(again: bool) -> Callable[[torch.Size, torch.dtype], Tensor] | None
 
 
 def allocate(size: torch.Size, dtype: torch.dtype) -> Tensor:
-    """Return an uninitialised tensor in fresh memory."""
+    """Return an uninitialised tensor in fresh shared memory."""
     count = max(1, size.numel() * dtype.itemsize)
     storage = torch.UntypedStorage._new_shared(count)  # type: ignore[no-untyped-call]
     return torch.empty(0, dtype=dtype, device="cpu").set_(storage, 0, size)  # type: ignore[call-overload, no-any-return]

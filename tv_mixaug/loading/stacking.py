@@ -14,12 +14,11 @@ from torch._C import DisableTorchFunctionSubclass
 from torch.utils.data._utils import collate as torchs
 from torchvision import tv_tensors
 
-from tv_mixaug.execute import SMALL_SAMPLE, Samples
+from tv_mixaug.execute import SMALL_SAMPLE, Allocate, Samples
 from tv_mixaug.kernels import MIXED_DTYPES
 from tv_mixaug.nesting import is_objects, rebuild
 
 Column = list[Any] | tuple[Any, ...]  # what the samples have in one place
-Allocate = Callable[[torch.Size, torch.dtype], Tensor]
 
 # A column of one of these kinds holds nothing else.
 PLAIN_KINDS = (Tensor, np.ndarray, str, bytes, (int, float, np.generic))
@@ -35,11 +34,11 @@ ADVICE = {
     "dtype": "convert them in the data set, with array.astype or v2.ToDtype",
     "device": "leave them on one device",
 }
-# What tensors have in common, of hundreds of them without a line of Python. The properties of
-# tv_tensors themselves take five times as long.
-_dtype = Tensor.dtype.__get__  # type: ignore[attr-defined]
-UNCHANGED = contextlib.nullcontext()
+# What tensors have in common, of hundreds of them without a line of Python.
 _traits = operator.attrgetter("shape", "is_cpu", "requires_grad", "layout")
+# The properties of tv_tensors themselves take five times as long.
+_dtype = Tensor.dtype.__get__  # type: ignore[attr-defined]
+AS_THEY_ARE = contextlib.nullcontext()
 
 
 def collate_samples(
@@ -162,7 +161,7 @@ def _stack(tensors: Column, kinds: set[type], allocate: Allocate | None, keep_ap
             f"targets do, got {kind.__name__} of their own."
         )
     tv_type = kind if issubclass(kind, tv_tensors.TVTensor) else None
-    with DisableTorchFunctionSubclass() if tv_type else UNCHANGED:
+    with DisableTorchFunctionSubclass() if tv_type else AS_THEY_ARE:
         dtypes = {*map(_dtype, tensors)} if tv_type else {tensor.dtype for tensor in tensors}
         if len(kinds) > 1 or len(dtypes) > 1:
             raise _refusal(tensors)
