@@ -9,7 +9,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
-from tv_mixaug import CutMix, Cutout, Mixup, flowers, functional, viz
+from tv_mixaug import CutMix, Cutout, Mixup, functional, viz
+from tv_mixaug.extras import flowers
 
 OWN, PARTNER = "#b3205d", "#2f6fb0"  # the colours of the two label weights
 SIZE = 192

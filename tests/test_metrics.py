@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tv_mixaug import metrics
-from tv_mixaug.labels import PairedLabels
+from tv_mixaug.targets.labels import PairedLabels
 from tv_mixaug.metrics import mixed_accuracy
 from tv_mixaug.testing import label_batches
 
@@ -157,7 +157,7 @@ def test_a_class_that_is_not_there_is_never_hit() -> None:
 
 def test_missing_torchmetrics_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without torchmetrics the metric says what to install."""
-    monkeypatch.delitem(sys.modules, "tv_mixaug.metrics.accumulated", raising=False)
+    monkeypatch.delitem(sys.modules, "tv_mixaug._torchmetrics", raising=False)
     monkeypatch.setitem(sys.modules, "torchmetrics", None)
     with pytest.raises(ImportError, match="pip install torchmetrics"):
         _ = metrics.MixedAccuracy

@@ -6,7 +6,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from coded import DTYPES, bits, coded_images, shares
+from helpers.coded import DTYPES, bits, coded_images, shares
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
 from tv_mixaug import Chain, CutMix, OneOf, functional, make_collate_fn
-from tv_mixaug.plans import BLEND, NONE, PASTE
+from tv_mixaug.engine.plan import BLEND, NONE, PASTE
 from tv_mixaug.timm import FastCollateMixup, Mixup
 
 LEVEL = 1e-4

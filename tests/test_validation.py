@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from loading import CLASSES, Pictures, make, same
+from helpers.loading import CLASSES, Pictures, make, same
 from torch.utils.data import DataLoader, default_collate
 from torchvision.transforms import v2
 

@@ -4,33 +4,43 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tv_mixaug import flowers, functional, io, losses, metrics, plans, testing, viz  # noqa: F401
-    from tv_mixaug.chain import Chain
-    from tv_mixaug.labels import PairedLabels
+    from tv_mixaug import functional, losses, metrics, testing
+    from tv_mixaug.engine.plan import Plan
+    from tv_mixaug.extras import viz
     from tv_mixaug.loading.collate import make_collate_fn
     from tv_mixaug.losses import MixCriterion
-    from tv_mixaug.one_of import OneOf
-    from tv_mixaug.transforms import CutMix, Cutout, Mixup, RandomErasing
+    from tv_mixaug.targets.labels import PairedLabels
+    from tv_mixaug.transforms.chain import Chain
+    from tv_mixaug.transforms.mix import CutMix, Cutout, Mixup, RandomErasing
+    from tv_mixaug.transforms.one_of import OneOf
 
 __version__ = "0.1.0"
-__all__ = ["Chain", "CutMix", "Cutout", "MixCriterion", "Mixup", "OneOf", "PairedLabels"]
-__all__ += ["RandomErasing", "functional", "make_collate_fn", "testing", "viz"]
-_HOMES = {"Chain": "chain", "MixCriterion": "losses", "OneOf": "one_of", "PairedLabels": "labels"}
-_HOMES |= dict.fromkeys(["CutMix", "Cutout", "Mixup", "RandomErasing"], "transforms")
-_HOMES["make_collate_fn"] = "loading.collate"
-_MODULES = ("flowers", "functional", "io", "losses", "metrics", "plans", "testing", "viz")
+__all__ = ["Chain", "CutMix", "Cutout", "MixCriterion", "Mixup", "OneOf", "PairedLabels", "Plan"]
+__all__ += ["RandomErasing", "functional", "losses", "make_collate_fn", "metrics", "testing", "viz"]
+_HOMES = {
+    **dict.fromkeys(["CutMix", "Cutout", "Mixup", "RandomErasing"], "transforms.mix"),
+    "Chain": "transforms.chain",
+    "MixCriterion": "losses",
+    "OneOf": "transforms.one_of",
+    "PairedLabels": "targets.labels",
+    "Plan": "engine.plan",
+    "make_collate_fn": "loading.collate",
+}
+_MODULES = {name: name for name in ("functional", "losses", "metrics", "testing")}
+_MODULES["viz"] = "extras.viz"
 
-if not TYPE_CHECKING:  # else type checkers would believe in every name, misspelt ones too
+if not TYPE_CHECKING:  # otherwise type checkers accept any name, misspelt ones too
 
     def __getattr__(name: str) -> Any:
         """Import a name at its first use: ``tv-mixaug --help`` must not wait for torch."""
         if name in _MODULES:
-            return import_module(f"tv_mixaug.{name}")
-        if name not in _HOMES:
+            value = import_module(f"tv_mixaug.{_MODULES[name]}")
+        elif name in _HOMES:
+            value = getattr(import_module(f"tv_mixaug.{_HOMES[name]}"), name)
+        else:
             raise AttributeError(f"module 'tv_mixaug' has no attribute {name!r}")
-        value = getattr(import_module(f"tv_mixaug.{_HOMES[name]}"), name)
         return globals().setdefault(name, value)
 
 
 def __dir__() -> list[str]:
-    return sorted({*__all__, *_MODULES, "__version__"})
+    return sorted({*__all__, "__version__"})

@@ -2,7 +2,7 @@
 
 import sys
 
-from tv_mixaug.cli import main
+from tv_mixaug.cli.main import main
 
 if __name__ == "__main__":  # spawned workers import this module too
     sys.exit(main())

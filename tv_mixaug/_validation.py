@@ -7,7 +7,7 @@ import numbers
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tv_mixaug.draws import Pairing
+from tv_mixaug.engine.sampling import Pairing
 
 
 def kind_error(name: str, expected: str, got: Any) -> TypeError:

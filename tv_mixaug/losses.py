@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tv_mixaug.arguments import check_integer
-from tv_mixaug.labels import PairedLabels
+from tv_mixaug._validation import check_integer
+from tv_mixaug.targets.labels import PairedLabels
 
 
 class MixCriterion(nn.Module):

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from tv_mixaug.arguments import check_integer
-from tv_mixaug.labels import PairedLabels, weights_of
+from tv_mixaug._validation import check_integer
+from tv_mixaug.targets.labels import PairedLabels, weights_of
 
 if TYPE_CHECKING:
-    from tv_mixaug.metrics.accumulated import MixedAccuracy
+    from tv_mixaug._torchmetrics import MixedAccuracy
 
 __all__ = ["MixedAccuracy", "mixed_accuracy"]
 
@@ -72,7 +72,7 @@ if not TYPE_CHECKING:  # else type checkers would believe in every name
         """Import the metric at its first use: torchmetrics is optional, and slow to import."""
         if name != "MixedAccuracy":
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        from tv_mixaug.metrics.accumulated import MixedAccuracy
+        from tv_mixaug._torchmetrics import MixedAccuracy
 
         return MixedAccuracy
 

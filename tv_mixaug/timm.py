@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from tv_mixaug import transforms
-from tv_mixaug.arguments import check_choice, check_number, check_probability, check_range, ensure
-from tv_mixaug.base import MixTransform
-from tv_mixaug.draws import Source, corners, draw_lam, draw_uniform, is_on_device
-from tv_mixaug.leaves import Batch, Leaf, Reading
+from tv_mixaug.transforms import mix as transforms
+from tv_mixaug._validation import check_choice, check_number, check_probability, check_range, ensure
+from tv_mixaug.transforms.base import MixTransform
+from tv_mixaug.engine.sampling import Source, corners, draw_lam, draw_uniform, is_on_device
+from tv_mixaug.batch.infer import Batch, Leaf, Reading
 from tv_mixaug.loading.collate import CollateFn
-from tv_mixaug.plans import BLEND, NONE, PASTE, Plan, Recipe, box_volumes
+from tv_mixaug.engine.plan import BLEND, NONE, PASTE, Plan, Recipe, box_volumes
 
 FIXED = {"mixup_alpha", "cutmix_alpha", "cutmix_minmax", "switch_prob", "mode"}
 
@@ -44,7 +44,7 @@ class Mixup(transforms.Mixup, transforms.CutMix):
         label_smoothing: Share of a label spread over all classes, in [0, 1).
         num_classes: Number of classes.
         **shared: What timm does not have: any other argument of
-            :class:`~tv_mixaug.base.MixTransform` but ``p``, such as ``passthrough``.
+            :class:`~tv_mixaug.transforms.base.MixTransform` but ``p``, such as ``passthrough``.
 
     Raises:
         TypeError: If an argument is of the wrong kind.

@@ -66,11 +66,12 @@ from torch.utils.data._utils import worker
 from torchvision.transforms import v2
 from tqdm import tqdm
 
-from tv_mixaug import CutMix, Cutout, Mixup, OneOf, RandomErasing, make_collate_fn, transforms
-from tv_mixaug.execute import SMALL_SAMPLE, Samples, carry_out
-from tv_mixaug.labels import PairedLabels
+from tv_mixaug import CutMix, Cutout, Mixup, OneOf, RandomErasing, make_collate_fn
+from tv_mixaug.transforms import mix as transforms
+from tv_mixaug.engine.apply import SMALL_SAMPLE, Samples, carry_out
+from tv_mixaug.targets.labels import PairedLabels
 from tv_mixaug.losses import MixCriterion
-from tv_mixaug.plans import Recipe
+from tv_mixaug.engine.plan import Recipe
 
 OURS, PLAIN = "tv_mixaug", "plain"
 CLASSES = 10

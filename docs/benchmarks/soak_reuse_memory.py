@@ -33,7 +33,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from tv_mixaug import Mixup, make_collate_fn
-from tv_mixaug.loading import ring
+from tv_mixaug.loading import memory_pool as ring
 
 CLASSES, SIDES = 5, (64, 96, 80, 112)
 fork = torch.multiprocessing.get_context("fork")

@@ -9,7 +9,8 @@ The same six flowers go through each transform. The bar below a picture is its l
 import matplotlib.pyplot as plt
 import torch
 
-from tv_mixaug import CutMix, Cutout, Mixup, flowers, viz
+from tv_mixaug import CutMix, Cutout, Mixup, viz
+from tv_mixaug.extras import flowers
 
 pictures, kinds = flowers.draw_flowers(6, size=128, seed=1)
 

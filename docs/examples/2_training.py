@@ -17,7 +17,8 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from tv_mixaug import CutMix, Mixup, flowers, make_collate_fn, viz
+from tv_mixaug import CutMix, Mixup, make_collate_fn, viz
+from tv_mixaug.extras import flowers
 
 torch.manual_seed(0)
 images, labels = flowers.draw_flowers(160, size=32)

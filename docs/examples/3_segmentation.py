@@ -10,7 +10,8 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from tv_mixaug import CutMix, flowers, make_collate_fn
+from tv_mixaug import CutMix, make_collate_fn
+from tv_mixaug.extras import flowers
 
 torch.manual_seed(0)
 

@@ -12,7 +12,8 @@ import torch
 from torchvision.transforms.v2 import functional as v2f
 from torchvision.utils import draw_bounding_boxes
 
-from tv_mixaug import CutMix, Mixup, flowers, make_collate_fn
+from tv_mixaug import CutMix, Mixup, make_collate_fn
+from tv_mixaug.extras import flowers
 
 torch.manual_seed(0)
 

@@ -12,8 +12,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
-from tv_mixaug import CutMix, draws, flowers, make_collate_fn, viz
-from tv_mixaug.plans import PASTE, make_recipe
+from tv_mixaug import CutMix, make_collate_fn, viz
+from tv_mixaug.engine import sampling as draws
+from tv_mixaug.extras import flowers
+from tv_mixaug.engine.plan import PASTE, make_recipe
 from tv_mixaug.testing import assert_labels_match_pixels
 
 # %%

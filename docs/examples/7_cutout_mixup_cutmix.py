@@ -25,7 +25,8 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from tv_mixaug import CutMix, Cutout, MixCriterion, Mixup, flowers, make_collate_fn, viz
+from tv_mixaug import CutMix, Cutout, MixCriterion, Mixup, make_collate_fn, viz
+from tv_mixaug.extras import flowers
 from tv_mixaug.metrics import mixed_accuracy
 
 torch.manual_seed(0)

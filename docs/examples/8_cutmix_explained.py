@@ -20,7 +20,8 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from torchvision.datasets import CIFAR10, FashionMNIST
 
-from tv_mixaug import CutMix, flowers, functional, make_collate_fn, viz
+from tv_mixaug import CutMix, functional, make_collate_fn, viz
+from tv_mixaug.extras import flowers
 from tv_mixaug.metrics import mixed_accuracy
 
 torch.manual_seed(0)

@@ -17,7 +17,8 @@ import torch
 from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from tv_mixaug import CutMix, Mixup, OneOf, flowers, viz
+from tv_mixaug import CutMix, Mixup, OneOf, viz
+from tv_mixaug.extras import flowers
 
 torch.manual_seed(0)
 images, labels = flowers.draw_flowers(160, size=32)

@@ -10,7 +10,8 @@ to it, the bar is its label.
 import matplotlib.pyplot as plt
 import torch
 
-from tv_mixaug import CutMix, Mixup, OneOf, RandomErasing, flowers, functional, viz
+from tv_mixaug import CutMix, Mixup, OneOf, RandomErasing, functional, viz
+from tv_mixaug.extras import flowers
 
 kinds = torch.arange(6) % 2
 names = flowers.CLASS_NAMES * 3

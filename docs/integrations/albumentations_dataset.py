@@ -15,7 +15,8 @@ from albumentations.pytorch import ToTensorV2
 from torch.utils.data import DataLoader, Dataset
 from torchvision import tv_tensors
 
-from tv_mixaug import CutMix, Cutout, flowers, make_collate_fn
+from tv_mixaug import CutMix, Cutout, make_collate_fn
+from tv_mixaug.extras import flowers
 
 augment = A.Compose(
     [

@@ -14,7 +14,8 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from tv_mixaug import CutMix, Mixup, flowers, make_collate_fn
+from tv_mixaug import CutMix, Mixup, make_collate_fn
+from tv_mixaug.extras import flowers
 
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
 

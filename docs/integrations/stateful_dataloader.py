@@ -13,7 +13,8 @@ import torch
 from torch.utils.data import TensorDataset
 from torchdata.stateful_dataloader import StatefulDataLoader
 
-from tv_mixaug import CutMix, Mixup, flowers, make_collate_fn
+from tv_mixaug import CutMix, Mixup, make_collate_fn
+from tv_mixaug.extras import flowers
 
 warnings.filterwarnings("ignore", "'set_vital' is deprecated")  # torchdata still calls it
 

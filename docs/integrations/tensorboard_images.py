@@ -12,7 +12,8 @@ import tempfile
 from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.tensorboard import SummaryWriter
 
-from tv_mixaug import CutMix, Mixup, flowers, make_collate_fn, viz
+from tv_mixaug import CutMix, Mixup, make_collate_fn, viz
+from tv_mixaug.extras import flowers
 
 
 def main():

@@ -13,7 +13,8 @@ from timm.loss import SoftTargetCrossEntropy
 from timm.optim import create_optimizer_v2
 from torch.utils.data import DataLoader, TensorDataset
 
-from tv_mixaug import CutMix, Mixup, flowers, make_collate_fn
+from tv_mixaug import CutMix, Mixup, make_collate_fn
+from tv_mixaug.extras import flowers
 
 
 def main():

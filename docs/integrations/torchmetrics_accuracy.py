@@ -13,7 +13,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
-from tv_mixaug import CutMix, flowers, make_collate_fn
+from tv_mixaug import CutMix, make_collate_fn
+from tv_mixaug.extras import flowers
 from tv_mixaug.metrics import MixedAccuracy
 
 

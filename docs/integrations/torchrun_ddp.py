@@ -12,7 +12,8 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
-from tv_mixaug import CutMix, Mixup, flowers, make_collate_fn
+from tv_mixaug import CutMix, Mixup, make_collate_fn
+from tv_mixaug.extras import flowers
 
 
 def main():

@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 import webdataset
 
-from tv_mixaug import CutMix, Mixup, flowers, make_collate_fn
+from tv_mixaug import CutMix, Mixup, make_collate_fn
+from tv_mixaug.extras import flowers
 
 
 def write_shards(folder):

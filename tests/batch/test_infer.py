@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
-from coded import coded_images, shares
+from helpers.coded import coded_images, shares
 from torch import nn
 from torchvision import tv_tensors
 from torchvision.transforms import v2

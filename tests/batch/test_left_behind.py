@@ -5,8 +5,8 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from coded import coded_images
-from refusals import refused
+from helpers.coded import coded_images
+from helpers.refusals import refused
 from torchvision import tv_tensors
 
 from tv_mixaug import Chain, CutMix, Cutout, Mixup, make_collate_fn

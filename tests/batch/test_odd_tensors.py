@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from refusals import refused
+from helpers.refusals import refused
 from torch.utils._pytree import tree_leaves
 from torchvision import tv_tensors
 

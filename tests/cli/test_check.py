@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import pytest
 
-from tv_mixaug import cli
-from tv_mixaug.io import read_image
+from tv_mixaug.cli import main as cli
+from tv_mixaug.extras.io import read_image
 
 # What a user may have written. Nothing of this package is in it.
 PROJECT = """

@@ -13,8 +13,10 @@ import cv2
 import numpy as np
 import pytest
 
-from tv_mixaug import cli, demo, flowers
-from tv_mixaug.io import read_image, write_image
+from tv_mixaug.cli import main as cli
+from tv_mixaug.cli import demo
+from tv_mixaug.extras import flowers
+from tv_mixaug.extras.io import read_image, write_image
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-SCRIPT = Path(__file__).parent.parent / "docs" / "benchmarks" / "run.py"
+SCRIPT = Path(__file__).parents[2] / "docs" / "benchmarks" / "run.py"
 SHAPE = (8, 100)
 BYTES = 8 * 100 * 4
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-FOLDER = Path(__file__).parents[1] / "docs" / "integrations"
+FOLDER = Path(__file__).parents[2] / "docs" / "integrations"
 SCRIPTS = sorted(FOLDER.glob("*.py"))
 NEEDY = [script for script in SCRIPTS if "skipped: " in script.read_text()]
 PAGE = FOLDER / "index.md"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-PAGE = Path(__file__).parents[1] / "docs" / "guide" / "mistakes.md"
+PAGE = Path(__file__).parents[2] / "docs" / "guide" / "mistakes.md"
 FENCE = re.compile(
     r"^```(?P<kind>python|text|\{code-block\} python)\n(?P<text>.*?)^```$", re.M | re.S
 )

@@ -12,9 +12,11 @@ import cv2
 import pytest
 import torch
 
-from tv_mixaug import CutMix, Cutout, draws, flowers, functional
+from tv_mixaug import CutMix, Cutout, functional
+from tv_mixaug.engine import sampling as draws
+from tv_mixaug.extras import flowers
 
-DOCS = Path(__file__).parents[1] / "docs"
+DOCS = Path(__file__).parents[2] / "docs"
 PAGE = (DOCS / "guide" / "play.md").read_text("utf-8")
 SCRIPT = (DOCS / "_static" / "play.js").read_text("utf-8")
 STYLE = (DOCS / "_static" / "site.css").read_text("utf-8")

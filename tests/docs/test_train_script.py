@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-SCRIPT = Path(__file__).parents[1] / "docs" / "benchmarks" / "train_fashion_mnist.py"
+SCRIPT = Path(__file__).parents[2] / "docs" / "benchmarks" / "train_fashion_mnist.py"
 
 pytest.importorskip("tqdm", reason="needs the extra `bench`")
 pytest.importorskip("matplotlib", reason="needs the extra `bench`")

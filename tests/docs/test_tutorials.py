@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-EXAMPLES = Path(__file__).parents[1] / "docs" / "examples"
+EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 
 
 def find_sets(folder, monkeypatch):

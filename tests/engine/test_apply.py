@@ -5,12 +5,15 @@ import copy
 import numpy as np
 import pytest
 import torch
-from coded import DTYPES, bits
+from helpers.coded import DTYPES, bits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tv_mixaug import draws, execute, kernels, plans
-from tv_mixaug.plans import BLEND, FILL, PASTE, Recipe, make_recipe
+from tv_mixaug.engine import sampling as draws
+from tv_mixaug.engine import apply as execute
+from tv_mixaug.engine import kernels
+from tv_mixaug.engine import plan as plans
+from tv_mixaug.engine.plan import BLEND, FILL, PASTE, Recipe, make_recipe
 
 SIZES = [(3, 5, 4), (3, 150, 150)]  # below and above the size that is handled alone
 

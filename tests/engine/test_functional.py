@@ -2,13 +2,14 @@
 
 import pytest
 import torch
-from coded import DTYPES, bits, coded_images
+from helpers.coded import DTYPES, bits, coded_images
 from hypothesis import given
 from hypothesis import strategies as st
 from torch._dynamo.testing import CompileCounter, CompileCounterWithBackend
 from torchvision import tv_tensors
 
-from tv_mixaug import CutMix, Cutout, Mixup, functional, plans
+from tv_mixaug import CutMix, Cutout, Mixup, functional
+from tv_mixaug.engine import plan as plans
 
 
 def draw_pixels(shape, dtype):

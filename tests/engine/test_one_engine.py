@@ -5,15 +5,16 @@ import threading
 import numpy as np
 import pytest
 import torch
-from coded import DTYPES, bits
+from helpers.coded import DTYPES, bits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import default_collate
 
 import tv_mixaug.testing as kit
-from tv_mixaug import Chain, CutMix, Cutout, Mixup, functional, kernels, make_collate_fn
-from tv_mixaug.base import How
-from tv_mixaug.plans import BLEND, FILL, NONE, PASTE, Plan, make_recipe
+from tv_mixaug import Chain, CutMix, Cutout, Mixup, functional, make_collate_fn
+from tv_mixaug.engine import kernels
+from tv_mixaug.transforms.base import How
+from tv_mixaug.engine.plan import BLEND, FILL, NONE, PASTE, Plan, make_recipe
 
 SIZES = [(3, 5, 7), (3, 150, 150)]  # below and above the size that is handled alone
 
@@ -168,7 +169,7 @@ def test_a_generator_is_passed_down_to_every_draw(transform):
 
 def test_a_layout_is_found_once_for_a_signature(monkeypatch):
     """Batches of one signature are looked at once; another shape, and only it, once more."""
-    from tv_mixaug.leaves import Reader
+    from tv_mixaug.batch.infer import Reader
 
     looks, find = [], Reader._find_layout
     monkeypatch.setattr(Reader, "_find_layout", lambda *args: looks.append(1) or find(*args))
@@ -183,7 +184,7 @@ def test_a_layout_is_found_once_for_a_signature(monkeypatch):
 
 def test_the_memory_of_layouts_is_bounded():
     """However many signatures come, few are remembered."""
-    from tv_mixaug.leaves import MOST_LAYOUTS
+    from tv_mixaug.batch.infer import MOST_LAYOUTS
 
     mix = Mixup(labels_getter=None)
     for side in range(1, 3 * MOST_LAYOUTS):

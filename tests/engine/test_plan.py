@@ -15,9 +15,11 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch.utils import _pytree as pytree
 
-from tv_mixaug import CutMix, Cutout, Mixup, draws, plans
-from tv_mixaug.labels import PairedLabels
-from tv_mixaug.leaves import Batch, Layout, Leaf, Role
+from tv_mixaug import CutMix, Cutout, Mixup
+from tv_mixaug.engine import sampling as draws
+from tv_mixaug.engine import plan as plans
+from tv_mixaug.targets.labels import PairedLabels
+from tv_mixaug.batch.infer import Batch, Layout, Leaf, Role
 
 LEVEL = 1e-4
 

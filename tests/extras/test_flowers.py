@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torchvision import tv_tensors
 from torchvision.datasets import ImageFolder
 
-from tv_mixaug import flowers
-from tv_mixaug.io import read_image
+from tv_mixaug.extras import flowers
+from tv_mixaug.extras.io import read_image
 
 SIZES = [(1, 1), (1, 40), (28, 28), (33, 70), (300, 20)]
 

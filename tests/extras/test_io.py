@@ -18,8 +18,8 @@ from torchvision.datasets import ImageFolder
 from torchvision.datasets.folder import pil_loader
 from torchvision.transforms.v2.functional import pil_to_tensor
 
-from tv_mixaug import flowers
-from tv_mixaug.io import MAX_PIXELS, SUFFIXES, read_image, write_image
+from tv_mixaug.extras import flowers
+from tv_mixaug.extras.io import MAX_PIXELS, SUFFIXES, read_image, write_image
 
 BGR = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
 RGB = torch.from_numpy(BGR[..., ::-1].copy()).permute(2, 0, 1)
@@ -319,7 +319,7 @@ def test_a_real_lack_of_memory_is_a_clear_error(tmp_path):
     """In a process that may not have the memory of a picture, OpenCV's error is translated."""
     path = write(tmp_path / "a.png", np.zeros((9000, 9000), np.uint8))
     code = (
-        "import resource, sys, cv2, torch; from tv_mixaug.io import read_image\n"
+        "import resource, sys, cv2, torch; from tv_mixaug.extras.io import read_image\n"
         "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
         "resource.setrlimit(resource.RLIMIT_AS, (used + 100_000_000,) * 2)\n"
         f"try: read_image({str(path)!r})\n"

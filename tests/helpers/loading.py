@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
 from tv_mixaug import CutMix, Mixup, make_collate_fn
-from tv_mixaug.loading.numbering import Numbering
+from tv_mixaug.loading.batch_index import Numbering
 
 CLASSES = 5
 

@@ -12,11 +12,11 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from loading import Numbers, Telling, ask_in_process, make
+from helpers.loading import Numbers, Telling, ask_in_process, make
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SequentialSampler
 
-from tv_mixaug.loading.frames import is_starting_worker
-from tv_mixaug.loading.numbering import Numbering
+from tv_mixaug.loading.loader_frames import is_starting_worker
+from tv_mixaug.loading.batch_index import Numbering
 
 AGAIN = r"begins epoch 0 again .* `collate_fn.set_epoch\(epoch\)`"
 

@@ -8,14 +8,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from loading import Pictures, Sample, make, same
+from helpers.loading import Pictures, Sample, make, same
 from torch.utils.data import default_collate
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from tv_mixaug import CutMix, Cutout, Mixup, functional, make_collate_fn
-from tv_mixaug.labels import PairedLabels
-from tv_mixaug.plans import Plan
+from tv_mixaug.targets.labels import PairedLabels
+from tv_mixaug.engine.plan import Plan
 
 ALL = [Mixup(num_classes=3), CutMix(num_classes=3), Cutout(num_classes=3)]
 

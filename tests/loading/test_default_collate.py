@@ -15,13 +15,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from loading import Sample
+from helpers.loading import Sample
 from torch.utils.data import DataLoader, default_collate
 from torch.utils.data._utils.collate import default_collate_fn_map
 from torchvision import tv_tensors
 
 from tv_mixaug import CutMix, Cutout, Mixup, make_collate_fn
-from tv_mixaug.loading.stacking import collate_samples
+from tv_mixaug.loading.default_collate import collate_samples
 
 Point = collections.namedtuple("Point", ["x", "y"])
 Nothing = collections.namedtuple("Nothing", [])

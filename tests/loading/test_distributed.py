@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-SCRIPT = Path(__file__).parents[1] / "docs" / "integrations" / "torchrun_ddp.py"
+SCRIPT = Path(__file__).parents[2] / "docs" / "integrations" / "torchrun_ddp.py"
 
 pytestmark = [
     pytest.mark.slow,

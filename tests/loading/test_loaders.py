@@ -6,12 +6,12 @@ import warnings
 
 import pytest
 import torch
-from loading import CLASSES, Pictures, StatefulStream, Stream, epochs, make, same
+from helpers.loading import CLASSES, Pictures, StatefulStream, Stream, epochs, make, same
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler
 from torchvision import tv_tensors
 
 from tv_mixaug import CutMix, Mixup, functional, make_collate_fn
-from tv_mixaug.plans import Plan
+from tv_mixaug.engine.plan import Plan
 
 STATEFUL_DATA = {"map": Pictures, "stream": Stream, "stateful stream": StatefulStream}
 

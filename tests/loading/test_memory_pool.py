@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from loading import CLASSES, Pictures, epochs, make, same
+from helpers.loading import CLASSES, Pictures, epochs, make, same
 from torch.utils.data import DataLoader, Dataset
 from torchvision import tv_tensors
 
 from tv_mixaug import CutMix, Mixup, make_collate_fn
-from tv_mixaug.loading import ring as memory
+from tv_mixaug.loading import memory_pool as memory
 
 fork = torch.multiprocessing.get_context("fork")
 
@@ -670,7 +670,7 @@ def test_nothing_leaks(persistent, count):
     assert seen[3][3] < seen[1][3] + (8 << 20)  # the batches of two epochs: 73 or 6 MiB
 
 
-SOAK = Path(__file__).parents[1] / "docs" / "benchmarks" / "soak_reuse_memory.py"
+SOAK = Path(__file__).parents[2] / "docs" / "benchmarks" / "soak_reuse_memory.py"
 SMALL_SHM = ["unshare", "-m", "sh", "-c", 'mount -t tmpfs -o size=64m tmpfs /dev/shm && "$0" "$@"']
 
 

@@ -13,7 +13,7 @@ import traceback
 import pytest
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from tv_mixaug.loading.numbering import Numbering
+from tv_mixaug.loading.batch_index import Numbering
 
 COUNT, SIZE = 7, 2
 BATCHES = 4  # of one worker or two

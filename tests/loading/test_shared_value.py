@@ -6,10 +6,10 @@ import threading
 
 import pytest
 import torch
-from loading import make
+from helpers.loading import make
 
-from tv_mixaug.loading.numbering import Numbering
-from tv_mixaug.loading.shared import Shared
+from tv_mixaug.loading.batch_index import Numbering
+from tv_mixaug.loading.shared_value import Shared
 
 WIDTH = 4096  # so wide that a change takes a while
 

@@ -27,7 +27,7 @@ from tv_mixaug import (
     functional,
     make_collate_fn,
 )
-from tv_mixaug.plans import BLEND, make_recipe
+from tv_mixaug.engine.plan import BLEND, make_recipe
 
 SIZE = (13, 17)
 FORMATS = ("plain", "XYXY", "XYWH", "CXCYWH")

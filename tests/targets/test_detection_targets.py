@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from torchvision import ops, tv_tensors
 from torchvision.transforms.v2 import functional as v2
 
-from tv_mixaug import CutMix, Cutout, Mixup, detection, plans
+from tv_mixaug import CutMix, Cutout, Mixup
+from tv_mixaug.targets import detection
+from tv_mixaug.engine import plan as plans
 
 FORMATS = ("plain", "XYXY", "XYWH", "CXCYWH")
 PLAIN = detection.BOX_FORMATS

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as nnf
 
-from tv_mixaug import CutMix, Cutout, Mixup, plans
-from tv_mixaug.labels import LabelFormat, PairedLabels, encode_labels
+from tv_mixaug import CutMix, Cutout, Mixup
+from tv_mixaug.engine import plan as plans
+from tv_mixaug.targets.labels import LabelFormat, PairedLabels, encode_labels
 from tv_mixaug.losses import MixCriterion
 
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
@@ -280,7 +281,7 @@ assert [type(value).__name__ for value in values] == ["Plan", "PairedLabels"], v
 @pytest.mark.parametrize(
     ("first", "opens"),
     [
-        ("tv_mixaug.labels", True),
+        ("tv_mixaug.targets.labels", True),
         ("tv_mixaug", False),
     ],
 )
@@ -292,7 +293,7 @@ def test_plans_and_pairs_are_loaded_as_weights(first, opens, tmp_path):
     command = [sys.executable, "-c", code, str(tmp_path / "mixes.pt")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
     assert (done.returncode == 0) is opens, done.stderr
-    assert opens or "add_safe_globals([tv_mixaug.plans.Plan])" in done.stderr
+    assert opens or "add_safe_globals([tv_mixaug.engine.plan.Plan])" in done.stderr
 
 
 # --- Several labels -----------------------------------------------------------------------------

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from coded import DTYPES, bits, coded_images, shares
+from helpers.coded import DTYPES, bits, coded_images, shares
 from hypothesis import given
 from hypothesis import strategies as st
-from refusals import refused
+from helpers.refusals import refused
 from torchvision import tv_tensors
 
 from tv_mixaug import CutMix, Cutout, Mixup, functional

@@ -10,8 +10,10 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from tv_mixaug import CutMix, Cutout, Mixup, base, plans
-from tv_mixaug.plans import Recipe
+from tv_mixaug import CutMix, Cutout, Mixup
+from tv_mixaug.transforms import base
+from tv_mixaug.engine import plan as plans
+from tv_mixaug.engine.plan import Recipe
 from tv_mixaug.testing import (
     UntruthfulError,
     assert_draws_independent,

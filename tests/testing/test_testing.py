@@ -17,7 +17,8 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 import tv_mixaug.testing as kit
-from tv_mixaug import CutMix, Cutout, Mixup, functional, make_collate_fn, plans
+from tv_mixaug import CutMix, Cutout, Mixup, functional, make_collate_fn
+from tv_mixaug.engine import plan as plans
 from tv_mixaug.testing import (
     TruthReport,
     UntruthfulError,
@@ -802,7 +803,7 @@ def test_failure_has_its_parts() -> None:
 
 def test_guide_says_what_to_do_for_each_cause() -> None:
     """Every cause that the kit can name stands in the guide with its remedy."""
-    guide = Path(__file__).parents[1] / "docs" / "guide" / "truth.md"
+    guide = Path(__file__).parents[2] / "docs" / "guide" / "truth.md"
     rows = [line for line in guide.read_text(encoding="utf-8").splitlines() if line[:1] == "|"]
     known = [value for value in vars(causes).values() if isinstance(value, causes.Cause)]
     assert len(known) > 30

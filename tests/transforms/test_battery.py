@@ -5,8 +5,8 @@ import pickle
 
 import pytest
 import torch
-from coded import bits, coded_images
-from loading import CLASSES, Pictures, same
+from helpers.coded import bits, coded_images
+from helpers.loading import CLASSES, Pictures, same
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision import tv_tensors
@@ -22,7 +22,7 @@ from tv_mixaug import (
     testing,
     timm,
 )
-from tv_mixaug.labels import PairedLabels
+from tv_mixaug.targets.labels import PairedLabels
 
 K = 16
 

@@ -7,15 +7,17 @@ import sys
 
 import pytest
 import torch
-from pixel_tracker import coded_pictures, expected_labels, pixel_weights
+from helpers.pixel_tracker import coded_pictures, expected_labels, pixel_weights
 from torch import nn
 from torchvision import transforms as v1
 from torchvision import tv_tensors
 from torchvision.transforms import InterpolationMode, v2
 
-from tv_mixaug import Chain, CutMix, Cutout, Mixup, containers, foreign, make_collate_fn
-from tv_mixaug.plans import BLEND, FILL, NONE, PASTE, Plan
-from tv_mixaug.transforms import MixTransform
+from tv_mixaug import Chain, CutMix, Cutout, Mixup, make_collate_fn
+from tv_mixaug.transforms import containers
+from tv_mixaug.transforms import provenance as foreign
+from tv_mixaug.engine.plan import BLEND, FILL, NONE, PASTE, Plan
+from tv_mixaug.transforms.mix import MixTransform
 
 K = 5
 ERASED_VALUE = -1.0
@@ -847,7 +849,7 @@ def test_kernels_are_registered_in_each_process_that_uses_a_chain():
     chain = Chain([CutMix(num_classes=2, p=0.0), v2.Pad(2, fill=1)], erased="nobody")
     program = (
         "import pickle, sys, torch, tv_mixaug\n"
-        "assert 'tv_mixaug.foreign' not in sys.modules\n"
+        "assert 'tv_mixaug.transforms.provenance' not in sys.modules\n"
         f"chain = pickle.loads({pickle.dumps(chain)!r})\n"
         "print(chain(torch.zeros(2, 1, 4, 4), torch.arange(2))[1].tolist())"
     )

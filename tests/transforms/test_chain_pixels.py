@@ -7,14 +7,15 @@ from typing import NamedTuple
 import torch
 from hypothesis import HealthCheck, Phase, event, given, reject, settings
 from hypothesis import strategies as st
-from pixel_tracker import coded_pictures, expected_labels
+from helpers.pixel_tracker import coded_pictures, expected_labels
 from torch import nn
 from torchvision import transforms as v1
 from torchvision import tv_tensors
 from torchvision.transforms import InterpolationMode, v2
 
-from tv_mixaug import Chain, CutMix, Cutout, Mixup, containers
-from tv_mixaug.base import MixTransform
+from tv_mixaug import Chain, CutMix, Cutout, Mixup
+from tv_mixaug.transforms import containers
+from tv_mixaug.transforms.base import MixTransform
 
 DEEP = os.environ.get("HYPOTHESIS_PROFILE") == "deep"
 COUNT = 3  # samples, and classes

@@ -27,8 +27,8 @@ from tv_mixaug import (
     functional,
     make_collate_fn,
 )
-from tv_mixaug.base import MixTransform
-from tv_mixaug.plans import BLEND, FILL, NONE, PASTE, Plan, make_recipe
+from tv_mixaug.transforms.base import MixTransform
+from tv_mixaug.engine.plan import BLEND, FILL, NONE, PASTE, Plan, make_recipe
 from tv_mixaug.timm import Mixup as TimmMixup
 
 pytestmark = pytest.mark.slow  # each compiles; test_battery.py has one graph of each

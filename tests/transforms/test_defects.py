@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from coded import DTYPES, coded_images, shares
+from helpers.coded import DTYPES, coded_images, shares
 from torch.utils.data import DataLoader
 from torchvision import tv_tensors
 from torchvision.transforms import v2

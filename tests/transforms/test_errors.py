@@ -13,8 +13,9 @@ import torch
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from tv_mixaug import CutMix, Cutout, Mixup, functional, make_collate_fn, plans
-from tv_mixaug.labels import PairedLabels
+from tv_mixaug import CutMix, Cutout, Mixup, functional, make_collate_fn
+from tv_mixaug.engine import plan as plans
+from tv_mixaug.targets.labels import PairedLabels
 from tv_mixaug.losses import MixCriterion
 
 NAN, INF = math.nan, math.inf

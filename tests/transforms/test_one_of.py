@@ -5,10 +5,10 @@ import pickle
 
 import pytest
 import torch
-from coded import DTYPES, bits, coded_images, shares
+from helpers.coded import DTYPES, bits, coded_images, shares
 from hypothesis import given
 from hypothesis import strategies as st
-from loading import Pictures
+from helpers.loading import Pictures
 from scipy import stats
 from torch.utils.data import DataLoader
 from torchvision import tv_tensors
@@ -24,8 +24,8 @@ from tv_mixaug import (
     functional,
     make_collate_fn,
 )
-from tv_mixaug.labels import PairedLabels
-from tv_mixaug.plans import BLEND, FILL, NONE, PASTE
+from tv_mixaug.targets.labels import PairedLabels
+from tv_mixaug.engine.plan import BLEND, FILL, NONE, PASTE
 
 LEVEL = 1e-4
 K = 6

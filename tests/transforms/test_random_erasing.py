@@ -4,15 +4,16 @@ import math
 
 import pytest
 import torch
-from coded import DTYPES, SIZES, coded_images
+from helpers.coded import DTYPES, SIZES, coded_images
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from tv_mixaug import Chain, RandomErasing, functional, kernels, make_collate_fn
-from tv_mixaug.plans import FILL, NONE
+from tv_mixaug import Chain, RandomErasing, functional, make_collate_fn
+from tv_mixaug.engine import kernels
+from tv_mixaug.engine.plan import FILL, NONE
 
 LEVEL = 1e-4
 LAWS = [((32, 32), {}), ((17, 40), {"scale": (0.1, 0.5), "ratio": (0.2, 1.5)})]

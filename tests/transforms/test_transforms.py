@@ -5,13 +5,14 @@ import pickle
 
 import pytest
 import torch
-from coded import DTYPES, SIZES, bits, coded_images, shares
+from helpers.coded import DTYPES, SIZES, bits, coded_images, shares
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 from torchvision import tv_tensors
 
-from tv_mixaug import CutMix, Cutout, Mixup, make_collate_fn, plans
+from tv_mixaug import CutMix, Cutout, Mixup, make_collate_fn
+from tv_mixaug.engine import plan as plans
 
 LEVEL = 1e-4
 ALL = (Mixup, CutMix, Cutout)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tv_mixaug.leaves import Batch, Leaf, Role, unwrap
+from tv_mixaug.batch.infer import Batch, Leaf, Role, unwrap
 
 
 def check_writable(batch: Batch) -> None:

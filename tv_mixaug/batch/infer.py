@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 from torchvision import tv_tensors
 
-from tv_mixaug import labels as rules
-from tv_mixaug import nesting
-from tv_mixaug.execute import Samples
-from tv_mixaug.kernels import MIXED_DTYPES
-from tv_mixaug.labels import LabelFormat, NumClasses, PairedLabels, are_indices
+from tv_mixaug.targets import labels as rules
+from tv_mixaug.batch import tree as nesting
+from tv_mixaug.engine.apply import Samples
+from tv_mixaug.engine.kernels import MIXED_DTYPES
+from tv_mixaug.targets.labels import LabelFormat, NumClasses, PairedLabels, are_indices
 
 LabelsGetter = Callable[[Any], Any] | str | None
 # A loader gives two signatures, of full batches and the last one; nobody needs as many as this.

@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 from torchvision import tv_tensors
 
-from tv_mixaug.kernels import MIXED_DTYPES
-from tv_mixaug.labels import PairedLabels
+from tv_mixaug.engine.kernels import MIXED_DTYPES
+from tv_mixaug.targets.labels import PairedLabels
 
 Path = tuple[Any, ...]
 TYPED_TRAITS = operator.attrgetter("shape", "dtype", "device")

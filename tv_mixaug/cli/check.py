@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from tv_mixaug import viz
-from tv_mixaug.arguments import check_probability
-from tv_mixaug.io import write_image
+from tv_mixaug._validation import check_probability
+from tv_mixaug.extras.io import write_image
 from tv_mixaug.testing._arguments import at_least, per_channel
 from tv_mixaug.testing._coded import Case, Evidence, UntruthfulError, coded_batch
 from tv_mixaug.testing._pipeline import (

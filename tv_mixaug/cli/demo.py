@@ -20,10 +20,11 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.ops import Conv2dNormActivation
 
-from tv_mixaug import flowers, viz
-from tv_mixaug.io import read_image
+from tv_mixaug import viz
+from tv_mixaug.extras import flowers
+from tv_mixaug.extras.io import read_image
 from tv_mixaug.loading.collate import CollateFn, make_collate_fn
-from tv_mixaug.transforms import CutMix, Cutout, Mixup
+from tv_mixaug.transforms.mix import CutMix, Cutout, Mixup
 
 T = TypeVar("T")
 _SEED = 4

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from tv_mixaug.base import MixTransform
+    from tv_mixaug.transforms.base import MixTransform
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -136,12 +136,12 @@ def _make_parser() -> argparse.ArgumentParser:
 
 def _run(args: argparse.Namespace, scratch: contextlib.ExitStack) -> int:
     """Draw a contact sheet by the command, and write it."""
-    from tv_mixaug.demo import run_demo
-    from tv_mixaug.io import check_output, write_image
+    from tv_mixaug.cli.demo import run_demo
+    from tv_mixaug.extras.io import check_output, write_image
 
     check_output("--out", args.out)  # before the work is done
     if args.command == "check":
-        from tv_mixaug.testing.check import run_check
+        from tv_mixaug.cli.check import run_check
 
         return run_check(args)
     if args.command == "preview":
@@ -165,8 +165,8 @@ def _draw_preview(args: argparse.Namespace) -> npt.NDArray[np.uint8]:
     from torchvision.transforms.v2 import functional as F
 
     from tv_mixaug import viz
-    from tv_mixaug.demo import show_progress
-    from tv_mixaug.io import MAX_PIXELS, read_image
+    from tv_mixaug.cli.demo import show_progress
+    from tv_mixaug.extras.io import MAX_PIXELS, read_image
 
     for name, least, most in (("size", 1, 4096), ("batch-size", 1, 4096), ("seed", 0, 2**63 - 1)):
         value = getattr(args, name.replace("-", "_"))
@@ -224,7 +224,7 @@ def _find_pictures(folder: Path) -> tuple[list[str], list[tuple[Path, int]]]:
 
 
 def _make_transform(args: argparse.Namespace, num_classes: int) -> tuple[MixTransform, str]:
-    from tv_mixaug.transforms import CutMix, Cutout, Mixup
+    from tv_mixaug.transforms.mix import CutMix, Cutout, Mixup
 
     kinds: dict[str, tuple[Any, str, float, str]] = {
         "cutmix": (CutMix, "alpha", 1.0, "hole"),

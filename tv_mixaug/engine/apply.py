@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tv_mixaug import kernels
-from tv_mixaug.arguments import check_fill
-from tv_mixaug.draws import draw_noise
-from tv_mixaug.plans import BLEND, FILL, NONE, PASTE, Plan, Recipe, inner_lam
+from tv_mixaug.engine import kernels
+from tv_mixaug._validation import check_fill
+from tv_mixaug.engine.sampling import draw_noise
+from tv_mixaug.engine.plan import BLEND, FILL, NONE, PASTE, Plan, Recipe, inner_lam
 
 # A smaller sample, in bytes, costs less than the call that would handle it alone.
 SMALL_SAMPLE = 1 << 16
@@ -119,7 +119,7 @@ def carry_out_pairs(
 
     Args:
         images: B tensors (C, H, W), of which height and width may differ.
-        recipe: The plan, fitted to them by :func:`~tv_mixaug.plans.fit_plan`.
+        recipe: The plan, fitted to them by :func:`~tv_mixaug.engine.plan.fit_plan`.
         fill: As in :func:`carry_out`, like the axes, which count the batch's.
         axes: The axes that boxes cut.
         channel_axis: The axis that has a fill for each index.
@@ -176,7 +176,7 @@ def replay(
         ValueError: If shapes do not agree.
 
     Example:
-        >>> from tv_mixaug import plans
+        >>> from tv_mixaug.engine import plan as plans
         >>> replay(torch.eye(2), plans.identity_plan(2)).tolist()
         [[1.0, 0.0], [0.0, 1.0]]
     """
@@ -207,7 +207,7 @@ def region_mask(plan: Plan, size: Sequence[int]) -> Tensor:
     """Return M of a plan, ``out = M * own + (1 - M) * other``, the weight of the own pixels.
 
     Args:
-        plan: The :class:`~tv_mixaug.plans.Plan`.
+        plan: The :class:`~tv_mixaug.engine.plan.Plan`.
         size: (height, width) in pixels, or (depth, height, width) for cuboids.
 
     Returns:
@@ -218,7 +218,7 @@ def region_mask(plan: Plan, size: Sequence[int]) -> Tensor:
         ValueError: If the size has not the axes of the plan's boxes.
 
     Example:
-        >>> from tv_mixaug import plans
+        >>> from tv_mixaug.engine import plan as plans
         >>> region_mask(plans.identity_plan(2), (4, 4)).mean((1, 2, 3)).tolist()
         [1.0, 1.0]
     """

@@ -16,8 +16,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from tv_mixaug.arguments import check_fill
-from tv_mixaug.draws import constants
+from tv_mixaug._validation import check_fill
+from tv_mixaug.engine.sampling import constants
 
 Bytes = npt.NDArray[np.uint8]
 MIXED_DTYPES = (torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64)

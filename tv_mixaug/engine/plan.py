@@ -239,7 +239,7 @@ def make_recipe(
     if torch.compiler.is_compiling():
         raise TypeError(
             "draw() must draw tensors on the device of its generator inside torch.compile, got "
-            "arrays or numbers of the host; use tv_mixaug.draws, or mix in the loader."
+            "arrays or numbers of the host; use tv_mixaug.engine.sampling, or mix in the loader."
         )
     boxes = np.zeros((1, 1, 4), np.int64) if boxes is None else boxes
     if isinstance(applied, bool) and not applied:

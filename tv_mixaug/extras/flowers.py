@@ -13,8 +13,8 @@ import numpy.typing as npt
 import torch
 from torchvision import tv_tensors
 
-from tv_mixaug.arguments import check_choice, check_integer, kind_error
-from tv_mixaug.io import check_path, write_image
+from tv_mixaug._validation import check_choice, check_integer, kind_error
+from tv_mixaug.extras.io import check_path, write_image
 
 CLASS_NAMES = ("rose", "tulip")
 

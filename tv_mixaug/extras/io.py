@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from torchvision import tv_tensors
 
-from tv_mixaug.arguments import check_count
+from tv_mixaug._validation import check_count
 
 MAX_PIXELS = 178_956_970  # where Pillow refuses a picture: twice its MAX_IMAGE_PIXELS
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tiff")  # what write_image writes
@@ -55,7 +55,7 @@ def read_image(
 
     Example:
         >>> from torchvision.datasets import ImageFolder
-        >>> from tv_mixaug import flowers
+        >>> from tv_mixaug.extras import flowers
         >>> root = getfixture("tmp_path")  # a folder of your own
         >>> files = flowers.write_image_folder(root, count_per_class=1, size=(24, 32))
         >>> read_image(files[0]).shape
@@ -98,7 +98,7 @@ def write_image(path: str | os.PathLike[str], pixels: npt.NDArray[np.uint8]) -> 
 
     Args:
         path: The file; its suffix is one of ``SUFFIXES``, in any case. Any Unicode name works.
-        pixels: (H, W, 3) uint8, RGB, as :func:`~tv_mixaug.viz.draw_batch` returns it.
+        pixels: (H, W, 3) uint8, RGB, as :func:`~tv_mixaug.extras.viz.draw_batch` returns it.
 
     Raises:
         TypeError: If ``path`` is not a path.

@@ -20,10 +20,10 @@ from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-from tv_mixaug.arguments import check_integer
-from tv_mixaug.io import write_image
-from tv_mixaug.labels import weights_of
-from tv_mixaug.plans import Plan
+from tv_mixaug._validation import check_integer
+from tv_mixaug.extras.io import write_image
+from tv_mixaug.targets.labels import weights_of
+from tv_mixaug.engine.plan import Plan
 
 _Sheet = npt.NDArray[np.uint8]
 _Colour = tuple[int, ...]  # red, green, blue
@@ -63,7 +63,7 @@ def draw_batch(
             uint8 and bool are shown as they are, and so are floats in [0, 1]. Other floats, which
             were normalised, are stretched from the batch's smallest value to its largest, unless
             ``mean`` and ``std`` are given. NaN is shown black.
-        labels: (B,) class indices, (B, K) weights, a :class:`~tv_mixaug.labels.PairedLabels`, or
+        labels: (B,) class indices, (B, K) weights, a :class:`~tv_mixaug.targets.labels.PairedLabels`, or
             None. Negative indices and empty rows count as unlabelled.
         class_names: The K names; without them the indices are written. OpenCV 4 can write ASCII
             only.
@@ -151,7 +151,8 @@ def show(
         OSError: If the file cannot be written.
 
     Example:
-        >>> from tv_mixaug import CutMix, flowers
+        >>> from tv_mixaug import CutMix
+        >>> from tv_mixaug.extras import flowers
         >>> mixed, weights = CutMix(num_classes=2)(*flowers.draw_flowers(4, size=32))
         >>> file = getfixture("tmp_path") / "batch.png"
         >>> show(mixed, weights, flowers.CLASS_NAMES, path=file).name

@@ -21,9 +21,9 @@ from weakref import WeakKeyDictionary
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
-from tv_mixaug.arguments import check_integer
-from tv_mixaug.loading import frames
-from tv_mixaug.loading.shared import Shared
+from tv_mixaug._validation import check_integer
+from tv_mixaug.loading import loader_frames as frames
+from tv_mixaug.loading.shared_value import Shared
 
 OUTSIDE = -1  # the number of calls outside a loader; threads of workers have numbers below it
 SEVERAL = -1  # in place of a loader's mark: none of them is warned of

@@ -11,16 +11,16 @@ from typing import Any
 import torch
 from torch import Generator, nn
 
-from tv_mixaug.arguments import check_bool, check_integer
-from tv_mixaug.base import How, MixTransform
-from tv_mixaug.draws import fenced
-from tv_mixaug.loading import ring
-from tv_mixaug.loading.frames import is_starting_worker
-from tv_mixaug.loading.numbering import Numbering
-from tv_mixaug.loading.shared import Shared
-from tv_mixaug.loading.stacking import collate_samples
-from tv_mixaug.one_of import OneOf, as_batch_transform
-from tv_mixaug.plans import Plan
+from tv_mixaug._validation import check_bool, check_integer
+from tv_mixaug.transforms.base import How, MixTransform
+from tv_mixaug.engine.sampling import fenced
+from tv_mixaug.loading import memory_pool as ring
+from tv_mixaug.loading.loader_frames import is_starting_worker
+from tv_mixaug.loading.batch_index import Numbering
+from tv_mixaug.loading.shared_value import Shared
+from tv_mixaug.loading.default_collate import collate_samples
+from tv_mixaug.transforms.one_of import OneOf, as_batch_transform
+from tv_mixaug.engine.plan import Plan
 
 RANK_VARIABLES = ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
 
@@ -50,7 +50,7 @@ def make_collate_fn(
             is used, with which workers never repeat each other.
         rank: Rank of this process among those that train together, part of the seed. By default
             asked of ``torch.distributed``, or else the environment.
-        record: Whether the :class:`~tv_mixaug.plans.Plan` travels with the batch: as last element
+        record: Whether the :class:`~tv_mixaug.engine.plan.Plan` travels with the batch: as last element
             of a list or tuple, or under the key ``"mix"`` of a dict.
         reuse_memory: Whether workers write batches into memory of batches that are no longer in
             use. For the default collating, where it is the default; on Linux, elsewhere memory

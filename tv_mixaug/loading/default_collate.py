@@ -14,9 +14,9 @@ from torch._C import DisableTorchFunctionSubclass
 from torch.utils.data._utils import collate as torchs
 from torchvision import tv_tensors
 
-from tv_mixaug.execute import SMALL_SAMPLE, Allocate, Samples
-from tv_mixaug.kernels import MIXED_DTYPES
-from tv_mixaug.nesting import is_objects, rebuild
+from tv_mixaug.engine.apply import SMALL_SAMPLE, Allocate, Samples
+from tv_mixaug.engine.kernels import MIXED_DTYPES
+from tv_mixaug.batch.tree import is_objects, rebuild
 
 Column = list[Any] | tuple[Any, ...]  # what the samples have in one place
 
@@ -51,7 +51,7 @@ def collate_samples(
     Args:
         samples: B > 0 samples of one structure.
         allocate: Makes the memory that tensors are stacked into; fresh by default.
-        keep_apart: Whether images are handed over as :class:`~tv_mixaug.execute.Samples`.
+        keep_apart: Whether images are handed over as :class:`~tv_mixaug.engine.apply.Samples`.
     """
     try:
         return _collate(list(samples), allocate, keep_apart)

@@ -28,8 +28,8 @@ from torch.multiprocessing.reductions import reduce_tensor
 from torch.utils.data import get_worker_info
 from torchvision.tv_tensors import Image, Mask, Video
 
-from tv_mixaug.execute import Allocate
-from tv_mixaug.loading.frames import find_serving_frame
+from tv_mixaug.engine.apply import Allocate
+from tv_mixaug.loading.loader_frames import find_serving_frame
 
 # Enough for three tensors of each batch: a loader has two batches for each worker on their way,
 # one is being made, and one or two are in use.

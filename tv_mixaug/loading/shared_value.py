@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from tv_mixaug.loading.frames import is_starting_worker
+from tv_mixaug.loading.loader_frames import is_starting_worker
 
 _setting = threading.Lock()
 

@@ -20,10 +20,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision import tv_tensors
 
-from tv_mixaug import plans
-from tv_mixaug.arguments import ensure
-from tv_mixaug.leaves import rewrap, unwrap
-from tv_mixaug.plans import Plan
+from tv_mixaug.engine import plan as plans
+from tv_mixaug._validation import ensure
+from tv_mixaug.batch.infer import rewrap, unwrap
+from tv_mixaug.engine.plan import Plan
 
 __all__ = ["BOX_FORMATS", "BoxFormat", "check_objects", "mix_objects"]
 

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tv_mixaug.execute import Allocate
-from tv_mixaug.plans import Recipe, describe, take_items
+from tv_mixaug.engine.apply import Allocate
+from tv_mixaug.engine.plan import Recipe, describe, take_items
 
 NumClasses = int | Literal["multi", "regression"] | None
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tv_mixaug.arguments import ensure
-from tv_mixaug.draws import constants
-from tv_mixaug.execute import carry_out
-from tv_mixaug.plans import BLEND, NONE, PASTE, Recipe
+from tv_mixaug._validation import ensure
+from tv_mixaug.engine.sampling import constants
+from tv_mixaug.engine.apply import carry_out
+from tv_mixaug.engine.plan import BLEND, NONE, PASTE, Recipe
 
 
 def mix_masks(

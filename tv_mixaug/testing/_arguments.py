@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from tv_mixaug.arguments import check_integer, kind_error
+from tv_mixaug._validation import check_integer, kind_error
 
 
 def check_callable(name: str, value: Any) -> None:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from tv_mixaug.arguments import check_choice, check_probability
+from tv_mixaug._validation import check_choice, check_probability
 from tv_mixaug.testing import _causes as causes
 from tv_mixaug.testing._arguments import at_least, check_callable, check_dtypes
 from tv_mixaug.testing._causes import Cause

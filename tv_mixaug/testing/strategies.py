@@ -17,8 +17,8 @@ from hypothesis.strategies import SearchStrategy
 from torch import Tensor
 from torchvision import tv_tensors
 
-from tv_mixaug.plans import BLEND, NONE, OP_NAMES, PASTE, Plan, box_volumes
-from tv_mixaug.transforms import CutMix, Cutout, Mixup
+from tv_mixaug.engine.plan import BLEND, NONE, OP_NAMES, PASTE, Plan, box_volumes
+from tv_mixaug.transforms.mix import CutMix, Cutout, Mixup
 
 DTYPES = (torch.float32, torch.uint8, torch.float64, torch.float16, torch.bfloat16)
 LABEL_KINDS = ("index", "onehot", "multihot", "soft")
@@ -115,7 +115,7 @@ def plans(
         ops: operations to choose from: "none", "fill", "blend", "paste".
 
     Returns:
-        A strategy for :class:`~tv_mixaug.plans.Plan`, boxes (B, 1, 4), the weights of cut samples
+        A strategy for :class:`~tv_mixaug.engine.plan.Plan`, boxes (B, 1, 4), the weights of cut samples
         counted from their boxes.
 
     Raises:

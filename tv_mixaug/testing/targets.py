@@ -10,7 +10,7 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from tv_mixaug.arguments import check_choice
+from tv_mixaug._validation import check_choice
 from tv_mixaug.testing import _causes as causes
 from tv_mixaug.testing._arguments import at_least, check_callable
 from tv_mixaug.testing._causes import Cause

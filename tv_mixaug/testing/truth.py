@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from tv_mixaug.arguments import check_choice
+from tv_mixaug._validation import check_choice
 from tv_mixaug.testing import _causes as causes
 from tv_mixaug.testing._arguments import at_least, check_callable, per_channel
 from tv_mixaug.testing._coded import (

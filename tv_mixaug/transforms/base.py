@@ -11,9 +11,9 @@ from torch import Generator, Tensor
 from torch.compiler import assume_constant_result, is_compiling
 from torchvision.transforms import v2
 
-from tv_mixaug import detection
-from tv_mixaug.aliases import check_writable
-from tv_mixaug.arguments import (
+from tv_mixaug.targets import detection
+from tv_mixaug.batch.aliases import check_writable
+from tv_mixaug._validation import (
     check_bool,
     check_choice,
     check_count,
@@ -25,10 +25,10 @@ from tv_mixaug.arguments import (
     check_probability,
     kind_error,
 )
-from tv_mixaug.draws import Source, is_on_device, origin
-from tv_mixaug.execute import Allocate, Fill, Samples, carry_out, carry_out_pairs
-from tv_mixaug.labels import LabelFormat, mix_targets
-from tv_mixaug.leaves import (
+from tv_mixaug.engine.sampling import Source, is_on_device, origin
+from tv_mixaug.engine.apply import Allocate, Fill, Samples, carry_out, carry_out_pairs
+from tv_mixaug.targets.labels import LabelFormat, mix_targets
+from tv_mixaug.batch.infer import (
     LEAF_RULES,
     Batch,
     LabelsGetter,
@@ -40,9 +40,9 @@ from tv_mixaug.leaves import (
     split_objects,
     unwrap,
 )
-from tv_mixaug.masks import check_classes, mix_masks
-from tv_mixaug.nesting import put_together
-from tv_mixaug.plans import Plan, Recipe, fit_plan
+from tv_mixaug.targets.masks import check_classes, mix_masks
+from tv_mixaug.batch.tree import put_together
+from tv_mixaug.engine.plan import Plan, Recipe, fit_plan
 
 Mode = Literal["batch", "sample"]
 Targets = Literal["soft", "pair"]
@@ -153,7 +153,7 @@ class BatchTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no 
             generator: A CPU generator that all random numbers come from; torch's own by default.
 
         Returns:
-            The transformed batch, and the :class:`~tv_mixaug.plans.Plan` it was made by; from a
+            The transformed batch, and the :class:`~tv_mixaug.engine.plan.Plan` it was made by; from a
             :class:`~tv_mixaug.Chain`, which no plan can describe, the one that does nothing.
 
         Raises:
@@ -221,7 +221,7 @@ class BatchTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no 
 class MixTransform(BatchTransform):
     """Transform a batch by a plan; the abstract base of all rules here.
 
-    A rule to mix by is a subclass with :meth:`draw`, which draws a :class:`~tv_mixaug.plans.Plan`.
+    A rule to mix by is a subclass with :meth:`draw`, which draws a :class:`~tv_mixaug.engine.plan.Plan`.
 
     Args:
         p: Probability that the batch (``mode="batch"``) or a sample (``mode="sample"``) is
@@ -233,7 +233,7 @@ class MixTransform(BatchTransform):
             already or there are none.
         label_smoothing: Share of each own label spread over all K classes before mixing, in [0, 1).
         targets: ``"soft"`` for (B, K) float32 labels, ``"pair"`` for
-            :class:`~tv_mixaug.labels.PairedLabels`.
+            :class:`~tv_mixaug.targets.labels.PairedLabels`.
         labels_getter: ``"default"`` finds the labels by their key ("labels", "label", "target", …)
             or else by what fits, where several that fit are an error; a function of
             the batch returns them; None says that there are none.
@@ -375,7 +375,7 @@ class MixTransform(BatchTransform):
                 generator of one, asks for tensors there.
 
         Returns:
-            What was drawn, as :func:`~tv_mixaug.plans.make_recipe` makes it, or a plan on the CPU.
+            What was drawn, as :func:`~tv_mixaug.engine.plan.make_recipe` makes it, or a plan on the CPU.
         """
         raise NotImplementedError
 

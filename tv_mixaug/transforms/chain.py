@@ -8,13 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tv_mixaug import containers, draws, functional, plans
-from tv_mixaug.arguments import check_bool, check_choice, check_probability, ensure
-from tv_mixaug.base import BatchTransform, How, MixTransform
-from tv_mixaug.labels import LabelFormat, check_one_format, encode_labels
-from tv_mixaug.leaves import Batch, Leaf, Reader, Role
-from tv_mixaug.nesting import put_together
-from tv_mixaug.plans import Plan, Recipe
+from tv_mixaug import functional
+from tv_mixaug.transforms import containers
+from tv_mixaug.engine import sampling as draws
+from tv_mixaug.engine import plan as plans
+from tv_mixaug._validation import check_bool, check_choice, check_probability, ensure
+from tv_mixaug.transforms.base import BatchTransform, How, MixTransform
+from tv_mixaug.targets.labels import LabelFormat, check_one_format, encode_labels
+from tv_mixaug.batch.infer import Batch, Leaf, Reader, Role
+from tv_mixaug.batch.tree import put_together
+from tv_mixaug.engine.plan import Plan, Recipe
 
 ERASED = ("renormalise", "nobody", "owner")
 
@@ -121,7 +124,7 @@ class Chain(BatchTransform):
             The batch, with labels that say what is visible, and the identity plan, since no plan
             says what a chain did.
         """
-        from tv_mixaug import foreign  # registers kernels with torchvision, so only where used
+        from tv_mixaug.transforms import provenance as foreign# registers kernels with torchvision, so only where used
 
         if torch.compiler.is_compiling():
             raise TypeError(

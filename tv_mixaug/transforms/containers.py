@@ -10,8 +10,8 @@ from torch import Generator, nn
 from torchvision import transforms as v1
 from torchvision.transforms import v2
 
-from tv_mixaug.base import MixTransform
-from tv_mixaug.one_of import Foreign, OneOf
+from tv_mixaug.transforms.base import MixTransform
+from tv_mixaug.transforms.one_of import Foreign, OneOf
 
 # A container is known by what it runs, so a subclass with a run of its own is none.
 RULES = {

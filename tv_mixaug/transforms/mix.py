@@ -9,8 +9,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tv_mixaug import draws, kernels
-from tv_mixaug.arguments import (
+from tv_mixaug.engine import sampling as draws
+from tv_mixaug.engine import kernels
+from tv_mixaug._validation import (
     check_alpha,
     check_bool,
     check_choice,
@@ -23,10 +24,10 @@ from tv_mixaug.arguments import (
     check_range,
     check_visible,
 )
-from tv_mixaug.base import Cut, MixTransform, Mode
-from tv_mixaug.draws import Pairing, Source
-from tv_mixaug.leaves import Batch, Leaf, Reading, Role
-from tv_mixaug.plans import BLEND, FILL, PASTE, Recipe, box_volumes, make_recipe
+from tv_mixaug.transforms.base import Cut, MixTransform, Mode
+from tv_mixaug.engine.sampling import Pairing, Source
+from tv_mixaug.batch.infer import Batch, Leaf, Reading, Role
+from tv_mixaug.engine.plan import BLEND, FILL, PASTE, Recipe, box_volumes, make_recipe
 
 TRIES = 10  # of Random Erasing, before it leaves an image as it is
 
@@ -43,7 +44,7 @@ class PairTransform(MixTransform):
             uniform permutation, as in the papers; or a function of the labels that returns the
             (B,) int64 partners.
 
-    All other arguments are those of :class:`~tv_mixaug.base.MixTransform`.
+    All other arguments are those of :class:`~tv_mixaug.transforms.base.MixTransform`.
     """
 
     alpha: float | tuple[float, float] = 1.0
@@ -83,8 +84,8 @@ class Mixup(PairTransform):
 
     From "mixup: Beyond Empirical Risk Minimization" (Zhang et al., 2018).
 
-    The arguments are those of :class:`~tv_mixaug.transforms.PairTransform` and
-    :class:`~tv_mixaug.base.MixTransform`.
+    The arguments are those of :class:`~tv_mixaug.transforms.mix.PairTransform` and
+    :class:`~tv_mixaug.transforms.base.MixTransform`.
 
     Example:
         >>> import torch
@@ -119,7 +120,7 @@ class CutTransform(MixTransform):
             time or depth too, and label weights are shares of the volume.
         min_visible: Share of a detection object that must stay visible for it to be kept, (0, 1].
 
-    All other arguments are those of :class:`~tv_mixaug.base.MixTransform`.
+    All other arguments are those of :class:`~tv_mixaug.transforms.base.MixTransform`.
     """
 
     cut: Cut = "spatial"
@@ -155,8 +156,8 @@ class CutMix(PairTransform, CutTransform):
     Args:
         correct_lam: False keeps the drawn lam as the label weight, against the pixels.
 
-    All other arguments are those of :class:`~tv_mixaug.transforms.PairTransform`,
-    :class:`~tv_mixaug.transforms.CutTransform` and :class:`~tv_mixaug.base.MixTransform`.
+    All other arguments are those of :class:`~tv_mixaug.transforms.mix.PairTransform`,
+    :class:`~tv_mixaug.transforms.mix.CutTransform` and :class:`~tv_mixaug.transforms.base.MixTransform`.
 
     Example:
         >>> import torch
@@ -209,8 +210,8 @@ class FillTransform(CutTransform):
         mask_fill: What a box makes of a segmentation mask; None leaves masks as they are.
         mode: ``"sample"``: each sample its own boxes; ``"batch"``: the same for all.
 
-    All other arguments are those of :class:`~tv_mixaug.transforms.CutTransform` and
-    :class:`~tv_mixaug.base.MixTransform`.
+    All other arguments are those of :class:`~tv_mixaug.transforms.mix.CutTransform` and
+    :class:`~tv_mixaug.transforms.base.MixTransform`.
     """
 
     _: KW_ONLY
@@ -282,8 +283,8 @@ class Cutout(FillTransform):
             or depth first.
         holes: Number of holes in each image, > 0.
 
-    All other arguments are those of :class:`~tv_mixaug.transforms.FillTransform`,
-    :class:`~tv_mixaug.transforms.CutTransform` and :class:`~tv_mixaug.base.MixTransform`.
+    All other arguments are those of :class:`~tv_mixaug.transforms.mix.FillTransform`,
+    :class:`~tv_mixaug.transforms.mix.CutTransform` and :class:`~tv_mixaug.transforms.base.MixTransform`.
 
     Example:
         >>> import torch
@@ -327,8 +328,8 @@ class RandomErasing(FillTransform):
         count: Number of boxes in each image, > 0, which share the area; or a pair (least, most), of
             which it is drawn, as in timm.
 
-    All other arguments are those of :class:`~tv_mixaug.transforms.FillTransform`,
-    :class:`~tv_mixaug.transforms.CutTransform` and :class:`~tv_mixaug.base.MixTransform`; ``cut``
+    All other arguments are those of :class:`~tv_mixaug.transforms.mix.FillTransform`,
+    :class:`~tv_mixaug.transforms.mix.CutTransform` and :class:`~tv_mixaug.transforms.base.MixTransform`; ``cut``
     is "spatial".
 
     Example:

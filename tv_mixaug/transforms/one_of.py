@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch.compiler import assume_constant_result, is_compiling
 
-from tv_mixaug.arguments import check_choice, check_shares
-from tv_mixaug.base import BatchTransform, How, MixTransform, Mode
-from tv_mixaug.draws import Source, draw_applied, draw_uniform, fenced, is_on_device
-from tv_mixaug.labels import LabelFormat, check_one_format
-from tv_mixaug.leaves import Batch, Leaf, Reading
-from tv_mixaug.plans import APPLIED, Recipe, choose_plans
-from tv_mixaug.transforms import FillTransform
+from tv_mixaug._validation import check_choice, check_shares
+from tv_mixaug.transforms.base import BatchTransform, How, MixTransform, Mode
+from tv_mixaug.engine.sampling import Source, draw_applied, draw_uniform, fenced, is_on_device
+from tv_mixaug.targets.labels import LabelFormat, check_one_format
+from tv_mixaug.batch.infer import Batch, Leaf, Reading
+from tv_mixaug.engine.plan import APPLIED, Recipe, choose_plans
+from tv_mixaug.transforms.mix import FillTransform
 
 # What rules have to share to treat one batch: how it is read, and what becomes of its leaves.
 SHARED = {f.name for f in fields(FillTransform)} - {"p", "mode", "masks"}
@@ -138,7 +138,7 @@ class OneOf(BatchTransform):
         return idle.choose(idle.never, generator)
 
     def run(self, batch: Any, p: Any, how: How) -> tuple[Any, Recipe | None]:
-        """Transform a batch; see :class:`~tv_mixaug.base.BatchTransform`."""
+        """Transform a batch; see :class:`~tv_mixaug.transforms.base.BatchTransform`."""
         chosen, p = self.choose(p, how.generator)
         return chosen.run(batch, p, how)
 

@@ -17,8 +17,8 @@ from torchvision import tv_tensors
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F
 
-from tv_mixaug.leaves import Batch, Leaf, Reader, Role
-from tv_mixaug.nesting import put_together
+from tv_mixaug.batch.infer import Batch, Leaf, Reader, Role
+from tv_mixaug.batch.tree import put_together
 
 # All that moves pixels in v2; whatever else is done to images leaves a probe as it is.
 GEOMETRIC = (
