@@ -18,10 +18,10 @@ import torch
 from tv_mixaug.transforms import mix as transforms
 from tv_mixaug._validation import check_choice, check_number, check_probability, check_range, ensure
 from tv_mixaug.transforms.base import MixTransform
-from tv_mixaug.engine.sampling import Source, corners, draw_lam, draw_uniform, is_on_device
-from tv_mixaug.batch.infer import Batch, Leaf, Reading
+from tv_mixaug.engine.sampling import Source, corners, sample_lam, sample_uniform, is_on_device
+from tv_mixaug.batch.infer import ParsedBatch, FieldSpec, ParseOptions
 from tv_mixaug.loading.collate import CollateFn
-from tv_mixaug.engine.plan import BLEND, NONE, PASTE, Plan, Recipe, box_volumes
+from tv_mixaug.engine.plan import BLEND, NONE, PASTE, Plan, CompactPlan, box_volumes
 
 FIXED = {"mixup_alpha", "cutmix_alpha", "cutmix_minmax", "switch_prob", "mode"}
 
@@ -110,16 +110,16 @@ class Mixup(transforms.Mixup, transforms.CutMix):
     def p(self, p: float) -> None:
         self.prob = p
 
-    def reading(self) -> Reading:
+    def reading(self) -> ParseOptions:
         """Return how batches are to be read: all images of one size where boxes are pasted."""
         return super().reading()._replace(one_size=self.cutmix_alpha > 0)
 
-    def check(self, leaf: Leaf, value: Any) -> None:
+    def check(self, leaf: FieldSpec, value: Any) -> None:
         """Refuse what the transforms in use refuse."""
         used = transforms.Mixup if self.mixup_alpha else transforms.CutMix
         used.check(self, leaf, value)
 
-    def draw(self, batch: Batch, p: float, generator: Source) -> Recipe:
+    def draw(self, batch: ParsedBatch, p: float, generator: Source) -> CompactPlan:
         """Draw for the batch, the pairs or the samples; the partner is from the other end."""
         if is_on_device(generator):
             raise TypeError(
@@ -131,8 +131,8 @@ class Mixup(transforms.Mixup, transforms.CutMix):
         places = {"batch": own * 0, "pair": np.minimum(own, partner), "elem": own}
         place, alphas = places[self.drawn_for], (self.mixup_alpha, self.cutmix_alpha)
         number = {"batch": 1, "pair": (count + 1) // 2, "elem": count}[self.drawn_for]
-        chosen, switch = draw_uniform((2, number), generator)
-        mixup, cutmix = (draw_lam(alpha or 1.0, number, generator) for alpha in alphas)
+        chosen, switch = sample_uniform((2, number), generator)
+        mixup, cutmix = (sample_lam(alpha or 1.0, number, generator) for alpha in alphas)
         cut = switch < (self.switch_prob if all(alphas) else float(not self.mixup_alpha))
         lam = np.where(cut, cutmix, mixup)
         boxes = self._draw_boxes(lam, size, generator)
@@ -148,12 +148,12 @@ class Mixup(transforms.Mixup, transforms.CutMix):
             np.where(op == PASTE, boxes[place].T, 0).T[:, None],
             np.zeros(count, np.int64),
         )
-        return Recipe.of(Plan(*map(torch.from_numpy, fields)))
+        return CompactPlan.of(Plan(*map(torch.from_numpy, fields)))
 
     def _draw_boxes(self, lam: Any, size: tuple[int, ...], generator: Source) -> Any:
         """Draw (n, 4) int64 boxes: whole pixels rounded down, as timm's."""
         sizes: Any = np.asarray(size)
-        uniform = draw_uniform((2, len(lam), 2), generator)
+        uniform = sample_uniform((2, len(lam), 2), generator)
         if self.cutmix_minmax is None:
             sides = np.floor(np.sqrt(1 - lam)[:, None] * sizes)
             start = np.floor(uniform[0] * sizes) - sides // 2

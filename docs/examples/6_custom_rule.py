@@ -15,7 +15,7 @@ import torch
 from tv_mixaug import CutMix, make_collate_fn, viz
 from tv_mixaug.engine import sampling as draws
 from tv_mixaug.extras import flowers
-from tv_mixaug.engine.plan import PASTE, make_recipe
+from tv_mixaug.engine.plan import PASTE, make_plan
 from tv_mixaug.testing import assert_labels_match_pixels
 
 # %%
@@ -32,14 +32,14 @@ class StripMix(CutMix):
     def draw(self, batch, p, generator):
         """Draw the column from which on the picture is the partner's."""
         count, (height, width), each = batch.length, batch.size, self.mode == "sample"
-        applied = draws.draw_applied(count, p, each, generator)
-        partner = draws.draw_partner(count, self.pairing, batch.labels, generator)
-        lam = draws.draw_lam(self.alpha, count if each else 1, generator)
+        applied = draws.sample_applied(count, p, each, generator)
+        partner = draws.sample_partner(count, self.pairing, batch.labels, generator)
+        lam = draws.sample_lam(self.alpha, count if each else 1, generator)
         column = np.rint(lam * width).astype(int)
         boxes = np.full((len(column), 1, 4), [0, 0, width, height])  # one box for each sample
         boxes[:, 0, 0] = column
         weight = column / width if each else column[0] / width
-        return make_recipe(PASTE, count, applied, partner=partner, lam=weight, boxes=boxes)
+        return make_plan(PASTE, count, applied, partner=partner, lam=weight, boxes=boxes)
 
 
 # %%

@@ -1,4 +1,4 @@
-"""Reading a batch: every nesting comes back, every leaf by its rule or with a word about it."""
+"""ParseOptions a batch: every nesting comes back, every leaf by its rule or with a word about it."""
 
 import collections
 import copy

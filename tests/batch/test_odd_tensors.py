@@ -148,7 +148,7 @@ def test_containers_that_hold_themselves_are_refused(kind):
     gc.collect()
 
 
-# --- Shared memory ------------------------------------------------------------------------------
+# --- SharedValue memory ------------------------------------------------------------------------------
 
 
 def of_base(make):

@@ -152,9 +152,9 @@ def draw_by_library(count):
     transform = CutMix(num_classes=count, mode="sample")
     _, plan = transform.mix((images, labels), generator=torch.Generator().manual_seed(5))
     generator = torch.Generator().manual_seed(5)
-    draws.draw_partner(count, "roll", labels, generator)
-    lam = draws.draw_lam(1.0, count, generator)
-    centres = draws.draw_uniform((count, 1, 2), generator)[:, 0]
+    draws.sample_partner(count, "roll", labels, generator)
+    lam = draws.sample_lam(1.0, count, generator)
+    centres = draws.sample_uniform((count, 1, 2), generator)[:, 0]
     return plan, lam.tolist(), centres.tolist()
 
 
@@ -178,7 +178,7 @@ def test_holes_are_those_of_the_library(browser, hole):
     _, plan = Cutout(hole).mix(
         (torch.zeros(20, 1, SIZE, SIZE),), generator=torch.Generator().manual_seed(2)
     )
-    centres = draws.draw_uniform((20, 1, 2), torch.Generator().manual_seed(2))[:, 0].tolist()
+    centres = draws.sample_uniform((20, 1, 2), torch.Generator().manual_seed(2))[:, 0].tolist()
     script = """return arguments[1].map(([v, u]) =>
         clipBox(wholeBox({method: "Cutout", hole: arguments[0], u, v})));"""
     script = script.replace("arguments[0]", str(hole)).replace("arguments[1]", "arguments[0]")
@@ -275,9 +275,9 @@ def test_the_mean_pasted_share_is_the_known_one(browser):
     found = browser.run(script, alphas)
     assert found[0] == pytest.approx(1 / 2 - 1 / 5 + 1 / 48, abs=0.001)
     for alpha, mean in zip(alphas, found, strict=True):
-        lam = torch.from_numpy(draws.draw_lam(alpha, 20_000, torch.Generator().manual_seed(1)))
+        lam = torch.from_numpy(draws.sample_lam(alpha, 20_000, torch.Generator().manual_seed(1)))
         sides = (1 - lam).sqrt().mul(SIZE).round().long()[:, None].expand(-1, 2).numpy()
-        boxes = draws.draw_boxes(sides, (SIZE, SIZE), torch.Generator().manual_seed(2))
+        boxes = draws.sample_boxes(sides, (SIZE, SIZE), torch.Generator().manual_seed(2))
         areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]) / SIZE**2
         assert mean == pytest.approx(areas.mean(), abs=0.01)
 

@@ -13,7 +13,7 @@ from tv_mixaug.engine import sampling as draws
 from tv_mixaug.engine import apply as execute
 from tv_mixaug.engine import kernels
 from tv_mixaug.engine import plan as plans
-from tv_mixaug.engine.plan import BLEND, FILL, PASTE, Recipe, make_recipe
+from tv_mixaug.engine.plan import BLEND, FILL, PASTE, CompactPlan, make_plan
 
 SIZES = [(3, 5, 4), (3, 150, 150)]  # below and above the size that is handled alone
 
@@ -39,24 +39,24 @@ def cutmix_by_hand(images, plan):
 
 def draw_plan(op, count, size, shared, partner):
     """Make a plan of one operation for some samples, one draw for all or one for each."""
-    boxes = draws.draw_boxes(
+    boxes = draws.sample_boxes(
         np.random.default_rng(int(torch.randint(99, ()))).integers(
             1, 5, (1 if shared else count, 2 if op == "cutout" else 1, 2)
         ),
         size,
     )
-    lam = draws.draw_lam(1.0, 1)[0] if shared else draws.draw_lam(1.0, count)
+    lam = draws.sample_lam(1.0, 1)[0] if shared else draws.sample_lam(1.0, count)
     applied = True if shared else (torch.rand(count) < 0.8).numpy()
     code = {"mixup": BLEND, "cutmix": PASTE, "cutout": FILL}[op]
     given = {"boxes": boxes} if op != "mixup" else {}
     if op != "cutout":
         given |= {"partner": partner.numpy(), "lam": lam}
-    return make_recipe(code, count, applied, **given).plan()
+    return make_plan(code, count, applied, **given).plan()
 
 
 def run(images, plan, **kwargs):
-    recipe = Recipe.of(plan)
-    return execute.carry_out(images, recipe, (1, 2, 3), (2, 3), 1, **kwargs)
+    recipe = CompactPlan.of(plan)
+    return execute.apply_plan(images, recipe, (1, 2, 3), (2, 3), 1, **kwargs)
 
 
 any_partner = st.integers(1, 7).flatmap(
@@ -85,7 +85,7 @@ def test_cyclic_shifts_are_found_and_nothing_else(count, shift, other):
         n = len(partner)
         plan = plans.identity_plan(n)._replace(partner=partner)
         is_roll = n == 0 or torch.equal(partner, (torch.arange(n) + partner[0]) % n)
-        recipe = Recipe.of(plan)
+        recipe = CompactPlan.of(plan)
         assert (recipe.shift is not None) == is_roll
         assert torch.equal(torch.from_numpy(recipe.partners()), partner)
 
@@ -95,7 +95,7 @@ def test_pieces_of_a_batch_hold_each_row_with_its_partner(count, data):
     """Every row is given once, with its partner's pixels and its own place in the result."""
     shift = data.draw(st.integers(0, count - 1))
     batch, out = torch.arange(count), torch.zeros(count, dtype=torch.int64)
-    recipe = Recipe(count, BLEND, shift)
+    recipe = CompactPlan(count, BLEND, shift)
     for rows, own, other, place in execute._pieces(batch, out, recipe):
         assert torch.equal(own, batch[rows])
         place.copy_(other)
@@ -141,7 +141,7 @@ def test_samples_not_yet_stacked_give_the_same_bits(shape, dtype, op, roll):
     for shared in (True, False):
         plan = draw_plan(op, 5, shape[1:], shared, partner)
         samples = [image.clone() for image in images]
-        held = execute.Samples(samples, lambda size, kind: torch.empty(size, dtype=kind))
+        held = execute.LazyStack(samples, lambda size, kind: torch.empty(size, dtype=kind))
         out = run(held, plan)
         assert torch.equal(bits(out), bits(run(images, plan)))
         for sample, image in zip(samples, images, strict=True):
@@ -192,14 +192,14 @@ def test_fill_tensor_puts_channels_on_their_axis():
 def test_noise_is_written_in_the_holes_alone():
     """Each hole has noise of its own and all other pixels stay."""
     images = torch.zeros(3, 3, 20, 20)
-    recipe = make_recipe(
+    recipe = make_plan(
         FILL,
         3,
         np.array([True, False, True]),
-        boxes=draws.draw_boxes(np.full((3, 1, 2), 9), (20, 20)),
-        noise=draws.draw_seeds(3),
+        boxes=draws.sample_boxes(np.full((3, 1, 2), 9), (20, 20)),
+        noise=draws.sample_seeds(3),
     )
-    out = execute.carry_out(images, recipe, "noise", (2, 3))
+    out = execute.apply_plan(images, recipe, "noise", (2, 3))
     inside = kernels.inside_boxes(images, recipe.plan().boxes, (2, 3)).expand_as(images)
     assert not out[~inside].any()
     assert (out[inside] != 0).all()
@@ -209,7 +209,7 @@ def test_noise_is_written_in_the_holes_alone():
 
 def test_rows_can_be_copied():
     """A batch not yet stacked can be copied like any value."""
-    held = execute.Samples(
+    held = execute.LazyStack(
         [torch.zeros(1, 2, 2)] * 3, lambda size, kind: torch.empty(size, dtype=kind)
     )
     assert copy.copy(held).stack().shape == (3, 1, 2, 2)
@@ -224,7 +224,7 @@ def test_blending_all_at_once_as_a_gpu_does_rounds_alike(dtype, partner, inplace
     plan = draw_plan("mixup", 4, (9, 7), False, torch.tensor(partner))
     expected = run(images, plan)
     source = images.clone()
-    out = execute._at_once(source, Recipe.of(plan), 0.0, None, 1)
+    out = execute._at_once(source, CompactPlan.of(plan), 0.0, None, 1)
     out = source.copy_(out) if inplace else out
     # Where the exact value lies between two grey levels, the last bit of the sum decides.
     torch.testing.assert_close(out, expected, atol=dtype == torch.uint8, rtol=0)

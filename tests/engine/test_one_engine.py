@@ -14,7 +14,7 @@ import tv_mixaug.testing as kit
 from tv_mixaug import Chain, CutMix, Cutout, Mixup, functional, make_collate_fn
 from tv_mixaug.engine import kernels
 from tv_mixaug.transforms.base import How
-from tv_mixaug.engine.plan import BLEND, FILL, NONE, PASTE, Plan, make_recipe
+from tv_mixaug.engine.plan import BLEND, FILL, NONE, PASTE, Plan, make_plan
 
 SIZES = [(3, 5, 7), (3, 150, 150)]  # below and above the size that is handled alone
 
@@ -169,10 +169,10 @@ def test_a_generator_is_passed_down_to_every_draw(transform):
 
 def test_a_layout_is_found_once_for_a_signature(monkeypatch):
     """Batches of one signature are looked at once; another shape, and only it, once more."""
-    from tv_mixaug.batch.infer import Reader
+    from tv_mixaug.batch.infer import BatchParser
 
-    looks, find = [], Reader._find_layout
-    monkeypatch.setattr(Reader, "_find_layout", lambda *args: looks.append(1) or find(*args))
+    looks, find = [], BatchParser._find_layout
+    monkeypatch.setattr(BatchParser, "_find_layout", lambda *args: looks.append(1) or find(*args))
     mix = CutMix(num_classes=4)
     for count in (6, 6, 6, 5, 6, 5):
         mix({"image": torch.rand(count, 3, 9, 9), "label": torch.arange(count) % 4})
@@ -184,12 +184,12 @@ def test_a_layout_is_found_once_for_a_signature(monkeypatch):
 
 def test_the_memory_of_layouts_is_bounded():
     """However many signatures come, few are remembered."""
-    from tv_mixaug.batch.infer import MOST_LAYOUTS
+    from tv_mixaug.batch.infer import MAX_SPECS
 
     mix = Mixup(labels_getter=None)
-    for side in range(1, 3 * MOST_LAYOUTS):
+    for side in range(1, 3 * MAX_SPECS):
         mix(torch.zeros(1, 1, 1, side))
-    assert len(mix.reader.layouts) <= MOST_LAYOUTS
+    assert len(mix.reader.layouts) <= MAX_SPECS
 
 
 def test_soft_labels_are_written_into_the_memory_that_is_given():
@@ -274,7 +274,7 @@ def test_a_rule_need_not_draw_seeds_to_fill_with_noise():
 
     class Corner(Cutout):
         def draw(self, batch, p, generator):
-            return make_recipe(FILL, batch.length, True, boxes=np.array([[[0, 0, 3, 3]]]))
+            return make_plan(FILL, batch.length, True, boxes=np.array([[[0, 0, 3, 3]]]))
 
     images = torch.rand(4, 3, 8, 8)
     (mixed, plan), again = Corner(fill="noise").mix(images), Corner(fill="noise")(images)

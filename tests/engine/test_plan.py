@@ -19,7 +19,7 @@ from tv_mixaug import CutMix, Cutout, Mixup
 from tv_mixaug.engine import sampling as draws
 from tv_mixaug.engine import plan as plans
 from tv_mixaug.targets.labels import PairedLabels
-from tv_mixaug.batch.infer import Batch, Layout, Leaf, Role
+from tv_mixaug.batch.infer import ParsedBatch, BatchSpec, FieldSpec, Role
 
 LEVEL = 1e-4
 
@@ -29,21 +29,21 @@ def as_tensor(draw):
     return lambda *args, **options: torch.as_tensor(draw(*args, **options))
 
 
-draw_applied, draw_lam, draw_boxes = map(
-    as_tensor, (draws.draw_applied, draws.draw_lam, draws.draw_boxes)
+sample_applied, sample_lam, sample_boxes = map(
+    as_tensor, (draws.sample_applied, draws.sample_lam, draws.sample_boxes)
 )
 
 
-def draw_partner(count, pairing, labels):
+def sample_partner(count, pairing, labels):
     """Return partners as a tensor, whichever way they were drawn."""
-    recipe = plans.Recipe(count, partner=draws.draw_partner(count, pairing, labels))
+    recipe = plans.CompactPlan(count, partner=draws.sample_partner(count, pairing, labels))
     return torch.from_numpy(recipe.partners())
 
 
 def draw_plan(transform, count, size, p=1.0):
     """Draw a transform's plan for a batch that nobody has to make."""
-    labels = Leaf(Role.LABEL, ())  # callables are asked only where there are labels
-    batch = Batch([torch.arange(count)], Layout((labels,), (), count, tuple(size)), None)
+    labels = FieldSpec(Role.LABEL, ())  # callables are asked only where there are labels
+    batch = ParsedBatch([torch.arange(count)], BatchSpec((labels,), (), count, tuple(size)), None)
     return transform.draw(batch, p, None).plan()
 
 
@@ -67,9 +67,9 @@ def assert_mean(values, expected):
 def test_p_is_the_share_that_is_transformed(p, per_sample):
     """A sample, or a batch, is transformed with probability p."""
     if per_sample:
-        hits, count = int(draw_applied(5000, p, True).sum()), 5000
+        hits, count = int(sample_applied(5000, p, True).sum()), 5000
     else:
-        coins = [draws.draw_applied(3, p, False) for _ in range(2000)]
+        coins = [draws.sample_applied(3, p, False) for _ in range(2000)]
         assert {type(coin) for coin in coins} == {bool}
         hits, count = sum(coins), 2000
     assert stats.binomtest(hits, count, p).pvalue > LEVEL
@@ -78,21 +78,21 @@ def test_p_is_the_share_that_is_transformed(p, per_sample):
 @pytest.mark.parametrize("per_sample", [True, False])
 def test_p_zero_is_never_and_p_one_is_always(per_sample):
     """The ends of the range of p are exact."""
-    assert not draw_applied(5000, 0.0, per_sample).any()
-    assert draw_applied(5000, 1.0, per_sample).all()
+    assert not sample_applied(5000, 0.0, per_sample).any()
+    assert sample_applied(5000, 1.0, per_sample).all()
 
 
 @pytest.mark.parametrize("alpha", [0.2, 0.4, 1.0, 2.0, 30.0, 1000.0])
 def test_lam_follows_its_beta_law(alpha):
     """Lam is Beta(alpha, alpha) by a Kolmogorov-Smirnov test."""
-    lam = draw_lam(alpha, 20_000).numpy()
+    lam = sample_lam(alpha, 20_000).numpy()
     assert stats.kstest(lam, stats.beta(alpha, alpha).cdf).pvalue > LEVEL
 
 
 @pytest.mark.parametrize("alpha", [0.01, 0.03, 0.1])
 def test_lam_follows_its_beta_law_for_tiny_alpha(alpha):
     """Where float64 rounds much of the mass to 1, the law holds at points from 1e-300 to 0.999."""
-    lam, count = draw_lam(alpha, 20_000), 20_000
+    lam, count = sample_lam(alpha, 20_000), 20_000
     points = [1e-300, 1e-100, 1e-10, 1e-3, 0.1, 0.5, 0.9, 0.999]
     for point in points:
         share = float(stats.beta(alpha, alpha).cdf(point))
@@ -108,7 +108,7 @@ def test_lam_is_never_nan_nor_out_of_range(alpha, seed):
     """Every alpha gives numbers in [0, 1], without a warning."""
     torch.manual_seed(seed)
     for value in (alpha, 0.01, 1000.0):
-        lam = draw_lam(value, 500)
+        lam = sample_lam(value, 500)
         assert lam.isfinite().all()
         assert ((lam >= 0) & (lam <= 1)).all()
 
@@ -117,7 +117,7 @@ def test_lam_is_never_nan_nor_out_of_range(alpha, seed):
 def test_the_centre_of_a_box_is_uniform(side):
     """The box's start is uniform over the whole image, for odd and even sides alike."""
     size = 9
-    boxes = draw_boxes(np.full((20_000, 2), side), (size, size))
+    boxes = sample_boxes(np.full((20_000, 2), side), (size, size))
     for low, high in ((boxes[:, 0], boxes[:, 2]), (boxes[:, 1], boxes[:, 3])):
         start = torch.where(high < size, high - side, low)
         if side % 2:  # the centre lies in one of the pixels
@@ -171,7 +171,7 @@ def test_the_mean_erased_share_is_that_of_the_paper(size, side):
 
 def test_shuffle_is_a_uniform_permutation():
     """Each of the six permutations of three samples comes equally often."""
-    seen = [tuple(draw_partner(3, "shuffle", None).tolist()) for _ in range(3000)]
+    seen = [tuple(sample_partner(3, "shuffle", None).tolist()) for _ in range(3000)]
     counts = [seen.count(permutation) for permutation in sorted(set(seen))]
     assert len(counts) == 6
     assert stats.chisquare(counts).pvalue > LEVEL
@@ -179,7 +179,7 @@ def test_shuffle_is_a_uniform_permutation():
 
 def test_roll_takes_every_shift_equally_often():
     """Each cyclic shift but none comes equally often, and no sample is its own partner."""
-    seen = [draw_partner(5, "roll", None) for _ in range(2000)]
+    seen = [sample_partner(5, "roll", None) for _ in range(2000)]
     own = torch.arange(5)
     shifts = [int(partner[0]) for partner in seen]
     for partner in seen:
@@ -298,8 +298,8 @@ def test_correct_lam_off_keeps_the_drawn_weight():
     torch.manual_seed(3)
     right = draw_plan(CutMix(mode="sample"), 64, (8, 8))
     torch.manual_seed(3)
-    draw_partner(64, "roll", None)
-    assert torch.equal(raw.lam, draw_lam(1.0, 64).float())
+    sample_partner(64, "roll", None)
+    assert torch.equal(raw.lam, sample_lam(1.0, 64).float())
     assert torch.equal(raw.boxes, right.boxes)
     assert (raw.lam < right.lam - 0.01).any()
 
@@ -307,7 +307,7 @@ def test_correct_lam_off_keeps_the_drawn_weight():
 def test_the_sides_of_an_unclipped_box_are_exact():
     """A box away from the border has the asked sides to the pixel, odd ones included."""
     for side in range(1, 8):
-        boxes = draw_boxes(np.full((200, 2), side), (40, 41))
+        boxes = sample_boxes(np.full((200, 2), side), (40, 41))
         sides = boxes[:, 2:] - boxes[:, :2]
         inside = ((boxes[:, :2] > 0) & (boxes[:, 2:] < torch.tensor([41, 40]))).all(1)
         assert inside.any()
@@ -318,7 +318,7 @@ def test_the_sides_of_an_unclipped_box_are_exact():
 @pytest.mark.parametrize("pairing", ["roll", "shuffle"])
 def test_batches_of_none_and_one_have_partners(count, pairing):
     """An empty batch has no partners, and a single sample is its own."""
-    assert draw_partner(count, pairing, None).tolist() == list(range(count))
+    assert sample_partner(count, pairing, None).tolist() == list(range(count))
 
 
 def test_the_identity_plan_has_every_shape():
@@ -342,7 +342,7 @@ def test_noise_belongs_to_its_seed():
     """The same seed gives the same noise, another one another, without the global generator."""
     before = torch.get_rng_state()
     for dtype in (torch.uint8, torch.float32, torch.bfloat16):
-        make = [draws.draw_noise((3, 40, 40), s, dtype) for s in (1, 1, 2)]
+        make = [draws.sample_noise((3, 40, 40), s, dtype) for s in (1, 1, 2)]
         assert torch.equal(make[0], make[1])
         assert not torch.equal(make[0], make[2])
         assert make[0].dtype == dtype
@@ -351,9 +351,9 @@ def test_noise_belongs_to_its_seed():
 
 def test_noise_has_the_law_of_its_dtype():
     """uint8 noise is uniform over all 256 values, floating point noise is standard normal."""
-    grey = draws.draw_noise((25_600,), 5, torch.uint8)
+    grey = draws.sample_noise((25_600,), 5, torch.uint8)
     assert stats.chisquare(torch.bincount(grey.long(), minlength=256).numpy()).pvalue > LEVEL
-    normal = draws.draw_noise((20_000,), 5, torch.float32)
+    normal = draws.sample_noise((20_000,), 5, torch.float32)
     assert stats.kstest(normal.numpy(), "norm").pvalue > LEVEL
 
 

@@ -1,4 +1,4 @@
-"""Reading and writing files: the right pixels, or an error that names the path."""
+"""ParseOptions and writing files: the right pixels, or an error that names the path."""
 
 import os
 import socket

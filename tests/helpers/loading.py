@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
 from tv_mixaug import CutMix, Mixup, make_collate_fn
-from tv_mixaug.loading.batch_index import Numbering
+from tv_mixaug.loading.batch_index import BatchIndex
 
 CLASSES = 5
 
@@ -86,11 +86,11 @@ class Numbers(Dataset):
         return torch.full((3, 4, 4), float(index)), index % CLASSES
 
 
-def ask_in_process(numbering: Numbering | None = None) -> tuple[Any, list[str], int]:
+def ask_in_process(numbering: BatchIndex | None = None) -> tuple[Any, list[str], int]:
     """Return what the numbering tells in this process, what it warned of, and the process."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        found = (numbering or Numbering()).find()
+        found = (numbering or BatchIndex()).find()
     return found, [str(warning.message) for warning in caught], os.getpid()
 
 
@@ -98,7 +98,7 @@ class Telling:
     """A collate function that returns what its numbering tells and warns of."""
 
     def __init__(self) -> None:
-        self.numbering = Numbering()
+        self.numbering = BatchIndex()
 
     def __call__(self, samples: Any) -> tuple[Any, list[str], int]:
         """Ask once for each batch."""

@@ -16,7 +16,7 @@ from helpers.loading import Numbers, Telling, ask_in_process, make
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SequentialSampler
 
 from tv_mixaug.loading.loader_frames import is_starting_worker
-from tv_mixaug.loading.batch_index import Numbering
+from tv_mixaug.loading.batch_index import BatchIndex
 
 AGAIN = r"begins epoch 0 again .* `collate_fn.set_epoch\(epoch\)`"
 
@@ -25,7 +25,7 @@ class Ask:
     """A collate function that returns the numbers that it finds, of a batch and of its calls."""
 
     def __init__(self, calls=1):
-        self.numbering, self.calls = Numbering(), calls
+        self.numbering, self.calls = BatchIndex(), calls
 
     def __call__(self, samples):
         """Return a number and a count for each call."""
@@ -82,7 +82,7 @@ def test_a_stream_is_numbered():
 
 def test_calls_without_a_loader_are_counted():
     """Outside of any loader the calls are counted until the count is restarted."""
-    numbering = Numbering()
+    numbering = BatchIndex()
     assert [numbering.find() for _ in range(3)] == [(0, -1, 0), (0, -1, 1), (0, -1, 2)]
     numbering.restart(0)
     assert numbering.find() == (0, -1, 0)
@@ -104,7 +104,7 @@ def test_the_nearest_loader_counts():
 
 def test_a_copy_counts_for_itself():
     """A copy begins its own count."""
-    numbering = Numbering()
+    numbering = BatchIndex()
     numbering.find()
     for other in (copy.deepcopy(numbering), pickle.loads(pickle.dumps(numbering))):  # noqa: S301
         assert other.find() == (0, -1, 0)
@@ -233,7 +233,7 @@ def test_a_loader_that_was_begun_too_early_is_not_warned_of():
 
 def test_a_start_that_is_noted_while_the_epoch_is_set_is_not_warned_of():
     """A worker that looks before set_epoch and notes a start after it undoes nothing of it."""
-    numbering = Numbering()
+    numbering = BatchIndex()
     numbering.restart(0)
     marks = numbering._mark
 
@@ -289,7 +289,7 @@ def test_numbers_begin_at_the_first_batch(workers):
 
 def test_calls_begin_at_the_first_batch():
     """Outside of any loader the count of calls begins there."""
-    numbering = Numbering()
+    numbering = BatchIndex()
     numbering.restart(1, first_batch=7)
     assert [numbering.find() for _ in range(2)] == [(1, -1, 7), (1, -1, 8)]
 
@@ -298,7 +298,7 @@ def test_calls_begin_at_the_first_batch():
 @pytest.mark.parametrize("name", ["epoch", "first_batch"])
 def test_numbers_beyond_the_range_are_refused(name, number):
     """What does not fit the memory that workers share is refused, and nothing is changed."""
-    numbering = Numbering(3)
+    numbering = BatchIndex(3)
     with pytest.raises(ValueError, match=rf"{name} must be >= 0 and below 2\*\*63, got {number}"):
         numbering.restart(**{"epoch": 1, name: number})
     assert numbering.epoch == 3
@@ -308,7 +308,7 @@ def test_numbers_beyond_the_range_are_refused(name, number):
 @pytest.mark.parametrize("name", ["epoch", "first_batch"])
 def test_other_kinds_of_numbers_are_refused(name, number):
     """Only integers count, and bools are none."""
-    numbering = Numbering(3)
+    numbering = BatchIndex(3)
     with pytest.raises(TypeError, match=f"{name} must be an int, got"):
         numbering.restart(**{"epoch": 1, name: number})
     assert numbering.epoch == 3
@@ -316,7 +316,7 @@ def test_other_kinds_of_numbers_are_refused(name, number):
 
 def test_integers_of_numpy_are_taken():
     """NumPy's integers mean what Python's do, up to the end of the range."""
-    numbering = Numbering()
+    numbering = BatchIndex()
     numbering.restart(np.int64(2), np.uint8(5))
     assert numbering.find() == (2, -1, 5)
     numbering.restart(2**63 - 1)
@@ -340,7 +340,7 @@ def _hasty():
     """Let another thread go on after every line that numbers batches."""
 
     def trace(frame, event, argument):
-        if frame.f_code.co_filename != inspect.getfile(Numbering):
+        if frame.f_code.co_filename != inspect.getfile(BatchIndex):
             return None
         time.sleep(0)
         return trace
@@ -353,7 +353,7 @@ def _hasty():
 @pytest.mark.usefixtures("_hasty")
 def test_threads_never_get_the_same():
     """Calls by hand from several threads are counted together, without a gap."""
-    numbering, found = Numbering(), []
+    numbering, found = BatchIndex(), []
 
     def ask():
         found.extend(numbering.find() for _ in range(300))
@@ -375,7 +375,7 @@ class Threaded(IterableDataset):
     """A stream that asks from a thread of its own, where the loader's frames are out of sight."""
 
     def __init__(self):
-        self.numbering, self.found = Numbering(), []
+        self.numbering, self.found = BatchIndex(), []
 
     def __iter__(self):
         run_threads(lambda: self.found.extend(self.numbering.find() for _ in range(2)))
@@ -393,7 +393,7 @@ def test_threads_in_workers_are_told_apart():
 @pytest.mark.parametrize("method", ["fork", "forkserver"])
 def test_processes_never_get_the_same(method):
     """In a pool no call repeats another's numbers, and each process says once what to do."""
-    numbering = Numbering()
+    numbering = BatchIndex()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads
         with multiprocessing.get_context(method).Pool(2) as pool:

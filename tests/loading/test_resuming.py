@@ -13,7 +13,7 @@ import traceback
 import pytest
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from tv_mixaug.loading.batch_index import Numbering
+from tv_mixaug.loading.batch_index import BatchIndex
 
 COUNT, SIZE = 7, 2
 BATCHES = 4  # of one worker or two
@@ -69,7 +69,7 @@ class Ask:
     """A collate function that returns the samples and what it was told."""
 
     def __init__(self):
-        self.numbering = Numbering()
+        self.numbering = BatchIndex()
 
     def __call__(self, samples):
         """Ask once for each batch."""

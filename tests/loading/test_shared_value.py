@@ -8,8 +8,8 @@ import pytest
 import torch
 from helpers.loading import make
 
-from tv_mixaug.loading.batch_index import Numbering
-from tv_mixaug.loading.shared_value import Shared
+from tv_mixaug.loading.batch_index import BatchIndex
+from tv_mixaug.loading.shared_value import SharedValue
 
 WIDTH = 4096  # so wide that a change takes a while
 
@@ -29,7 +29,7 @@ def read(shared, ready, ended, answer):
 def test_another_process_never_sees_half_a_change():
     """While all numbers are changed again and again, whoever reads them finds them alike."""
     fork = torch.multiprocessing.get_context("fork")
-    shared = Shared([0.0] * WIDTH, torch.float64)
+    shared = SharedValue([0.0] * WIDTH, torch.float64)
     ready, ended, answer = fork.Event(), fork.Event(), fork.SimpleQueue()
     reader = fork.Process(target=read, args=(shared, ready, ended, answer), daemon=True)
     reader.start()
@@ -45,7 +45,7 @@ def test_another_process_never_sees_half_a_change():
 
 def test_a_change_between_two_looks_is_read_again(monkeypatch):
     """What was written to while it was read is not believed."""
-    shared = Shared([1.0, 1.0], torch.float64)
+    shared = SharedValue([1.0, 1.0], torch.float64)
     rows, changes = shared._rows, [[2.0, 2.0], [3.0, 3.0], [4.0, 4.0]]
 
     class Interrupted:
@@ -70,7 +70,7 @@ def test_a_change_between_two_looks_is_read_again(monkeypatch):
 
 def test_changes_from_several_threads_stay_whole():
     """Threads that set at once do not mix what they set."""
-    shared = Shared([0.0] * 512, torch.float64)
+    shared = SharedValue([0.0] * 512, torch.float64)
 
     def change(number):
         for _ in range(200):
@@ -89,7 +89,7 @@ def test_changes_from_several_threads_stay_whole():
 @pytest.mark.parametrize("values", [0.25, [0.5], [0.1, 0.7]])
 def test_numbers_and_lists_come_back_as_they_were_set(values):
     """A number stays a number, a list a list, in copies too, which share nothing."""
-    shared = Shared(values, torch.float64)
+    shared = SharedValue(values, torch.float64)
     assert shared.get() == values
     for other in (copy.copy(shared), copy.deepcopy(shared), pickle.loads(pickle.dumps(shared))):  # noqa: S301
         shared.set(0.0 if isinstance(values, float) else [0.0] * len(values))
@@ -100,7 +100,7 @@ def test_numbers_and_lists_come_back_as_they_were_set(values):
 
 def test_the_whole_range_of_epochs_is_kept():
     """Epochs and first batches are whole numbers of 64 bits, and change together."""
-    numbering = Numbering()
+    numbering = BatchIndex()
     for epoch, first in ((2**63 - 1, 5), (3, 2**62 + 1)):
         numbering.restart(epoch, first)
         assert numbering.find() == (epoch, -1, first)

@@ -27,7 +27,7 @@ from tv_mixaug import (
     functional,
     make_collate_fn,
 )
-from tv_mixaug.engine.plan import BLEND, make_recipe
+from tv_mixaug.engine.plan import BLEND, make_plan
 
 SIZE = (13, 17)
 FORMATS = ("plain", "XYXY", "XYWH", "CXCYWH")
@@ -404,7 +404,7 @@ class Fixed(Mixup):
 
     def draw(self, batch, p, generator):
         """Draw nothing."""
-        return make_recipe(BLEND, batch.length, True, partner=1, lam=self.weight)
+        return make_plan(BLEND, batch.length, True, partner=1, lam=self.weight)
 
 
 @pytest.mark.parametrize("lam", [0.45, 0.5, 0.55])

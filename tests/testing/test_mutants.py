@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from tv_mixaug import CutMix, Cutout, Mixup
 from tv_mixaug.transforms import base
 from tv_mixaug.engine import plan as plans
-from tv_mixaug.engine.plan import Recipe
+from tv_mixaug.engine.plan import CompactPlan
 from tv_mixaug.testing import (
     UntruthfulError,
     assert_draws_independent,
@@ -84,7 +84,7 @@ def with_plan(change: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
     def mutation(original: Any) -> Any:
         return lambda value, recipe, *rest, **options: original(
-            value, Recipe.of(change(recipe.plan())), *rest, **options
+            value, CompactPlan.of(change(recipe.plan())), *rest, **options
         )
 
     return mutation
@@ -178,7 +178,7 @@ MUTANTS = [
     Mutant(
         "pixels of Mixup swapped",
         base,
-        "carry_out",
+        "apply_plan",
         with_plan(lambda plan: plan._replace(lam=1 - plan.lam)),
         check_mixup,
         "swapped",
@@ -194,7 +194,7 @@ MUTANTS = [
     Mutant(
         "images not mixed",
         base,
-        "carry_out",
+        "apply_plan",
         with_images(lambda before, after, plan: before),
         check_cutmix,
         "the labels were mixed but the images were not",
@@ -293,7 +293,7 @@ MUTANTS = [
     Mutant(
         "box pasted with its end included",
         base,
-        "carry_out",
+        "apply_plan",
         with_plan(
             lambda plan: plan._replace(
                 boxes=(plan.boxes + torch.tensor([0, 0, 1, 0])).clamp(max=torch.tensor(12))
@@ -305,21 +305,21 @@ MUTANTS = [
     Mutant(
         "x and y of the box exchanged",
         base,
-        "carry_out",
+        "apply_plan",
         with_plan(lambda plan: plan._replace(boxes=plan.boxes[..., [1, 0, 3, 2]])),
         check_cutmix,
     ),
     Mutant(
         "only the first channel pasted",
         base,
-        "carry_out",
+        "apply_plan",
         with_images(lambda before, after, plan: torch.cat([after[:, :1], before[:, 1:]], 1)),
         check_cutmix,
     ),
     Mutant(
         "only the first half mixed",
         base,
-        "carry_out",
+        "apply_plan",
         with_images(
             lambda before, after, plan: torch.cat(
                 [after[: len(after) // 2], before[len(after) // 2 :]]
@@ -331,14 +331,14 @@ MUTANTS = [
     Mutant(
         "pasted from what was already pasted into",
         base,
-        "carry_out",
+        "apply_plan",
         with_images(paste_in_a_row),
         check_cutmix,
     ),
     Mutant(
         "bytes truncated",
         base,
-        "carry_out",
+        "apply_plan",
         with_images(truncated_blend),
         lambda: check_mixup(BYTES),
         "truncated integers",
@@ -407,7 +407,7 @@ MUTANTS = [
     Mutant(
         "inputs written to",
         base,
-        "carry_out",
+        "apply_plan",
         lambda original: lambda images, *rest, inplace: original(images, *rest, inplace=True),
         check_unchanged,
         "changed its inputs",

@@ -28,7 +28,7 @@ from tv_mixaug import (
     make_collate_fn,
 )
 from tv_mixaug.transforms.base import MixTransform
-from tv_mixaug.engine.plan import BLEND, FILL, NONE, PASTE, Plan, make_recipe
+from tv_mixaug.engine.plan import BLEND, FILL, NONE, PASTE, Plan, make_plan
 from tv_mixaug.timm import Mixup as TimmMixup
 
 pytestmark = pytest.mark.slow  # each compiles; test_battery.py has one graph of each
@@ -345,7 +345,7 @@ class HostRule(MixTransform):
 
     def draw(self, batch, p, generator):
         """Pair each with itself."""
-        return make_recipe(BLEND, batch.length, True, partner=np.arange(batch.length), lam=0.5)
+        return make_plan(BLEND, batch.length, True, partner=np.arange(batch.length), lam=0.5)
 
 
 OBJECTS = [{"boxes": torch.tensor([[0.0, 0.0, 4.0, 4.0]]), "labels": torch.tensor([1])}] * B

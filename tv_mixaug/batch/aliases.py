@@ -8,16 +8,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tv_mixaug.batch.infer import Batch, Leaf, Role, unwrap
+from tv_mixaug.batch.infer import ParsedBatch, FieldSpec, Role, unwrap
 
 
-def check_writable(batch: Batch) -> None:
+def check_writable(batch: ParsedBatch) -> None:
     """Raise unless every image can be written to, and that changes nothing else in the batch.
 
     Raises:
         ValueError: If images require gradients, or share memory with themselves or other leaves.
     """
-    held: dict[int, list[tuple[Leaf, Tensor]]] = {}
+    held: dict[int, list[tuple[FieldSpec, Tensor]]] = {}
     for leaf, value in batch.pairs():
         for tensor in value if isinstance(value, (list, tuple)) else [value]:
             if not isinstance(tensor, Tensor) or tensor.is_sparse:

@@ -14,13 +14,13 @@ from torchvision import tv_tensors
 
 from tv_mixaug.targets import labels as rules
 from tv_mixaug.batch import tree as nesting
-from tv_mixaug.engine.apply import Samples
+from tv_mixaug.engine.apply import LazyStack
 from tv_mixaug.engine.kernels import MIXED_DTYPES
 from tv_mixaug.targets.labels import LabelFormat, NumClasses, PairedLabels, are_indices
 
 LabelsGetter = Callable[[Any], Any] | str | None
 # A loader gives two signatures, of full batches and the last one; nobody needs as many as this.
-MOST_LAYOUTS = 64
+MAX_SPECS = 64
 # Names of what depends on the pixels, in small letters.
 MASK_NAME = re.compile(
     r"(masks?|seg(m|ments?|mentations?|maps?)?|trimaps?|panoptic|\bgts?)(?![a-z])|label|annotation"
@@ -34,20 +34,20 @@ class Role(Enum):
 
     IMAGE = auto()
     MASK = auto()
-    OBJECTS = auto()
+    DETECTION = auto()
     LABEL = auto()
     PAIRED = auto()  # labels that were mixed before
-    OWN = auto()  # of a type that its user gave a rule
-    PASSED = auto()  # left alone, as was asked for
+    CUSTOM = auto()  # of a type that its user gave a rule
+    PASSTHROUGH = auto()  # left alone, as was asked for
     OTHER = auto()
 
 
-NOUNS = {Role.IMAGE: "images", Role.MASK: "masks", Role.OBJECTS: "targets", Role.LABEL: "labels"}
-# The rules for leaves of the users' own types, by type: ``LEAF_RULES[HeatMap] = rule``.
-LEAF_RULES: dict[type, Callable[[Any, Any], Any]] = {}
+NOUNS = {Role.IMAGE: "images", Role.MASK: "masks", Role.DETECTION: "targets", Role.LABEL: "labels"}
+# The rules for leaves of the users' own types, by type: ``FIELD_RULES[HeatMap] = rule``.
+FIELD_RULES: dict[type, Callable[[Any, Any], Any]] = {}
 
 
-class Leaf(NamedTuple):
+class FieldSpec(NamedTuple):
     """Describe one leaf of a batch.
 
     Attributes:
@@ -99,7 +99,7 @@ class Leaf(NamedTuple):
         return f"a {self.type.__name__} of shape {self.shape} and dtype {dtype} at {self.where}"
 
 
-class Layout(NamedTuple):
+class BatchSpec(NamedTuple):
     """Say what the leaves of all batches of one signature are.
 
     Attributes:
@@ -112,7 +112,7 @@ class Layout(NamedTuple):
         valued: The places of the leaves whose values are checked in every batch.
     """
 
-    leaves: tuple[Leaf, ...]
+    leaves: tuple[FieldSpec, ...]
     steps: tuple[int, ...]
     length: int
     size: tuple[int, ...]
@@ -120,7 +120,7 @@ class Layout(NamedTuple):
     valued: tuple[int, ...] = ()
 
 
-class Batch(NamedTuple):
+class ParsedBatch(NamedTuple):
     """Hold a batch taken apart.
 
     Attributes:
@@ -130,7 +130,7 @@ class Batch(NamedTuple):
     """
 
     values: list[Any]
-    layout: Layout
+    layout: BatchSpec
     structure: Any
 
     @property
@@ -154,12 +154,12 @@ class Batch(NamedTuple):
         """The first labels; None if there are none."""
         return next((value for leaf, value in self.pairs() if leaf.role is Role.LABEL), None)
 
-    def pairs(self) -> Iterator[tuple[Leaf, Any]]:
+    def pairs(self) -> Iterator[tuple[FieldSpec, Any]]:
         """Return what each leaf is, and its value."""
         return zip(self.layout.leaves, self.values, strict=True)
 
 
-class Reading(NamedTuple):
+class ParseOptions(NamedTuple):
     """Say how a batch is to be read; a transform makes one from its arguments.
 
     Attributes:
@@ -183,18 +183,18 @@ class Reading(NamedTuple):
     unequal: bool = False
 
 
-class Reader:
+class BatchParser:
     """Read batches: find out what their leaves are, and refuse what would be left behind."""
 
-    def __init__(self, reading: Reading) -> None:
+    def __init__(self, reading: ParseOptions) -> None:
         self.reading = reading
-        self.layouts: dict[Any, Layout] = {}
+        self.layouts: dict[Any, BatchSpec] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Let a copy begin without memories, whose keys may be types that cannot be pickled."""
-        return Reader, (self.reading,)
+        return BatchParser, (self.reading,)
 
-    def read(self, batch: Any, check: Callable[[Leaf, Any], None] = lambda *_: None) -> Batch:
+    def read(self, batch: Any, check: Callable[[FieldSpec, Any], None] = lambda *_: None) -> ParsedBatch:
         """Take a batch apart, say what every leaf is and check all of them; change nothing.
 
         Args:
@@ -209,10 +209,10 @@ class Reader:
         reading = self.reading
         values: list[Any] = []  # list[Any]() cannot be compiled
         if torch.compiler.is_compiling():  # once, while the graph is made: without a look at values
-            nesting.take_apart(batch, values)
-            return Batch(values, self._find_layout(batch, values, check), batch)
+            nesting.flatten(batch, values)
+            return ParsedBatch(values, self._find_layout(batch, values, check), batch)
         try:
-            signature = nesting.take_apart(batch, values)
+            signature = nesting.flatten(batch, values)
         except RecursionError:
             raise ValueError(
                 "the batch must not contain itself, got a container that does."
@@ -227,20 +227,20 @@ class Reader:
             layout = self._find_layout(batch, values, check)
             # Where a labels_getter finds the labels is no matter of types and shapes.
             if not callable(reading.labels_getter):
-                if len(self.layouts) >= MOST_LAYOUTS:
+                if len(self.layouts) >= MAX_SPECS:
                     self.layouts.clear()
                 self.layouts[signature] = layout
         for place in layout.valued:
             leaf, form = layout.leaves[place], reading.form
             if leaf.role is Role.LABEL:
                 rules.check_values(values[place], leaf.kind, form, leaf.where, indices=leaf.indices)
-        return Batch(values, layout, batch)
+        return ParsedBatch(values, layout, batch)
 
     def _find_layout(
-        self, batch: Any, values: list[Any], check: Callable[[Leaf, Any], None]
-    ) -> Layout:
+        self, batch: Any, values: list[Any], check: Callable[[FieldSpec, Any], None]
+    ) -> BatchSpec:
         """Look at every leaf; a labels_getter's answer takes its leaf's place in the values."""
-        reading, paths = self.reading, list(nesting.find_paths(batch))
+        reading, paths = self.reading, list(nesting.leaf_paths(batch))
         leaves = _mark_images(paths, values, reading)
         length = _images_of(leaves, reading)[0].shape[0]
         leaves = _mark_labels(batch, leaves, values, length, reading)
@@ -255,16 +255,16 @@ class Reader:
             _check_beside(leaf, value, length, size, lists)
             check(leaf, value)
         _check_labels_found(leaves, length, lists, reading)
-        still = (Role.OTHER, Role.PASSED, Role.PAIRED)
+        still = (Role.OTHER, Role.PASSTHROUGH, Role.PAIRED)
         steps = [
             place
             for place, leaf in enumerate(leaves)
-            if leaf.role not in still or isinstance(values[place], Samples)
+            if leaf.role not in still or isinstance(values[place], LazyStack)
         ]
         steps.sort(key=lambda place: leaves[place].role is Role.IMAGE)
-        valued = (Role.LABEL, Role.MASK, Role.OBJECTS)
+        valued = (Role.LABEL, Role.MASK, Role.DETECTION)
         checked = tuple(place for place in steps if leaves[place].role in valued)
-        return Layout(tuple(leaves), tuple(steps), length, size, sizes, checked)
+        return BatchSpec(tuple(leaves), tuple(steps), length, size, sizes, checked)
 
 
 def rewrap(new: Tensor, old: Any, **canvas: tuple[int, int]) -> Tensor:
@@ -299,7 +299,7 @@ def split_objects(
 # --- Which leaves are images --------------------------------------------------------------------
 
 
-def _mark_images(paths: Sequence[nesting.Path], values: list[Any], reading: Reading) -> list[Leaf]:
+def _mark_images(paths: Sequence[nesting.Path], values: list[Any], reading: ParseOptions) -> list[FieldSpec]:
     """Give all but labels their role. Images are tv_tensors if there are any, else plain tensors.
 
     That is how torchvision's v2 chooses, but here all of them are taken, not only the first.
@@ -307,11 +307,11 @@ def _mark_images(paths: Sequence[nesting.Path], values: list[Any], reading: Read
     leaves = []
     for path, value in zip(paths, values, strict=True):
         one = value[0] if _is_list(value) else value
-        kind = (one.tv_type or Tensor) if isinstance(one, Samples) else type(one)
+        kind = (one.tv_type or Tensor) if isinstance(one, LazyStack) else type(one)
         shape = (len(value),) if _is_list(value) else ()
         one = unwrap(one) if isinstance(one, Tensor) else one
         shape, dtype = (*shape, *getattr(one, "shape", ())), getattr(one, "dtype", None)
-        leaf = Leaf(Role.OTHER, path, nesting.in_words(path), kind, shape, dtype)
+        leaf = FieldSpec(Role.OTHER, path, nesting.format_path(path), kind, shape, dtype)
         leaves.append(leaf._replace(role=_find_role(leaf, value, reading)))
     if not any(leaf.role is Role.IMAGE for leaf in leaves):
         ndims = (4, 5) if reading.layout is None else (len(reading.layout),)
@@ -327,16 +327,16 @@ def _mark_images(paths: Sequence[nesting.Path], values: list[Any], reading: Read
     return [_with_axes(leaf, reading) if leaf.role is Role.IMAGE else leaf for leaf in leaves]
 
 
-def _find_role(leaf: Leaf, value: Any, reading: Reading) -> Role:
+def _find_role(leaf: FieldSpec, value: Any, reading: ParseOptions) -> Role:
     """Return the role of a leaf by its type: plain tensors have none yet."""
     if any(nesting.key_of(step) in reading.passthrough for step in leaf.path):
-        return Role.PASSED
-    if type(value) in LEAF_RULES:
-        return Role.OWN
+        return Role.PASSTHROUGH
+    if type(value) in FIELD_RULES:
+        return Role.CUSTOM
     if isinstance(value, PairedLabels):
         return Role.PAIRED
     if nesting.is_objects(value):
-        return Role.OBJECTS
+        return Role.DETECTION
     if issubclass(leaf.type, tv_tensors.Mask):
         return Role.MASK
     if issubclass(leaf.type, (tv_tensors.Image, tv_tensors.Video)):
@@ -350,12 +350,12 @@ def _find_role(leaf: Leaf, value: Any, reading: Reading) -> Role:
     return Role.OTHER
 
 
-def _axes_of(leaf: Leaf, reading: Reading) -> str | None:
+def _axes_of(leaf: FieldSpec, reading: ParseOptions) -> str | None:
     """Return the axes that were named for plain images; tv_tensors have their own."""
     return reading.layout if leaf.is_plain else None
 
 
-def _with_axes(leaf: Leaf, reading: Reading) -> Leaf:
+def _with_axes(leaf: FieldSpec, reading: ParseOptions) -> FieldSpec:
     """Tell the axes of an image leaf that boxes cut, slowest first, and its channel axis."""
     axes = _axes_of(leaf, reading) or ("BTCHW" if len(leaf.shape) == 5 else "BCHW")
     cut = [axes.index(name) for name in "TD" if name in axes] if reading.cuboid else []
@@ -363,12 +363,12 @@ def _with_axes(leaf: Leaf, reading: Reading) -> Leaf:
     return leaf._replace(axes=tuple(cut), channel_axis=axes.find("C"))
 
 
-def _images_of(leaves: list[Leaf], reading: Reading) -> list[Leaf]:
+def _images_of(leaves: list[FieldSpec], reading: ParseOptions) -> list[FieldSpec]:
     images = [leaf for leaf in leaves if leaf.role is Role.IMAGE]
     if images:
         return images
     got = ", ".join(map(str, leaves)) or "an empty batch"
-    if any(leaf.role is Role.OBJECTS for leaf in leaves):
+    if any(leaf.role is Role.DETECTION for leaf in leaves):
         got += "; mappings with boxes are targets: give images beside them, as (image, target)"
     axes = ", ".join(reading.layout or "BCHW")
     raise TypeError(
@@ -377,7 +377,7 @@ def _images_of(leaves: list[Leaf], reading: Reading) -> list[Leaf]:
     )
 
 
-def _check_pictures(images: list[Leaf]) -> None:
+def _check_pictures(images: list[FieldSpec]) -> None:
     """Refuse plain tensors that are shaped as images but called masks, or perhaps hold class ids.
 
     Bytes with 3 or 4 channels, or with those of the first image, are an image too. With one channel
@@ -399,8 +399,8 @@ def _check_pictures(images: list[Leaf]) -> None:
 
 
 def _mark_labels(
-    batch: Any, leaves: list[Leaf], values: list[Any], length: int, reading: Reading
-) -> list[Leaf]:
+    batch: Any, leaves: list[FieldSpec], values: list[Any], length: int, reading: ParseOptions
+) -> list[FieldSpec]:
     """Give labels their role, and what they are encoded to."""
     kinds, getter = reading.form.num_classes, reading.labels_getter
     if getter is None:
@@ -427,7 +427,7 @@ def _mark_labels(
 
 
 def _guess_labels(
-    leaves: list[Leaf], values: list[Any], length: int, reading: Reading
+    leaves: list[FieldSpec], values: list[Any], length: int, reading: ParseOptions
 ) -> list[int]:
     """Find the labels by name, or else by what fits: one place or none."""
     form, kind = reading.form, reading.form.num_classes
@@ -460,7 +460,7 @@ def _guess_labels(
     return found
 
 
-def _why_no_labels(leaf: Leaf, kind: NumClasses, length: int) -> str:
+def _why_no_labels(leaf: FieldSpec, kind: NumClasses, length: int) -> str:
     """Say why a leaf cannot be labels; nothing if it may be."""
     if not leaf.is_plain:
         return "no plain tensor"
@@ -478,21 +478,21 @@ def _why_no_labels(leaf: Leaf, kind: NumClasses, length: int) -> str:
 
 
 def _check_labels_found(
-    leaves: list[Leaf], length: int, lists: list[nesting.Path], reading: Reading
+    leaves: list[FieldSpec], length: int, lists: list[nesting.Path], reading: ParseOptions
 ) -> None:
     """Refuse a batch that should have labels, and say why each of its leaves is none."""
     kind, roles = reading.form.num_classes, {leaf.role for leaf in leaves}
     # A number of classes says that there are labels, also where the transform can do without.
-    needed = reading.need_labels and not roles & {Role.MASK, Role.OBJECTS}
+    needed = reading.need_labels and not roles & {Role.MASK, Role.DETECTION}
     has_any = roles & {Role.LABEL, Role.PAIRED} or reading.labels_getter is None
     if has_any or not (needed or kind is not None):
         return
     seen: dict[str, None] = {}
     for leaf in leaves:
-        if leaf.role is Role.PASSED:
+        if leaf.role is Role.PASSTHROUGH:
             seen[f"{leaf} (listed in passthrough)"] = None
         elif leaf.role is Role.OTHER and (path := nesting.is_under(leaf.path, lists)):
-            seen[f"{leaf.type.__name__} in a list at {nesting.in_words(path)} (no tensor)"] = None
+            seen[f"{leaf.type.__name__} in a list at {nesting.format_path(path)} (no tensor)"] = None
         elif leaf.role is Role.OTHER:
             seen[f"{leaf} ({_why_no_labels(leaf, kind, length)})"] = None
     listed = ", ".join([*list(seen)[:6], *["and more"] * (len(seen) > 6)]) or "nothing but images"
@@ -503,7 +503,7 @@ def _check_labels_found(
     )
 
 
-def _place_of_key(leaves: list[Leaf], key: Any) -> int:
+def _place_of_key(leaves: list[FieldSpec], key: Any) -> int:
     places = [p for p, leaf in enumerate(leaves) if key in map(nesting.key_of, leaf.path[-1:])]
     if len(places) != 1:
         raise ValueError(
@@ -513,7 +513,7 @@ def _place_of_key(leaves: list[Leaf], key: Any) -> int:
     return places[0]
 
 
-def _place_of_labels(labels: Any, leaves: list[Leaf], values: list[Any], length: int) -> int:
+def _place_of_labels(labels: Any, leaves: list[FieldSpec], values: list[Any], length: int) -> int:
     """Find the leaf that a labels_getter's answer stands for, be it itself, a view or a copy."""
     if not isinstance(labels, Tensor):
         raise TypeError(f"labels_getter must return a tensor, got {type(labels).__name__}.")
@@ -543,7 +543,7 @@ def _shares_memory(one: Tensor, other: Tensor) -> bool:
 # --- Whether they can be mixed ------------------------------------------------------------------
 
 
-def _check_leaf(leaf: Leaf, value: Any, length: int, reading: Reading) -> None:
+def _check_leaf(leaf: FieldSpec, value: Any, length: int, reading: ParseOptions) -> None:
     """Check a leaf that has a rule by itself."""
     place = f"{NOUNS[leaf.role]} at {leaf.where}"
     tensors = [unwrap(v) for v in (value if _is_list(value) else [value]) if isinstance(v, Tensor)]
@@ -564,7 +564,7 @@ def _check_leaf(leaf: Leaf, value: Any, length: int, reading: Reading) -> None:
 
 
 def _check_image(
-    leaf: Leaf, tensors: list[Tensor], length: int, place: str, reading: Reading
+    leaf: FieldSpec, tensors: list[Tensor], length: int, place: str, reading: ParseOptions
 ) -> None:
     shape, axes = leaf.shape, _axes_of(leaf, reading)
     free = leaf.axes if reading.unequal else ()
@@ -598,7 +598,7 @@ def _check_image(
         raise ValueError(f"{place} must not be empty, got shape {shape}.")
 
 
-def _find_size(images: list[Leaf], reading: Reading) -> tuple[int, ...]:
+def _find_size(images: list[FieldSpec], reading: ParseOptions) -> tuple[int, ...]:
     """Return the sides that boxes cut."""
     sizes = {leaf.where: tuple(leaf.shape[axis] for axis in leaf.axes) for leaf in images}
     first = next(iter(sizes.values()))
@@ -608,7 +608,7 @@ def _find_size(images: list[Leaf], reading: Reading) -> tuple[int, ...]:
     return first
 
 
-def _find_sizes(leaves: list[Leaf], values: list[Any]) -> tuple[tuple[int, int], ...]:
+def _find_sizes(leaves: list[FieldSpec], values: list[Any]) -> tuple[tuple[int, int], ...]:
     """Return the size of each image if those of a list differ: then all of them are such lists."""
     images = {
         leaf.where: tuple((v.shape[leaf.axes[-2] - 1], v.shape[leaf.axes[-1] - 1]) for v in value)
@@ -627,7 +627,7 @@ def _find_sizes(leaves: list[Leaf], values: list[Any]) -> tuple[tuple[int, int],
 
 
 def _check_beside(
-    leaf: Leaf, value: Any, length: int, size: tuple[int, ...], lists: list[nesting.Path]
+    leaf: FieldSpec, value: Any, length: int, size: tuple[int, ...], lists: list[nesting.Path]
 ) -> None:
     """Check what lies beside the images, perhaps in a list with an item for each of them.
 
@@ -651,7 +651,7 @@ def _check_beside(
             raise _left_behind(leaf, boxed=bool(is_box))
 
 
-def _left_behind(leaf: Leaf, *, boxed: bool = False) -> ValueError:
+def _left_behind(leaf: FieldSpec, *, boxed: bool = False) -> ValueError:
     hint = (
         "unmixed; put boxes and keypoints into a list of target dicts, one for each image"
         if boxed

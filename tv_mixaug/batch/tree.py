@@ -20,7 +20,7 @@ TYPED_TRAITS = operator.attrgetter("shape", "dtype", "device")
 PLAIN_TRAITS = operator.attrgetter("shape", "dtype", "device", "layout")
 
 
-def take_apart(value: Any, leaves: list[Any]) -> Any:
+def flatten(value: Any, leaves: list[Any]) -> Any:
     """Collect the leaves of mappings of any class, lists, tuples and namedtuples.
 
     Returns:
@@ -40,8 +40,8 @@ def take_apart(value: Any, leaves: list[Any]) -> Any:
             return kind
         return kind, shape, getattr(value, "dtype", None), getattr(value, "tv_type", None)
     if isinstance(value, Mapping):
-        return kind, tuple(value), *[take_apart(value[key], leaves) for key in value]
-    return kind, *[take_apart(one, leaves) for one in value]
+        return kind, tuple(value), *[flatten(value[key], leaves) for key in value]
+    return kind, *[flatten(one, leaves) for one in value]
 
 
 def _traits(tensor: Tensor) -> Callable[[Tensor], Any]:
@@ -51,22 +51,22 @@ def _traits(tensor: Tensor) -> Callable[[Tensor], Any]:
     return PLAIN_TRAITS if type(tensor) is Tensor else TYPED_TRAITS
 
 
-def find_paths(value: Any, path: Path = ()) -> Iterator[Path]:
+def leaf_paths(value: Any, path: Path = ()) -> Iterator[Path]:
     """Name the places of the leaves, in the order in which they are collected."""
     if is_leaf(value):
         yield path
     elif isinstance(value, Mapping):
         for key in value:
-            yield from find_paths(value[key], (*path, pytree.MappingKey(key)))
+            yield from leaf_paths(value[key], (*path, pytree.MappingKey(key)))
     elif hasattr(value, "_fields"):
         for name, one in zip(value._fields, value, strict=True):
-            yield from find_paths(one, (*path, pytree.GetAttrKey(name)))
+            yield from leaf_paths(one, (*path, pytree.GetAttrKey(name)))
     else:
         for place, one in enumerate(value):
-            yield from find_paths(one, (*path, pytree.SequenceKey(place)))
+            yield from leaf_paths(one, (*path, pytree.SequenceKey(place)))
 
 
-def put_together(values: Sequence[Any], structure: Any) -> Any:
+def unflatten(values: Sequence[Any], structure: Any) -> Any:
     """Return a new batch in the nesting of ``structure`` with new leaves in the old places."""
     return _put_back(structure, iter(values))
 
@@ -143,7 +143,7 @@ def is_in_order(path: Path) -> bool:
     return not any(isinstance(step, pytree.MappingKey) for step in path)
 
 
-def in_words(path: Path) -> str:
+def format_path(path: Path) -> str:
     """Return a place in words, such as ``[0]['image']``."""
     return pytree.keystr(path) or "the top"
 

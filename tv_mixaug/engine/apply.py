@@ -18,8 +18,8 @@ from torch import Tensor
 
 from tv_mixaug.engine import kernels
 from tv_mixaug._validation import check_fill
-from tv_mixaug.engine.sampling import draw_noise
-from tv_mixaug.engine.plan import BLEND, FILL, NONE, PASTE, Plan, Recipe, inner_lam
+from tv_mixaug.engine.sampling import sample_noise
+from tv_mixaug.engine.plan import BLEND, FILL, NONE, PASTE, Plan, CompactPlan, inner_lam
 
 # A smaller sample, in bytes, costs less than the call that would handle it alone.
 SMALL_SAMPLE = 1 << 16
@@ -28,7 +28,7 @@ Fill = float | Sequence[float] | str | Tensor | None
 Allocate = Callable[[torch.Size, torch.dtype], Tensor]
 
 
-class Samples:
+class LazyStack:
     """Hold the samples of a batch in memory that may be written to, or not stacked yet.
 
     Args:
@@ -71,9 +71,9 @@ class Samples:
         return batch if self.tv_type is None else batch.as_subclass(self.tv_type)
 
 
-def carry_out(
-    source: Tensor | Samples,
-    recipe: Recipe,
+def apply_plan(
+    source: Tensor | LazyStack,
+    recipe: CompactPlan,
     fill: Fill = 0.0,
     axes: Sequence[int] | None = None,
     channel_axis: int = -3,
@@ -112,15 +112,15 @@ def carry_out(
     return out
 
 
-def carry_out_pairs(
-    images: Sequence[Tensor], recipe: Recipe, fill: Fill, axes: Sequence[int], channel_axis: int
+def apply_plan_ragged(
+    images: Sequence[Tensor], recipe: CompactPlan, fill: Fill, axes: Sequence[int], channel_axis: int
 ) -> list[Tensor]:
     """Do to images of different sizes what a plan says, where an image and its partner overlap.
 
     Args:
         images: B tensors (C, H, W), of which height and width may differ.
         recipe: The plan, fitted to them by :func:`~tv_mixaug.engine.plan.fit_plan`.
-        fill: As in :func:`carry_out`, like the axes, which count the batch's.
+        fill: As in :func:`apply_plan`, like the axes, which count the batch's.
         axes: The axes that boxes cut.
         channel_axis: The axis that has a fill for each index.
 
@@ -146,7 +146,7 @@ def carry_out_pairs(
             noise=plan.noise[[row, row]],
         )
         pair = torch.stack([own[region], partner[region]])
-        mixed[row][region] = carry_out(pair, Recipe.of(one), fill, axes, channel_axis)[0]
+        mixed[row][region] = apply_plan(pair, CompactPlan.of(one), fill, axes, channel_axis)[0]
     return mixed
 
 
@@ -192,14 +192,14 @@ def replay(
             shape = f"({len(images)}, N, 2 d)" if name == "boxes" else f"({len(images)},)"
             got = tuple(rows.shape) if isinstance(rows, Tensor) else type(rows).__name__
             raise ValueError(f"plan.{name} must be a tensor of shape {shape}, got {got}.")
-    recipe = Recipe.of(plan)
+    recipe = CompactPlan.of(plan)
     if recipe.unknown is None and BLEND in recipe.ops:
         kernels.check_blend(images)
     if PASTE in recipe.ops or FILL in recipe.ops:
         kernels.check_boxes(images, plan.boxes, axes)
     if isinstance(fill, Tensor):
         kernels.check_broadcast(fill, images)
-    done = carry_out(images, recipe, fill, axes)
+    done = apply_plan(images, recipe, fill, axes)
     return images.clone() if done is images else done
 
 
@@ -235,18 +235,18 @@ def region_mask(plan: Plan, size: Sequence[int]) -> Tensor:
 # --- How it is done -----------------------------------------------------------------------------
 
 
-def _is_small(batch: Tensor | Samples) -> bool:
+def _is_small(batch: Tensor | LazyStack) -> bool:
     return batch.shape[1:].numel() * batch.dtype.itemsize < SMALL_SAMPLE
 
 
-def _goes_at_once(source: Tensor, recipe: Recipe) -> bool:
+def _goes_at_once(source: Tensor, recipe: CompactPlan) -> bool:
     """Tell what has to go through the kernels as a whole batch."""
     if recipe.unknown is not None or (source.requires_grad and torch.is_grad_enabled()):
         return True
     return not source.is_cpu and recipe.only is None
 
 
-def _overwrites(recipe: Recipe, fill: Fill, on_cpu: bool) -> bool:
+def _overwrites(recipe: CompactPlan, fill: Fill, on_cpu: bool) -> bool:
     """Tell whether the operation writes every pixel, so that none has to be copied before."""
     if recipe.only is None or recipe.only == BLEND:
         return recipe.only == BLEND
@@ -254,11 +254,11 @@ def _overwrites(recipe: Recipe, fill: Fill, on_cpu: bool) -> bool:
 
 
 def _prepare(
-    source: Tensor | Samples, recipe: Recipe, fill: Fill, inplace: bool
+    source: Tensor | LazyStack, recipe: CompactPlan, fill: Fill, inplace: bool
 ) -> tuple[Tensor, Tensor | list[Tensor]]:
     """Return the memory of the result, and the pixels that were there before it is written to."""
     whole = _overwrites(recipe, fill, source.is_cpu)
-    if isinstance(source, Samples):
+    if isinstance(source, LazyStack):
         held = source.samples
         if whole:
             return source.empty(), held
@@ -276,7 +276,7 @@ def _prepare(
     return source, source if alone or large else source.clone()
 
 
-def _pieces(originals: Any, out: Any, recipe: Recipe) -> list[tuple[slice, Any, Any, Any]]:
+def _pieces(originals: Any, out: Any, recipe: CompactPlan) -> list[tuple[slice, Any, Any, Any]]:
     """Return rows with their own, partners' and result's pixels; a roll is in two pieces.
 
     The pixels are tensors, or arrays for those who need them: to cut these costs a tenth.
@@ -299,7 +299,7 @@ def _halve(pixels: Any, *counts: int) -> Sequence[Any]:
     return pixels[: counts[0]], pixels[counts[0] :]
 
 
-def _blend(out: Tensor, originals: Tensor | list[Tensor], recipe: Recipe) -> None:
+def _blend(out: Tensor, originals: Tensor | list[Tensor], recipe: CompactPlan) -> None:
     """Blend: small samples all together, large ones row by row."""
     is_bytes, one_weight = out.is_cpu and out.dtype == torch.uint8, isinstance(recipe.lam, float)
     dense = out.contiguous() if is_bytes else out  # as OpenCV wants it
@@ -319,7 +319,7 @@ def _blend(out: Tensor, originals: Tensor | list[Tensor], recipe: Recipe) -> Non
 
 
 def _blend_rows(
-    out: Tensor, originals: Tensor | list[Tensor], recipe: Recipe, is_bytes: bool, *, inplace: bool
+    out: Tensor, originals: Tensor | list[Tensor], recipe: CompactPlan, is_bytes: bool, *, inplace: bool
 ) -> None:
     """Blend row by row; in place, what is still needed of the originals is kept."""
     samples: list[Any] = list(originals)
@@ -357,7 +357,7 @@ def _lerp(own: Tensor, other: Tensor, lam: float, out: Tensor) -> None:
 
 
 def _paste(
-    out: Tensor, originals: Tensor | list[Tensor], recipe: Recipe, axes: Sequence[int]
+    out: Tensor, originals: Tensor | list[Tensor], recipe: CompactPlan, axes: Sequence[int]
 ) -> None:
     """Paste: one box for all as a block, else box by box on the host, by a mask on a device."""
     one_box = recipe.only and recipe.shift is not None and len(recipe.boxes) == 1
@@ -389,7 +389,7 @@ def _paste(
 def _fill(
     out: Tensor,
     originals: Tensor | list[Tensor],
-    recipe: Recipe,
+    recipe: CompactPlan,
     fill: float | Sequence[float] | str | Tensor,
     axes: Sequence[int],
     channel_axis: int,
@@ -424,7 +424,7 @@ def _value(fill: Any, images: Tensor, channel_axis: int) -> Tensor:
 
 
 def _fill_noise(
-    out: Tensor, recipe: Recipe, fill: str, axes: Sequence[int], channel_axis: int
+    out: Tensor, recipe: CompactPlan, fill: str, axes: Sequence[int], channel_axis: int
 ) -> None:
     """Fill with noise, of which each box has its own: box by box on the host, else all at once."""
     if out.is_cpu and recipe.unknown is None:
@@ -437,7 +437,7 @@ def _fill_noise(
                     if fill == "color":
                         channels = channel_axis % out.ndim - 1
                         shape = [n if a == channels else 1 for a, n in enumerate(shape)]
-                    target.copy_(draw_noise(shape, seeds[row] + place, out.dtype))
+                    target.copy_(sample_noise(shape, seeds[row] + place, out.dtype))
         return
     plan = recipe.on(out.device)
     filled = (plan.op == FILL)[:, None, None]
@@ -448,7 +448,7 @@ def _fill_noise(
 
 
 def _at_once(
-    images: Tensor, recipe: Recipe, fill: Fill, axes: Sequence[int] | None, channel_axis: int
+    images: Tensor, recipe: CompactPlan, fill: Fill, axes: Sequence[int] | None, channel_axis: int
 ) -> Tensor:
     """Put a batch through the kernels as a whole, differentiable and without a look at values."""
     plan, ops, out = recipe.on(images.device), recipe.ops, images

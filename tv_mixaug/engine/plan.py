@@ -86,7 +86,7 @@ take_items(Plan)
 
 
 @dataclass(slots=True)
-class Recipe:
+class CompactPlan:
     """Hold a plan as the numbers and arrays that it is carried out by.
 
     What is the same for all samples is one number: that decides how a batch is treated, so it is
@@ -135,7 +135,7 @@ class Recipe:
         self.mixes = BLEND in self.ops or PASTE in self.ops
 
     @classmethod
-    def of(cls, plan: Plan, among: tuple[int, ...] = APPLIED) -> Recipe:
+    def of(cls, plan: Plan, among: tuple[int, ...] = APPLIED) -> CompactPlan:
         """Find out what the samples of a plan share."""
         if torch.compiler.is_compiling() or not plan.op.is_cpu:
             return cls(len(plan.op), None, unknown=plan, among=among)
@@ -212,7 +212,7 @@ class Recipe:
         return self._moved
 
 
-def make_recipe(
+def make_plan(
     op: int,
     count: int,
     applied: Any,
@@ -221,7 +221,7 @@ def make_recipe(
     lam: Any = 1.0,
     boxes: Any = None,
     noise: Any = None,
-) -> Recipe:
+) -> CompactPlan:
     """Do to the samples chosen what was drawn, and nothing to the others.
 
     Args:
@@ -243,7 +243,7 @@ def make_recipe(
         )
     boxes = np.zeros((1, 1, 4), np.int64) if boxes is None else boxes
     if isinstance(applied, bool) and not applied:
-        return Recipe(count, boxes=np.zeros((1, *boxes.shape[1:]), np.int64))
+        return CompactPlan(count, boxes=np.zeros((1, *boxes.shape[1:]), np.int64))
     if not isinstance(applied, bool):
         own = np.arange(count)
         other = _rolled(own, partner) if isinstance(partner, int) else partner
@@ -251,7 +251,7 @@ def make_recipe(
         boxes = np.where(applied[:, None, None], boxes, 0)
     ops = op if isinstance(applied, bool) else applied * np.uint8(op)
     lam = lam.astype(np.float32) if getattr(lam, "ndim", 0) else float(np.float32(lam))
-    return Recipe(count, ops, partner, lam, boxes, noise)
+    return CompactPlan(count, ops, partner, lam, boxes, noise)
 
 
 def _make_unknown(
@@ -263,19 +263,19 @@ def _make_unknown(
     boxes: Any,
     noise: Any,
     device: torch.device,
-) -> Recipe:
+) -> CompactPlan:
     """Do the same with what was drawn on a device."""
     holes, sides = (1, 4) if boxes is None else boxes.shape[1:]
     plan = identity_plan(count, sides // 2, holes, device=device)
     if isinstance(applied, bool) and not applied:
-        return Recipe(count, NONE, unknown=plan)
+        return CompactPlan(count, NONE, unknown=plan)
     partner = plan.partner if isinstance(partner, int) else partner  # a shift of 0
     boxes = plan.boxes if boxes is None else boxes.expand(count, holes, sides)
     lam = lam.to(torch.float32).expand(count) if isinstance(lam, Tensor) else plan.lam * lam
     noise = plan.noise if noise is None else noise
     if isinstance(applied, bool):
         made = Plan(plan.op + op, partner, lam, boxes, noise)
-        return Recipe(count, op, unknown=made)
+        return CompactPlan(count, op, unknown=made)
     made = Plan(
         (applied * op).to(torch.uint8),
         torch.where(applied, partner, plan.partner),
@@ -283,7 +283,7 @@ def _make_unknown(
         torch.where(applied[:, None, None], boxes, 0),
         noise,
     )
-    return Recipe(count, None, unknown=made, among=(op,))
+    return CompactPlan(count, None, unknown=made, among=(op,))
 
 
 def choose_plans(plans: Sequence[Plan], chosen: Tensor) -> Plan:

@@ -57,7 +57,7 @@ def _as_like(size: Sequence[int], values: Any) -> Any:
     return np.asarray(size)
 
 
-def draw_uniform(size: Sequence[int], generator: Source = None) -> Any:
+def sample_uniform(size: Sequence[int], generator: Source = None) -> Any:
     """Draw numbers in [0, 1), float64; one number for the size ()."""
     where, wide = origin(generator), torch.float64
     if where["device"] == MPS:
@@ -65,15 +65,15 @@ def draw_uniform(size: Sequence[int], generator: Source = None) -> Any:
     return _given(torch.rand(tuple(size), dtype=wide, **where), generator)
 
 
-def draw_applied(batch_size: int, p: float, per_sample: bool, generator: Source = None) -> Any:
+def sample_applied(batch_size: int, p: float, per_sample: bool, generator: Source = None) -> Any:
     """Draw which samples are transformed: a bool for all, or (B,) bool if ``per_sample``."""
     if p in (0, 1):  # no coin is needed
         return bool(p)
-    drawn = draw_uniform((batch_size,) if per_sample else (), generator) < p
+    drawn = sample_uniform((batch_size,) if per_sample else (), generator) < p
     return drawn.expand(batch_size) if isinstance(drawn, Tensor) else drawn
 
 
-def draw_lam(
+def sample_lam(
     alpha: float | tuple[float, float],
     count: int | None,
     generator: Source = None,
@@ -92,10 +92,10 @@ def draw_lam(
         fixed = torch.full(size, lam, dtype=torch.float64, device=where["device"])
         return _given(fixed, generator)
     if isinstance(lam, tuple):
-        return lam[0] + (lam[1] - lam[0]) * draw_uniform(size, generator)
+        return lam[0] + (lam[1] - lam[0]) * sample_uniform(size, generator)
     pair = alpha if isinstance(alpha, tuple) else (alpha, alpha)
     if pair == (1, 1):
-        return draw_uniform(size, generator)
+        return sample_uniform(size, generator)
     rng = where.get("generator")
     shape = torch.full((*size, 2), pair[0], dtype=torch.float64, device=where["device"])
     if pair[0] != pair[1]:
@@ -136,7 +136,7 @@ def share_sides(share: Any, size: Sequence[int]) -> Any:
     return (share[..., None] * _as_like(size, share)).round()
 
 
-def draw_boxes(sides: Any, size: Sequence[int], generator: Source = None) -> Any:
+def sample_boxes(sides: Any, size: Sequence[int], generator: Source = None) -> Any:
     """Place boxes with uniformly distributed centres and clip them to the image.
 
     Args:
@@ -149,11 +149,11 @@ def draw_boxes(sides: Any, size: Sequence[int], generator: Source = None) -> Any
         centre is uniform over the image, whatever the parity of the side.
     """
     if isinstance(sides, list):  # for so few numbers NumPy would take ten times as long
-        centres = draw_uniform((len(sides),), generator).tolist()
+        centres = sample_uniform((len(sides),), generator).tolist()
         ends = [_clip(math, *axis) for axis in zip(sides, size, centres, strict=True)]
         return np.array([*zip(*ends[::-1], strict=True)], np.int64).reshape(-1)
     lib, sizes = _library(sides), _as_like(size, sides)
-    return corners(*_clip(lib, sides, sizes, draw_uniform(sides.shape, generator)))
+    return corners(*_clip(lib, sides, sizes, sample_uniform(sides.shape, generator)))
 
 
 def _clip(lib: Any, side: Any, size: Any, centre: Any) -> tuple[Any, Any]:
@@ -163,7 +163,7 @@ def _clip(lib: Any, side: Any, size: Any, centre: Any) -> tuple[Any, Any]:
     return start * (start > 0), end - (end - size) * (end > size)
 
 
-def draw_inner_boxes(areas: Any, ratios: Any, size: Sequence[int], generator: Source = None) -> Any:
+def sample_inner_boxes(areas: Any, ratios: Any, size: Sequence[int], generator: Source = None) -> Any:
     """Place boxes of given areas uniformly inside the image, by the law of Random Erasing.
 
     Args:
@@ -182,7 +182,7 @@ def draw_inner_boxes(areas: Any, ratios: Any, size: Sequence[int], generator: So
     rank = lib.cumsum(fits, -1)
     first = fits & (rank == 1)  # all False where none fits: then the sides are 0
     sides = (sides * first[..., None]).sum(-2)
-    start = lib.floor(draw_uniform(sides.shape, generator) * (sizes - sides + 1))
+    start = lib.floor(sample_uniform(sides.shape, generator) * (sizes - sides + 1))
     return corners(start, start + sides) * (sides > 0).all(-1)[..., None]
 
 
@@ -196,7 +196,7 @@ def corners(lower: Any, upper: Any) -> Any:
     return boxes
 
 
-def draw_partner(
+def sample_partner(
     batch_size: int, pairing: Pairing, labels: Tensor | None, generator: Source = None
 ) -> Any:
     """Draw the partners by the named rule, or ask the caller's.
@@ -220,7 +220,7 @@ def draw_partner(
         return _given(torch.randperm(batch_size, **where), generator)
     if labels is None:
         raise ValueError("pairing is a function of the labels, but the batch has none.")
-    with fenced(generator):
+    with seeded_global_rng(generator):
         partner = pairing(labels)
     if (
         not isinstance(partner, Tensor)
@@ -245,13 +245,13 @@ def draw_partner(
     return partner.numpy()
 
 
-def draw_seeds(count: int, generator: Source = None) -> Any:
+def sample_seeds(count: int, generator: Source = None) -> Any:
     """Draw (B,) int64 seeds of noise."""
     return _given(torch.randint(2**62, (count,), **origin(generator)), generator)
 
 
 @contextlib.contextmanager
-def fenced(generator: Source) -> Iterator[None]:
+def seeded_global_rng(generator: Source) -> Iterator[None]:
     """Let foreign code draw from torch's global generator, seeded from ``generator``.
 
     The global state is put back afterwards, and only one thread at a time is inside: what other
@@ -270,7 +270,7 @@ def fenced(generator: Source) -> Iterator[None]:
             torch.default_generator.set_state(state)
 
 
-def draw_noise(shape: Sequence[int], seed: int, dtype: torch.dtype) -> Tensor:
+def sample_noise(shape: Sequence[int], seed: int, dtype: torch.dtype) -> Tensor:
     """Generate the noise that belongs to a seed on the CPU: the same for the same arguments.
 
     uint8: uniform over 0 to 255. Floating point: standard normal, as in Random Erasing.

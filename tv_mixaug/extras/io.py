@@ -1,4 +1,4 @@
-"""Reading and writing image files with OpenCV."""
+"""ParseOptions and writing image files with OpenCV."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from tv_mixaug._validation import check_integer
 from tv_mixaug.loading import loader_frames as frames
-from tv_mixaug.loading.shared_value import Shared
+from tv_mixaug.loading.shared_value import SharedValue
 
 OUTSIDE = -1  # the number of calls outside a loader; threads of workers have numbers below it
 SEVERAL = -1  # in place of a loader's mark: none of them is warned of
@@ -47,7 +47,7 @@ class _Source:
         return self.calls
 
 
-class Numbering:
+class BatchIndex:
     """Number the calls of a collate function by the loader's batches, in all processes.
 
     Workers share the epoch, its first batch, the mark of the one loader that has begun an epoch, 0
@@ -57,7 +57,7 @@ class Numbering:
     """
 
     def __init__(self, epoch: int = 0, first_batch: int = 0) -> None:
-        self._shared = Shared([epoch, first_batch], torch.int64)
+        self._shared = SharedValue([epoch, first_batch], torch.int64)
         mark = torch.zeros(2, dtype=torch.int64, device="cpu")
         self._mark = mark.share_memory_()  # type: ignore[no-untyped-call]
         self._epoch_here = epoch  # not shared: a worker has the one in which it was started

@@ -13,11 +13,11 @@ from torch import Generator, nn
 
 from tv_mixaug._validation import check_bool, check_integer
 from tv_mixaug.transforms.base import How, MixTransform
-from tv_mixaug.engine.sampling import fenced
+from tv_mixaug.engine.sampling import seeded_global_rng
 from tv_mixaug.loading import memory_pool as ring
 from tv_mixaug.loading.loader_frames import is_starting_worker
-from tv_mixaug.loading.batch_index import Numbering
-from tv_mixaug.loading.shared_value import Shared
+from tv_mixaug.loading.batch_index import BatchIndex
+from tv_mixaug.loading.shared_value import SharedValue
 from tv_mixaug.loading.default_collate import collate_samples
 from tv_mixaug.transforms.one_of import OneOf, as_batch_transform
 from tv_mixaug.engine.plan import Plan
@@ -122,10 +122,10 @@ class CollateFn:
         self.collate_fn, self.record = collate_fn, record
         self.reuse_memory = collate_fn is None if reuse_memory is None else reuse_memory
         # Workers hold this memory too, so they see what is set while they run.
-        self._p = Shared(
+        self._p = SharedValue(
             self.transform.p if p is None else self.transform.check_p(p), torch.float64
         )
-        self._numbering = Numbering()
+        self._numbering = BatchIndex()
 
     def __call__(self, samples: Sequence[Any]) -> Any:
         """Collate samples and mix them.
@@ -155,7 +155,7 @@ class CollateFn:
         allocate = None
         if self.collate_fn is not None:
             # A copy of the generator: whoever collates, the mixes are the same.
-            with fenced(generator and generator.clone_state()):
+            with seeded_global_rng(generator and generator.clone_state()):
                 batch = self.collate_fn(samples)
         else:
             allocate = ring.allocator(self.reuse_memory)

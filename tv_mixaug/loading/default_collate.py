@@ -14,7 +14,7 @@ from torch._C import DisableTorchFunctionSubclass
 from torch.utils.data._utils import collate as torchs
 from torchvision import tv_tensors
 
-from tv_mixaug.engine.apply import SMALL_SAMPLE, Allocate, Samples
+from tv_mixaug.engine.apply import SMALL_SAMPLE, Allocate, LazyStack
 from tv_mixaug.engine.kernels import MIXED_DTYPES
 from tv_mixaug.batch.tree import is_objects, rebuild
 
@@ -51,7 +51,7 @@ def collate_samples(
     Args:
         samples: B > 0 samples of one structure.
         allocate: Makes the memory that tensors are stacked into; fresh by default.
-        keep_apart: Whether images are handed over as :class:`~tv_mixaug.engine.apply.Samples`.
+        keep_apart: Whether images are handed over as :class:`~tv_mixaug.engine.apply.LazyStack`.
     """
     try:
         return _collate(list(samples), allocate, keep_apart)
@@ -175,7 +175,7 @@ def _stack(tensors: Column, kinds: set[type], allocate: Allocate | None, keep_ap
         if apart and first.nbytes >= SMALL_SAMPLE:
             plain = [t.as_subclass(Tensor) for t in tensors] if tv_type else tensors
             if len({*map(_traits, plain)}) == 1:
-                return Samples(plain, allocate, tv_type)
+                return LazyStack(plain, allocate, tv_type)
         try:
             if not is_plain:
                 batch = torchs.collate_tensor_fn(tensors)
@@ -187,7 +187,7 @@ def _stack(tensors: Column, kinds: set[type], allocate: Allocate | None, keep_ap
         except (RuntimeError, TypeError) as error:
             raise _refusal(tensors) from error
         if apart and not batch.requires_grad:
-            return Samples(batch, allocate, tv_type)
+            return LazyStack(batch, allocate, tv_type)
         return batch if tv_type is None else batch.as_subclass(tv_type)
 
 

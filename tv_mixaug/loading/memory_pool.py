@@ -1,7 +1,7 @@
 """Memory for batches: shared with the main process where a worker makes them, and used again.
 
 A batch that a worker sends lies in shared memory, and fresh pages of it cost more than mixing
-does. So a worker keeps a :class:`Ring` of blocks, and writes to one again as soon as nothing is
+does. So a worker keeps a :class:`SharedMemoryPool` of blocks, and writes to one again as soon as nothing is
 left, in the worker and in the main process, of the last tensor over it. Both know that from the
 tensor's storage, which every view, array or capsule of the tensor keeps alive, however it was
 made. It does so even where the pixels were moved to other memory and only an array still lies in
@@ -44,7 +44,7 @@ FREE, SENT, RECEIVED, GIVEN_UP = range(4)
 
 RingName = tuple[int, bytes]  # the worker's process, and what no other ring has
 
-_ring: Ring | None = None  # of this process, where it is a worker
+_ring: SharedMemoryPool | None = None  # of this process, where it is a worker
 _received: dict[RingName, dict[int, Block]] = {}  # in the main process, by place
 _forks = 0
 
@@ -56,7 +56,7 @@ def allocator(again: bool) -> Allocate | None:
     """
     if get_worker_info() is None:
         return None
-    return allocate_again if again else allocate
+    return allocate_pooled if again else allocate
 
 
 def allocate(size: torch.Size, dtype: torch.dtype) -> Tensor:
@@ -66,7 +66,7 @@ def allocate(size: torch.Size, dtype: torch.dtype) -> Tensor:
     return torch.empty(0, dtype=dtype, device="cpu").set_(storage, 0, size)  # type: ignore[call-overload, no-any-return]
 
 
-def allocate_again(size: torch.Size, dtype: torch.dtype) -> Tensor:
+def allocate_pooled(size: torch.Size, dtype: torch.dtype) -> Tensor:
     """Return an uninitialised tensor over the memory of an earlier one, fresh if there is none."""
     ring = _open_ring() if size.numel() * dtype.itemsize >= WORTHWHILE else None
     lent = None if ring is None else ring.lend(size, dtype)
@@ -96,7 +96,7 @@ class Block:
         return tensor
 
 
-class Ring:
+class SharedMemoryPool:
     """Lend blocks to the batches that a worker sends by a queue, whatever functions collate."""
 
     def __init__(self, queue: Any) -> None:
@@ -175,14 +175,14 @@ class Ring:
         return block
 
 
-def _open_ring() -> Ring | None:
+def _open_ring() -> SharedMemoryPool | None:
     """Return the ring of this process if it is a loader's worker that can share memory."""
     global _ring
     if _ring is None and hasattr(os, "memfd_create"):
         frame = find_serving_frame(sys._getframe())
         queue = frame.f_locals.get("data_queue") if frame else None
         if hasattr(queue, "_thread"):  # which sends the batches
-            _ring = Ring(queue)
+            _ring = SharedMemoryPool(queue)
             for kind in (Tensor, Image, Mask, Video):
                 reduction.ForkingPickler.register(kind, _reduce)
     return _ring

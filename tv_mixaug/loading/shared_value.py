@@ -12,7 +12,7 @@ from tv_mixaug.loading.loader_frames import is_starting_worker
 _setting = threading.Lock()
 
 
-class Shared:
+class SharedValue:
     """Hold a number or a list of numbers in memory that all processes share.
 
     They stand in two rows in turn. The count of changes says which one holds, and whoever reads it

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tv_mixaug.engine.apply import Allocate
-from tv_mixaug.engine.plan import Recipe, describe, take_items
+from tv_mixaug.engine.plan import CompactPlan, describe, take_items
 
 NumClasses = int | Literal["multi", "regression"] | None
 
@@ -167,7 +167,7 @@ def encode_labels(labels: Tensor, kind: NumClasses, form: LabelFormat) -> Tensor
 
 def mix_targets(
     labels: Tensor,
-    recipe: Recipe,
+    recipe: CompactPlan,
     kind: NumClasses,
     form: LabelFormat,
     *,
@@ -212,7 +212,7 @@ def mix_targets(
 
 def _write_rows(
     labels: Tensor,
-    recipe: Recipe,
+    recipe: CompactPlan,
     count: int,
     form: LabelFormat,
     allocate: Allocate | None,

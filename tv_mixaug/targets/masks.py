@@ -7,12 +7,12 @@ from torch import Tensor
 
 from tv_mixaug._validation import ensure
 from tv_mixaug.engine.sampling import constants
-from tv_mixaug.engine.apply import carry_out
-from tv_mixaug.engine.plan import BLEND, NONE, PASTE, Recipe
+from tv_mixaug.engine.apply import apply_plan
+from tv_mixaug.engine.plan import BLEND, NONE, PASTE, CompactPlan
 
 
 def mix_masks(
-    masks: Tensor, recipe: Recipe, blend: str | None, num_classes: int | None, fill: int | None
+    masks: Tensor, recipe: CompactPlan, blend: str | None, num_classes: int | None, fill: int | None
 ) -> Tensor:
     """Do to (B, ..., H, W) class ids, or float planes from a mix before, what a plan did to images.
 
@@ -23,10 +23,10 @@ def mix_masks(
     if blend == "soft":
         count = int(num_classes or 0)
         planes = None if fill is None else tuple(float(k == fill) for k in range(count))
-        return carry_out(_planes(masks, count), recipe, planes, channel_axis=1)
+        return apply_plan(_planes(masks, count), recipe, planes, channel_axis=1)
     if BLEND in recipe.ops:
         recipe = _by_majority(recipe, masks)
-    return carry_out(masks, recipe, fill)
+    return apply_plan(masks, recipe, fill)
 
 
 def check_classes(masks: Tensor, count: int, ignore_index: int | None, where: str) -> None:
@@ -58,7 +58,7 @@ def _planes(masks: Tensor, count: int) -> Tensor:
     return (index == classes.view(1, -1, *[1] * (index.ndim - 2))).to(torch.float32)
 
 
-def _by_majority(recipe: Recipe, masks: Tensor) -> Recipe:
+def _by_majority(recipe: CompactPlan, masks: Tensor) -> CompactPlan:
     """Turn blends into pastes: of all of the partner's mask, or of nothing."""
     plan = recipe.plan()
     blended = plan.op == BLEND
@@ -66,4 +66,4 @@ def _by_majority(recipe: Recipe, masks: Tensor) -> Recipe:
     whole = constants((0,) * dims + masks.shape[-dims:][::-1], torch.int64, plan.op.device)
     op = torch.where(blended, torch.where(plan.lam >= 0.5, NONE, PASTE), plan.op).to(torch.uint8)
     boxes = torch.where((blended & (op == PASTE))[:, None, None], whole, plan.boxes)
-    return Recipe.of(plan._replace(op=op, boxes=boxes))
+    return CompactPlan.of(plan._replace(op=op, boxes=boxes))

@@ -26,23 +26,23 @@ from tv_mixaug._validation import (
     kind_error,
 )
 from tv_mixaug.engine.sampling import Source, is_on_device, origin
-from tv_mixaug.engine.apply import Allocate, Fill, Samples, carry_out, carry_out_pairs
+from tv_mixaug.engine.apply import Allocate, Fill, LazyStack, apply_plan, apply_plan_ragged
 from tv_mixaug.targets.labels import LabelFormat, mix_targets
 from tv_mixaug.batch.infer import (
-    LEAF_RULES,
-    Batch,
+    FIELD_RULES,
+    ParsedBatch,
     LabelsGetter,
-    Leaf,
-    Reader,
-    Reading,
+    FieldSpec,
+    BatchParser,
+    ParseOptions,
     Role,
     rewrap,
     split_objects,
     unwrap,
 )
 from tv_mixaug.targets.masks import check_classes, mix_masks
-from tv_mixaug.batch.tree import put_together
-from tv_mixaug.engine.plan import Plan, Recipe, fit_plan
+from tv_mixaug.batch.tree import unflatten
+from tv_mixaug.engine.plan import Plan, CompactPlan, fit_plan
 
 Mode = Literal["batch", "sample"]
 Targets = Literal["soft", "pair"]
@@ -97,7 +97,7 @@ class BatchTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no 
         """Return what is to be applied to a batch, and with which probability."""
         return self, p
 
-    def run(self, batch: Any, p: Any, how: How) -> tuple[Any, Recipe | None]:
+    def run(self, batch: Any, p: Any, how: How) -> tuple[Any, CompactPlan | None]:
         """Transform a batch and return what was drawn for it.
 
         Args:
@@ -331,10 +331,10 @@ class MixTransform(BatchTransform):
             self.__dict__.pop("_reader", None)
 
     @property
-    def reader(self) -> Reader:
+    def reader(self) -> BatchParser:
         """What reads batches as the arguments say; made once."""
         self._make_reader()
-        reader: Reader = self.__dict__["_reader"]
+        reader: BatchParser = self.__dict__["_reader"]
         return reader
 
     # It runs as it is while a graph is traced, and is no part of it. torch has no type for that.
@@ -342,16 +342,16 @@ class MixTransform(BatchTransform):
     def _make_reader(self) -> None:
         if "_reader" not in self.__dict__:
             self.__post_init__()
-            self.__dict__["_reader"] = Reader(self.reading())
+            self.__dict__["_reader"] = BatchParser(self.reading())
 
     @property
     def label_format(self) -> LabelFormat:
         """What the transform makes of labels, the same in every batch."""
         return LabelFormat(self.num_classes, self.targets, self.label_smoothing, self.ignore_index)
 
-    def reading(self) -> Reading:
+    def reading(self) -> ParseOptions:
         """Return how batches are to be read: here, as by whoever blends whole images."""
-        return Reading(
+        return ParseOptions(
             form=self.label_format,
             labels_getter=self.labels_getter,
             layout=self.layout,
@@ -362,10 +362,10 @@ class MixTransform(BatchTransform):
             unequal=self.sizes == "overlap",
         )
 
-    def check(self, leaf: Leaf, value: Any) -> None:
+    def check(self, leaf: FieldSpec, value: Any) -> None:
         """Raise if the rules cannot treat a leaf of this type, shape and dtype."""
 
-    def draw(self, batch: Batch, p: float, generator: Source) -> Recipe | Plan:
+    def draw(self, batch: ParsedBatch, p: float, generator: Source) -> CompactPlan | Plan:
         """Draw the plan for a batch that was checked.
 
         Args:
@@ -375,11 +375,11 @@ class MixTransform(BatchTransform):
                 generator of one, asks for tensors there.
 
         Returns:
-            What was drawn, as :func:`~tv_mixaug.engine.plan.make_recipe` makes it, or a plan on the CPU.
+            What was drawn, as :func:`~tv_mixaug.engine.plan.make_plan` makes it, or a plan on the CPU.
         """
         raise NotImplementedError
 
-    def run(self, batch: Any, p: Any, how: How) -> tuple[Any, Recipe]:
+    def run(self, batch: Any, p: Any, how: How) -> tuple[Any, CompactPlan]:
         """Transform a batch and return what was drawn for it; see :class:`BatchTransform`."""
         inplace = self.inplace if how.inplace is None else how.inplace
         read = self._read(batch, inplace)
@@ -394,17 +394,17 @@ class MixTransform(BatchTransform):
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         """Transform one image tensor by the parameters drawn."""
-        read = Reader(self.reading()._replace(labels_getter=None)).read(inpt, self.check)
-        return self._carry_out(read, Recipe.of(params["plan"]), self.inplace)
+        read = BatchParser(self.reading()._replace(labels_getter=None)).read(inpt, self.check)
+        return self._carry_out(read, CompactPlan.of(params["plan"]), self.inplace)
 
-    def _draw(self, batch: Batch, p: Any, generator: Source) -> Recipe:
+    def _draw(self, batch: ParsedBatch, p: Any, generator: Source) -> CompactPlan:
         drawn = self.draw(batch, p, generator)
-        recipe = Recipe.of(drawn) if isinstance(drawn, Plan) else drawn
+        recipe = CompactPlan.of(drawn) if isinstance(drawn, Plan) else drawn
         if batch.layout.sizes:
-            return Recipe.of(fit_plan(recipe.plan(), batch.sizes))
+            return CompactPlan.of(fit_plan(recipe.plan(), batch.sizes))
         return recipe
 
-    def _read(self, batch: Any, inplace: bool) -> Batch:
+    def _read(self, batch: Any, inplace: bool) -> ParsedBatch:
         read = self.reader.read(batch, self.check)
         if inplace and not is_compiling():
             check_writable(read)
@@ -414,13 +414,13 @@ class MixTransform(BatchTransform):
                 case Role.MASK if self.masks == "soft" and not is_compiling():
                     count = int(self.num_mask_classes or 0)
                     check_classes(value, count, self.ignore_index, leaf.where)
-                case Role.OBJECTS if not is_compiling():
+                case Role.DETECTION if not is_compiling():
                     bare, _ = split_objects(value, self.passthrough)
                     detection.check_objects(bare, read.sizes, leaf.where, self.box_format)
         return read
 
     def _carry_out(
-        self, batch: Batch, recipe: Recipe, inplace: bool, allocate: Allocate | None = None
+        self, batch: ParsedBatch, recipe: CompactPlan, inplace: bool, allocate: Allocate | None = None
     ) -> Any:
         """Mix each leaf by the rule of its role."""
         values, form = batch.values, self.reader.reading.form
@@ -436,35 +436,35 @@ class MixTransform(BatchTransform):
                     plain, count = unwrap(value), self.num_mask_classes
                     new = mix_masks(plain, recipe, self.masks, count, self.mask_fill)
                     mixed = value if new is plain else rewrap(new, value)
-                case Role.OBJECTS:
+                case Role.DETECTION:
                     bare, passed = split_objects(value, self.passthrough)
                     plan, sizes, least = recipe.plan(), batch.sizes, self.min_visible
                     objects = detection.mix_objects(bare, plan, sizes, least, self.box_format)
                     joined = [{**own, **rest} for own, rest in zip(objects, passed, strict=True)]
                     mixed = joined if isinstance(value, list) else tuple(joined)
-                case Role.OWN:
-                    mixed = LEAF_RULES[type(value)](value, recipe.plan())
+                case Role.CUSTOM:
+                    mixed = FIELD_RULES[type(value)](value, recipe.plan())
                 case _:  # samples of something else, which were not stacked yet
                     mixed = value.finish(value.stack())
             values[place] = mixed
-        return put_together(values, batch.structure)
+        return unflatten(values, batch.structure)
 
 
-def _mix_images(leaf: Leaf, value: Any, recipe: Recipe, fill: Fill, inplace: bool) -> Any:
+def _mix_images(leaf: FieldSpec, value: Any, recipe: CompactPlan, fill: Fill, inplace: bool) -> Any:
     """Mix a tensor, a list of tensors, or samples that are not stacked yet."""
     how = (recipe, fill, leaf.axes, leaf.channel_axis)
-    if isinstance(value, Samples):
-        return value.finish(carry_out(value, *how))
+    if isinstance(value, LazyStack):
+        return value.finish(apply_plan(value, *how))
     if not recipe.ops:
         return value
     if isinstance(value, Tensor):
-        mixed = carry_out(unwrap(value), *how, inplace=inplace)
+        mixed = apply_plan(unwrap(value), *how, inplace=inplace)
         return value if inplace else rewrap(mixed, value)
     plain_list = [unwrap(one) for one in value]
     if len({one.shape for one in plain_list}) > 1:
-        parts = carry_out_pairs(plain_list, *how)
+        parts = apply_plan_ragged(plain_list, *how)
     else:
-        parts = list(carry_out(torch.stack(plain_list), *how, inplace=True).unbind(0))
+        parts = list(apply_plan(torch.stack(plain_list), *how, inplace=True).unbind(0))
     if inplace:
         for old, new in zip(plain_list, parts, strict=True):
             old.copy_(new)
@@ -472,13 +472,13 @@ def _mix_images(leaf: Leaf, value: Any, recipe: Recipe, fill: Fill, inplace: boo
     return type(value)(rewrap(new, old) for new, old in zip(parts, value, strict=True))
 
 
-def _source_in_graph(batch: Batch, source: Source) -> torch.device:
+def _source_in_graph(batch: ParsedBatch, source: Source) -> torch.device:
     """Return where a compiled graph draws: on the images' device, from its own stream."""
     if isinstance(source, torch.device):
         return source
     if source is not None:
         raise ValueError("generator must be None inside torch.compile, which has its own stream.")
-    leaf = next((leaf for leaf in batch.layout.leaves if leaf.role is Role.OBJECTS), None)
+    leaf = next((leaf for leaf in batch.layout.leaves if leaf.role is Role.DETECTION), None)
     if leaf is not None:
         raise TypeError(
             f"the detection targets at {leaf.where} cannot be mixed inside torch.compile, since "

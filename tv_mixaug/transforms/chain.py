@@ -15,9 +15,9 @@ from tv_mixaug.engine import plan as plans
 from tv_mixaug._validation import check_bool, check_choice, check_probability, ensure
 from tv_mixaug.transforms.base import BatchTransform, How, MixTransform
 from tv_mixaug.targets.labels import LabelFormat, check_one_format, encode_labels
-from tv_mixaug.batch.infer import Batch, Leaf, Reader, Role
-from tv_mixaug.batch.tree import put_together
-from tv_mixaug.engine.plan import Plan, Recipe
+from tv_mixaug.batch.infer import ParsedBatch, FieldSpec, BatchParser, Role
+from tv_mixaug.batch.tree import unflatten
+from tv_mixaug.engine.plan import Plan, CompactPlan
 
 ERASED = ("renormalise", "nobody", "owner")
 
@@ -107,9 +107,9 @@ class Chain(BatchTransform):
             ensure(not any(r.unequal for r in readings), "sizes", f"'equal' {where}", "'overlap'")
         one_size = any(reading.one_size for reading in readings)
         reading = readings[0]._replace(need_labels=True, one_size=one_size)
-        self._reader = Reader(reading)
+        self._reader = BatchParser(reading)
         # Whatever became of the labels on the way, their places are known from the batch as given.
-        self._later = Reader(reading._replace(labels_getter=None))
+        self._later = BatchParser(reading._replace(labels_getter=None))
         self._readings = readings  # now that they agree
 
     @property
@@ -117,7 +117,7 @@ class Chain(BatchTransform):
         """What the chain makes of labels, the same in every batch."""
         return self._ours[0].label_format
 
-    def run(self, batch: Any, p: Any, how: How) -> tuple[Any, Recipe]:
+    def run(self, batch: Any, p: Any, how: How) -> tuple[Any, CompactPlan]:
         """Apply the chain to a batch; its transforms decide themselves whether they write into it.
 
         Returns:
@@ -138,7 +138,7 @@ class Chain(BatchTransform):
             if leaf.role is Role.LABEL:
                 labels[leaf] = encode_labels(value, leaf.kind, self.label_format)
         pixels, unused = _number_samples(read), list(self._ours)
-        applied = draws.draw_applied(1, p, False, how.generator)
+        applied = draws.sample_applied(1, p, False, how.generator)
         for step, p_own in containers.draw(self.transforms, how.generator):
             if isinstance(step, MixTransform):
                 unused = [one for one in unused if one is not step]
@@ -146,14 +146,14 @@ class Chain(BatchTransform):
                 batch, recipe = step.run(batch, chosen, How(generator=how.generator))
                 pixels = self._follow(pixels, recipe.plan()) if self.provenance else pixels
                 continue
-            with draws.fenced(how.generator):
+            with draws.seeded_global_rng(how.generator):
                 batch, moved = foreign.apply(step, batch, self._later, labels, self.provenance)
             pixels = pixels if moved is None else foreign.carry(pixels, moved)
         for step in unused:  # what was not drawn still gives labels and masks their format
             batch = step.run(batch, step.never, How())[0]
         if self.provenance:
             batch = self._set_labels(batch, labels, pixels)
-        return batch, Recipe.of(plans.identity_plan(read.length))
+        return batch, CompactPlan.of(plans.identity_plan(read.length))
 
     def _follow(self, pixels: Tensor, plan: Plan) -> Tensor:
         """Do to the numbers and weights what a plan did to the pixels."""
@@ -168,7 +168,7 @@ class Chain(BatchTransform):
         other[:, 1] *= 1 - weight
         return torch.cat([own, other], 2)
 
-    def _set_labels(self, batch: Any, labels: Mapping[Leaf, Tensor], pixels: Tensor) -> Any:
+    def _set_labels(self, batch: Any, labels: Mapping[FieldSpec, Tensor], pixels: Tensor) -> Any:
         """Put labels by what is visible into the places of those that were given."""
         shares = _count_shares(pixels)
         if self.erased != "nobody":
@@ -179,10 +179,10 @@ class Chain(BatchTransform):
             place = places[leaf.path]
             mixed = shares @ rows.to(shares.device).double()[:, None].flatten(1)
             final.values[place] = mixed.float().view(rows.shape).to(final.values[place].device)
-        return put_together(final.values, final.structure)
+        return unflatten(final.values, final.structure)
 
 
-def _number_samples(batch: Batch) -> Tensor:
+def _number_samples(batch: ParsedBatch) -> Tensor:
     """Return (B, 2, 1, H, W) float32: the number from 1 of each pixel's sample, and its weight."""
     image = next(value for leaf, value in batch.pairs() if leaf.role is Role.IMAGE)
     device = (image[0] if isinstance(image, (list, tuple)) else image).device

@@ -11,7 +11,7 @@ from torchvision import transforms as v1
 from torchvision.transforms import v2
 
 from tv_mixaug.transforms.base import MixTransform
-from tv_mixaug.transforms.one_of import Foreign, OneOf
+from tv_mixaug.transforms.one_of import CallableTransform, OneOf
 
 # A container is known by what it runs, so a subclass with a run of its own is none.
 RULES = {
@@ -72,7 +72,7 @@ def draw(transforms: Iterable[Any], generator: Generator | None) -> Iterator[tup
             continue
         if rule == "one":
             chosen, p = transform.choose(transform.p, generator)
-            if not isinstance(chosen, Foreign):
+            if not isinstance(chosen, CallableTransform):
                 yield chosen, p
                 continue
             held = [chosen.function] if p else []
@@ -99,7 +99,7 @@ def _open(transform: Any) -> tuple[str | None, list[Any]]:
     if isinstance(transform, MixTransform):
         return None, []
     if isinstance(transform, OneOf):
-        return "one", [t.function if isinstance(t, Foreign) else t for t in transform.transforms]
+        return "one", [t.function if isinstance(t, CallableTransform) else t for t in transform.transforms]
     rule = RULES.get(getattr(type(transform), "forward", type(transform).__call__))
     listed = getattr(transform, "transforms", ())
     held = list(listed) if isinstance(listed, (list, tuple, nn.ModuleList)) else []

@@ -26,8 +26,8 @@ from tv_mixaug._validation import (
 )
 from tv_mixaug.transforms.base import Cut, MixTransform, Mode
 from tv_mixaug.engine.sampling import Pairing, Source
-from tv_mixaug.batch.infer import Batch, Leaf, Reading, Role
-from tv_mixaug.engine.plan import BLEND, FILL, PASTE, Recipe, box_volumes, make_recipe
+from tv_mixaug.batch.infer import ParsedBatch, FieldSpec, ParseOptions, Role
+from tv_mixaug.engine.plan import BLEND, FILL, PASTE, CompactPlan, box_volumes, make_plan
 
 TRIES = 10  # of Random Erasing, before it leaves an image as it is
 
@@ -59,7 +59,7 @@ class PairTransform(MixTransform):
             self.lam = check_lam(self.lam, self.alpha)
         check_pairing(self.pairing)
 
-    def check(self, leaf: Leaf, value: Any) -> None:
+    def check(self, leaf: FieldSpec, value: Any) -> None:
         """Refuse paired labels, too."""
         super().check(leaf, value)
         if leaf.role is Role.PAIRED:
@@ -68,13 +68,13 @@ class PairTransform(MixTransform):
                 "time; use targets='soft' in a chain."
             )
 
-    def draw_pairs(self, batch: Batch, p: float, generator: Source) -> tuple[Any, Any, Any]:
+    def sample_pairs(self, batch: ParsedBatch, p: float, generator: Source) -> tuple[Any, Any, Any]:
         """Draw which samples are mixed, with whom, and one lam, or one for each sample."""
         each, count = self.mode == "sample", batch.length
-        applied = draws.draw_applied(count, p, each, generator)
+        applied = draws.sample_applied(count, p, each, generator)
         labels = batch.labels if callable(self.pairing) else None
-        partner = draws.draw_partner(count, self.pairing, labels, generator)
-        lam = draws.draw_lam(self.alpha, count if each else None, generator, lam=self.lam)
+        partner = draws.sample_partner(count, self.pairing, labels, generator)
+        lam = draws.sample_lam(self.alpha, count if each else None, generator, lam=self.lam)
         return applied, partner, lam
 
 
@@ -96,7 +96,7 @@ class Mixup(PairTransform):
         (torch.Size([4, 3]), True)
     """
 
-    def check(self, leaf: Leaf, value: Any) -> None:
+    def check(self, leaf: FieldSpec, value: Any) -> None:
         """Refuse masks without a rule, too."""
         super().check(leaf, value)
         if leaf.role is Role.MASK and self.masks is None:
@@ -105,10 +105,10 @@ class Mixup(PairTransform):
                 "class ids cannot be blended."
             )
 
-    def draw(self, batch: Batch, p: float, generator: Source) -> Recipe:
+    def draw(self, batch: ParsedBatch, p: float, generator: Source) -> CompactPlan:
         """Draw partner and lam."""
-        applied, partner, lam = self.draw_pairs(batch, p, generator)
-        return make_recipe(BLEND, batch.length, applied, partner=partner, lam=lam)
+        applied, partner, lam = self.sample_pairs(batch, p, generator)
+        return make_plan(BLEND, batch.length, applied, partner=partner, lam=lam)
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -131,14 +131,14 @@ class CutTransform(MixTransform):
         super().__post_init__()
         self.min_visible = check_visible(self.min_visible)
 
-    def reading(self) -> Reading:
+    def reading(self) -> ParseOptions:
         """Return how batches are to be read: all images of one size, perhaps with a depth."""
         return super().reading()._replace(cuboid=self.cut == "cuboid", one_size=True)
 
-    def check(self, leaf: Leaf, value: Any) -> None:
+    def check(self, leaf: FieldSpec, value: Any) -> None:
         """Refuse objects where the box is a cuboid."""
         super().check(leaf, value)
-        if leaf.role is Role.OBJECTS and self.cut == "cuboid":
+        if leaf.role is Role.DETECTION and self.cut == "cuboid":
             raise ValueError(
                 f"cut must be 'spatial' to mix the objects at {leaf.where}, got 'cuboid'."
             )
@@ -177,24 +177,24 @@ class CutMix(PairTransform, CutTransform):
         if self.sizes == "overlap" and not self.correct_lam:
             raise ValueError("correct_lam must be True with sizes='overlap', got False.")
 
-    def draw(self, batch: Batch, p: float, generator: Source) -> Recipe:
+    def draw(self, batch: ParsedBatch, p: float, generator: Source) -> CompactPlan:
         """Draw partner, lam and boxes."""
-        applied, partner, lam = self.draw_pairs(batch, p, generator)
+        applied, partner, lam = self.sample_pairs(batch, p, generator)
         if batch.layout.sizes:
             shares = np.broadcast_to(lam, batch.length).tolist()
-            drawn = map(self.draw_boxes, shares, batch.sizes, [generator] * batch.length)
+            drawn = map(self.sample_boxes, shares, batch.sizes, [generator] * batch.length)
             boxes = np.stack([*drawn])
         else:
-            boxes = self.draw_boxes(lam, batch.size, generator)
+            boxes = self.sample_boxes(lam, batch.size, generator)
         if self.correct_lam:
             lam = 1 - box_volumes(boxes) / math.prod(batch.size)
         boxes = boxes.reshape(-1, 1, boxes.shape[-1])
-        return make_recipe(PASTE, batch.length, applied, partner=partner, lam=lam, boxes=boxes)
+        return make_plan(PASTE, batch.length, applied, partner=partner, lam=lam, boxes=boxes)
 
-    def draw_boxes(self, lam: Any, size: tuple[int, ...], generator: Source) -> Any:
+    def sample_boxes(self, lam: Any, size: tuple[int, ...], generator: Source) -> Any:
         """Draw for one lam or for each of (...) a box, (..., 2 d) int64."""
         sides = draws.share_sides((1 - lam) ** (1 / len(size)), size)
-        return draws.draw_boxes(sides, size, generator)
+        return draws.sample_boxes(sides, size, generator)
 
 
 @dataclass(eq=False, repr=False)
@@ -231,11 +231,11 @@ class FillTransform(CutTransform):
                     f"got {self.mask_fill}."
                 )
 
-    def reading(self) -> Reading:
+    def reading(self) -> ParseOptions:
         """Return how batches are to be read: as for any cut, but labels are not needed."""
         return super().reading()._replace(need_labels=False)
 
-    def check(self, leaf: Leaf, value: Any) -> None:
+    def check(self, leaf: FieldSpec, value: Any) -> None:
         """Refuse a fill that the images or masks cannot hold, too."""
         super().check(leaf, value)
         if leaf.role is Role.MASK and self.mask_fill is not None:
@@ -252,19 +252,19 @@ class FillTransform(CutTransform):
                 f"{shape}, got {len(self.fill)} values."
             )
 
-    def draw(self, batch: Batch, p: float, generator: Source) -> Recipe:
+    def draw(self, batch: ParsedBatch, p: float, generator: Source) -> CompactPlan:
         """Draw the boxes."""
         each, count = self.mode == "sample", batch.length
-        applied = draws.draw_applied(count, p, each, generator)
+        applied = draws.sample_applied(count, p, each, generator)
         if batch.layout.sizes:
-            drawn = [self.draw_boxes(1, size, generator) for size in batch.sizes]
+            drawn = [self.sample_boxes(1, size, generator) for size in batch.sizes]
             boxes = np.concatenate(drawn)
         else:
-            boxes = self.draw_boxes(count if each else 1, batch.size, generator)
-        noise = draws.draw_seeds(count, generator) if isinstance(self.fill, str) else None
-        return make_recipe(FILL, count, applied, boxes=boxes, noise=noise)
+            boxes = self.sample_boxes(count if each else 1, batch.size, generator)
+        noise = draws.sample_seeds(count, generator) if isinstance(self.fill, str) else None
+        return make_plan(FILL, count, applied, boxes=boxes, noise=noise)
 
-    def draw_boxes(self, count: int, size: tuple[int, ...], generator: Source) -> Any:
+    def sample_boxes(self, count: int, size: tuple[int, ...], generator: Source) -> Any:
         """Draw (count, N, 2 d) int64 boxes."""
         raise NotImplementedError
 
@@ -303,14 +303,14 @@ class Cutout(FillTransform):
         self.size = check_hole_size(self.size, 3 if self.cut == "cuboid" else 2)
         check_count("holes", self.holes)
 
-    def draw_boxes(self, count: int, size: tuple[int, ...], generator: Source) -> Any:
+    def sample_boxes(self, count: int, size: tuple[int, ...], generator: Source) -> Any:
         """Draw (count, N, 2 d) int64 boxes with uniform centres."""
         wanted: Any = self.size  # checked, so one for each side
         sides = [
             s if isinstance(s, int) else round(s * n) for s, n in zip(wanted, size, strict=True)
         ]
         holes = draws.repeat(sides, (count, self.holes, len(size)), generator)
-        return draws.draw_boxes(holes, size, generator)
+        return draws.sample_boxes(holes, size, generator)
 
 
 @dataclass(eq=False, repr=False)
@@ -359,14 +359,14 @@ class RandomErasing(FillTransform):
         if len(counts) != 2 or check_count("count", counts[0]) > check_count("count", counts[1]):
             raise ValueError(f"count must be an int or (least, most), got {self.count}.")
 
-    def draw_boxes(self, count: int, size: tuple[int, ...], generator: Source) -> Any:
+    def sample_boxes(self, count: int, size: tuple[int, ...], generator: Source) -> Any:
         """Draw (count, N, 4) int64 boxes inside the image; empty ones where fewer are wanted."""
         least, most = self.count if isinstance(self.count, (list, tuple)) else (self.count,) * 2
-        share, shape, number = draws.draw_uniform((3, count, most, TRIES), generator)
+        share, shape, number = draws.sample_uniform((3, count, most, TRIES), generator)
         area = (self.scale[0] + (self.scale[1] - self.scale[0]) * share) * math.prod(size)
         low, high = self.ratio
         ratio = low * (high / low) ** shape
         number = least + number[:, :1, :1] * (most - least + 1) // 1
-        boxes = draws.draw_inner_boxes(area / number, ratio, size, generator)
+        boxes = draws.sample_inner_boxes(area / number, ratio, size, generator)
         place = draws.repeat(range(most), (1, most), generator)
         return boxes * (place < number[..., 0])[..., None]

@@ -13,10 +13,10 @@ from torch.compiler import assume_constant_result, is_compiling
 
 from tv_mixaug._validation import check_choice, check_shares
 from tv_mixaug.transforms.base import BatchTransform, How, MixTransform, Mode
-from tv_mixaug.engine.sampling import Source, draw_applied, draw_uniform, fenced, is_on_device
+from tv_mixaug.engine.sampling import Source, sample_applied, sample_uniform, seeded_global_rng, is_on_device
 from tv_mixaug.targets.labels import LabelFormat, check_one_format
-from tv_mixaug.batch.infer import Batch, Leaf, Reading
-from tv_mixaug.engine.plan import APPLIED, Recipe, choose_plans
+from tv_mixaug.batch.infer import ParsedBatch, FieldSpec, ParseOptions
+from tv_mixaug.engine.plan import APPLIED, CompactPlan, choose_plans
 from tv_mixaug.transforms.mix import FillTransform
 
 # What rules have to share to treat one batch: how it is read, and what becomes of its leaves.
@@ -70,11 +70,11 @@ class OneOf(BatchTransform):
         self.recordable = all(t.recordable for t in self.transforms)
         if mode == "sample" and len(ours) < len(self.transforms):
             raise TypeError("transforms must all be of tv_mixaug's rules with mode='sample'.")
-        self._together: _Together | None = None
+        self._together: JointRule | None = None
         self._apart = "transforms must all be of tv_mixaug's rules."
         if len(ours) == len(self.transforms):
             try:
-                self._together = _Together(ours, mode)
+                self._together = JointRule(ours, mode)
             except ValueError as error:
                 if mode == "sample":
                     raise
@@ -128,7 +128,7 @@ class OneOf(BatchTransform):
                 raise ValueError(f"to draw on a device or in a compiled graph, {self._apart}")
             return self._together, p
         self._agree()  # an argument may have been set since
-        point = draw_uniform((), generator)
+        point = sample_uniform((), generator)
         for transform, share in zip(self.transforms, p, strict=True):
             if point < share:
                 return transform.choose(transform.p, generator)
@@ -137,13 +137,13 @@ class OneOf(BatchTransform):
         idle = next((t for t in self.transforms if t.label_format), self.transforms[0])
         return idle.choose(idle.never, generator)
 
-    def run(self, batch: Any, p: Any, how: How) -> tuple[Any, Recipe | None]:
+    def run(self, batch: Any, p: Any, how: How) -> tuple[Any, CompactPlan | None]:
         """Transform a batch; see :class:`~tv_mixaug.transforms.base.BatchTransform`."""
         chosen, p = self.choose(p, how.generator)
         return chosen.run(batch, p, how)
 
 
-class Foreign(BatchTransform):
+class CallableTransform(BatchTransform):
     """Apply a callable that is not ours to a whole batch.
 
     Args:
@@ -166,11 +166,11 @@ class Foreign(BatchTransform):
         """Its name."""
         return getattr(self.function, "__name__", type(self.function).__name__)
 
-    def run(self, batch: Any, p: Any, how: How) -> tuple[Any, Recipe | None]:
+    def run(self, batch: Any, p: Any, how: How) -> tuple[Any, CompactPlan | None]:
         """Apply it with probability ``p``."""
-        if not draw_applied(1, p, False, how.generator):
+        if not sample_applied(1, p, False, how.generator):
             return batch, None
-        with fenced(how.generator):
+        with seeded_global_rng(how.generator):
             return self.function(batch), None
 
 
@@ -186,10 +186,10 @@ def as_batch_transform(transform: Any) -> BatchTransform:
         got = transform if isinstance(transform, type) else type(transform)
         hint = f"; make one: {got.__name__}(...)" if got is transform else ""
         raise TypeError(f"transforms must be callable, got {got.__name__}{hint}.")
-    return Foreign(transform)
+    return CallableTransform(transform)
 
 
-class _Together(MixTransform):
+class JointRule(MixTransform):
     """Draw the plans of several rules, and one plan of each sample's choice among them."""
 
     def __init__(self, rules: Sequence[MixTransform], mode: Mode) -> None:
@@ -216,7 +216,7 @@ class _Together(MixTransform):
             self._theirs = theirs
         super()._make_reader()
 
-    def reading(self) -> Reading:
+    def reading(self) -> ParseOptions:
         """Return how batches are to be read: as strictly as by any of the rules."""
         strictest, *others = (rule.reading() for rule in self.rules)
         for reading in others:
@@ -227,20 +227,20 @@ class _Together(MixTransform):
             )
         return strictest
 
-    def check(self, leaf: Leaf, value: Any) -> None:
+    def check(self, leaf: FieldSpec, value: Any) -> None:
         """Refuse what any of the rules refuses."""
         for rule in self.rules:
             rule.check(leaf, value)
 
-    def _draw(self, batch: Batch, p: Any, generator: Source) -> Recipe:
-        point = draw_uniform((batch.length if self.mode == "sample" else 1,), generator)
+    def _draw(self, batch: ParsedBatch, p: Any, generator: Source) -> CompactPlan:
+        point = sample_uniform((batch.length if self.mode == "sample" else 1,), generator)
         chosen = sum(point >= end for end in itertools.accumulate(p))
         chosen = torch.as_tensor(chosen - (chosen == len(p)) * (len(p) + 1)).expand(batch.length)
         if is_compiling():  # a graph serves as long as all that it has looked at is there
             _ = [rule.reader.reading for rule in self.rules]
         drawn = [rule._draw(batch, rule.p, generator) for rule in self.rules]
         among = tuple(op for op in APPLIED if any(op in recipe.ops for recipe in drawn))
-        return Recipe.of(choose_plans([recipe.plan() for recipe in drawn], chosen), among)
+        return CompactPlan.of(choose_plans([recipe.plan() for recipe in drawn], chosen), among)
 
 
 def _has_own(rule: MixTransform, name: str) -> bool:

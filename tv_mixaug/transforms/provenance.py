@@ -17,8 +17,8 @@ from torchvision import tv_tensors
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F
 
-from tv_mixaug.batch.infer import Batch, Leaf, Reader, Role
-from tv_mixaug.batch.tree import put_together
+from tv_mixaug.batch.infer import ParsedBatch, FieldSpec, BatchParser, Role
+from tv_mixaug.batch.tree import unflatten
 
 # All that moves pixels in v2; whatever else is done to images leaves a probe as it is.
 GEOMETRIC = (
@@ -28,7 +28,7 @@ GEOMETRIC = (
 
 
 def apply(
-    step: Callable[..., Any], batch: Any, reader: Reader, labels: Collection[Leaf], follow: bool
+    step: Callable[..., Any], batch: Any, reader: BatchParser, labels: Collection[FieldSpec], follow: bool
 ) -> tuple[Any, Tensor | None]:
     """Apply a transform of v2, or any other callable, which gets the batch as it is.
 
@@ -68,7 +68,7 @@ def apply(
 
 
 def _apply_v2(
-    step: v2.Transform, name: str, before: Batch, follow: bool
+    step: v2.Transform, name: str, before: ParsedBatch, follow: bool
 ) -> tuple[Any, Tensor | None]:
     # A list, since mappings and lists of classes of their own are closed to v2.
     given, leaves = list(before.values), before.layout.leaves
@@ -97,10 +97,10 @@ def _apply_v2(
     for place in places:
         old, new = before.values[place], done[place]
         done[place] = old if new is given[place] else _from_tv(new, old, leaves[place])
-    return put_together(done[:count], before.structure), numbers
+    return unflatten(done[:count], before.structure), numbers
 
 
-def _to_tv(value: Any, leaf: Leaf) -> Tensor:
+def _to_tv(value: Any, leaf: FieldSpec) -> Tensor:
     """Return images as v2 knows them: one tv_tensor (B, ..., C, H, W)."""
     one = value[0] if isinstance(value, (list, tuple)) else value
     images: Tensor = value if one is value else torch.stack(tuple(value))
@@ -110,7 +110,7 @@ def _to_tv(value: Any, leaf: Leaf) -> Tensor:
     return images.as_subclass(type(one) if isinstance(one, tv_tensors.TVTensor) else kind)
 
 
-def _from_tv(images: Tensor, old: Any, leaf: Leaf) -> Any:
+def _from_tv(images: Tensor, old: Any, leaf: FieldSpec) -> Any:
     """Return images in the form of the old ones."""
     one = old[0] if isinstance(old, (list, tuple)) else old
     kind = type(images) if isinstance(one, tv_tensors.TVTensor) else Tensor
