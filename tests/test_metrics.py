@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tv_mixaug import metrics
-from tv_mixaug.targets.labels import PairedLabels
 from tv_mixaug.metrics import mixed_accuracy
+from tv_mixaug import PairedLabels
 from tv_mixaug.testing import label_batches
 
 

@@ -5,24 +5,24 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tv_mixaug import functional, losses, metrics, testing
+    from tv_mixaug.batch.spec import PairedLabels
     from tv_mixaug.engine.plan import Plan
     from tv_mixaug.extras import viz
     from tv_mixaug.loading.collate import make_collate_fn
     from tv_mixaug.losses import MixCriterion
-    from tv_mixaug.targets.labels import PairedLabels
+    from tv_mixaug.transforms import CutMix, Cutout, Mixup, RandomErasing
     from tv_mixaug.transforms.chain import Chain
-    from tv_mixaug.transforms.mix import CutMix, Cutout, Mixup, RandomErasing
     from tv_mixaug.transforms.one_of import OneOf
 
 __version__ = "0.1.0"
 __all__ = ["Chain", "CutMix", "Cutout", "MixCriterion", "Mixup", "OneOf", "PairedLabels", "Plan"]
 __all__ += ["RandomErasing", "functional", "losses", "make_collate_fn", "metrics", "testing", "viz"]
 _HOMES = {
-    **dict.fromkeys(["CutMix", "Cutout", "Mixup", "RandomErasing"], "transforms.mix"),
+    **dict.fromkeys(["CutMix", "Cutout", "Mixup", "RandomErasing"], "transforms"),
     "Chain": "transforms.chain",
     "MixCriterion": "losses",
     "OneOf": "transforms.one_of",
-    "PairedLabels": "targets.labels",
+    "PairedLabels": "batch.spec",
     "Plan": "engine.plan",
     "make_collate_fn": "loading.collate",
 }

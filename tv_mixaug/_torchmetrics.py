@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tv_mixaug.targets.labels import PairedLabels
+from tv_mixaug.batch.spec import PairedLabels
 from tv_mixaug.metrics import caught_and_total
 
 try:

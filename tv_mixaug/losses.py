@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tv_mixaug._validation import check_integer
-from tv_mixaug.targets.labels import PairedLabels
+from tv_mixaug.batch.spec import PairedLabels
 
 
 class MixCriterion(nn.Module):

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from tv_mixaug._validation import check_integer
-from tv_mixaug.targets.labels import PairedLabels, weights_of
+from tv_mixaug.batch.spec import PairedLabels
+from tv_mixaug.targets.labels import weights_of
 
 if TYPE_CHECKING:
     from tv_mixaug._torchmetrics import MixedAccuracy

@@ -69,7 +69,7 @@ from tqdm import tqdm
 from tv_mixaug import CutMix, Cutout, Mixup, OneOf, RandomErasing, make_collate_fn
 from tv_mixaug.transforms import mix as transforms
 from tv_mixaug.engine.apply import SMALL_SAMPLE, Samples, apply_plan
-from tv_mixaug.targets.labels import PairedLabels
+from tv_mixaug import PairedLabels
 from tv_mixaug.losses import MixCriterion
 from tv_mixaug.engine.plan import CompactPlan
 

@@ -29,7 +29,7 @@ from tv_mixaug.testing import assert_labels_match_pixels
 class StripMix(CutMix):
     """Paste the right-hand part of the partner, over the full height."""
 
-    def draw(self, batch, p, generator):
+    def sample(self, batch, p, source):
         """Draw the column from which on the picture is the partner's."""
         count, (height, width), each = batch.length, batch.size, self.mode == "sample"
         applied = draws.sample_applied(count, p, each, generator)

@@ -13,8 +13,8 @@ import cv2
 import numpy as np
 import pytest
 
-from tv_mixaug.cli import main as cli
 from tv_mixaug.cli import demo
+from tv_mixaug.cli import main as cli
 from tv_mixaug.extras import flowers
 from tv_mixaug.extras.io import read_image, write_image
 

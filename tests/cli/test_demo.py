@@ -8,7 +8,7 @@ import torch
 
 from tv_mixaug.cli import demo
 from tv_mixaug.extras import flowers
-from tv_mixaug.transforms.mix import CutMix, Cutout, Mixup
+from tv_mixaug.transforms import CutMix, Cutout, Mixup
 
 PLAIN, CLASSES = flowers.draw_flowers(6, 40, seed=3)
 NAMES = flowers.CLASS_NAMES

@@ -9,11 +9,11 @@ from helpers.coded import DTYPES, bits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tv_mixaug.engine import sampling as draws
 from tv_mixaug.engine import apply as execute
 from tv_mixaug.engine import kernels
 from tv_mixaug.engine import plan as plans
-from tv_mixaug.engine.plan import BLEND, FILL, PASTE, CompactPlan, make_plan
+from tv_mixaug.engine import sampling as draws
+from tv_mixaug.engine.plan import BLEND, FILL, PASTE, CompactPlan, compact, make_plan
 
 SIZES = [(3, 5, 4), (3, 150, 150)]  # below and above the size that is handled alone
 
@@ -39,23 +39,19 @@ def cutmix_by_hand(images, plan):
 
 def draw_plan(op, count, size, shared, partner):
     """Make a plan of one operation for some samples, one draw for all or one for each."""
-    boxes = draws.sample_boxes(
-        np.random.default_rng(int(torch.randint(99, ()))).integers(
-            1, 5, (1 if shared else count, 2 if op == "cutout" else 1, 2)
-        ),
-        size,
-    )
-    lam = draws.sample_lam(1.0, 1)[0] if shared else draws.sample_lam(1.0, count)
-    applied = True if shared else (torch.rand(count) < 0.8).numpy()
+    sides = torch.randint(1, 5, (1 if shared else count, 2 if op == "cutout" else 1, 2))
+    boxes = draws.sample_boxes(sides, size)
+    lam = draws.sample_lam(1.0, None) if shared else draws.sample_lam(1.0, count)
+    applied = True if shared else torch.rand(count) < 0.8
     code = {"mixup": BLEND, "cutmix": PASTE, "cutout": FILL}[op]
     given = {"boxes": boxes} if op != "mixup" else {}
     if op != "cutout":
-        given |= {"partner": partner.numpy(), "lam": lam}
+        given |= {"partner": partner, "lam": lam}
     return make_plan(code, count, applied, **given).plan()
 
 
 def run(images, plan, **kwargs):
-    recipe = CompactPlan.of(plan)
+    recipe = compact(plan)
     return execute.apply_plan(images, recipe, (1, 2, 3), (2, 3), 1, **kwargs)
 
 
@@ -85,9 +81,9 @@ def test_cyclic_shifts_are_found_and_nothing_else(count, shift, other):
         n = len(partner)
         plan = plans.identity_plan(n)._replace(partner=partner)
         is_roll = n == 0 or torch.equal(partner, (torch.arange(n) + partner[0]) % n)
-        recipe = CompactPlan.of(plan)
+        recipe = compact(plan)
         assert (recipe.shift is not None) == is_roll
-        assert torch.equal(torch.from_numpy(recipe.partners()), partner)
+        assert torch.equal(recipe.partners(), partner)
 
 
 @given(count=st.one_of(st.integers(1, 9), st.integers(60, 80)), data=st.data())
@@ -96,7 +92,7 @@ def test_pieces_of_a_batch_hold_each_row_with_its_partner(count, data):
     shift = data.draw(st.integers(0, count - 1))
     batch, out = torch.arange(count), torch.zeros(count, dtype=torch.int64)
     recipe = CompactPlan(count, BLEND, shift)
-    for rows, own, other, place in execute._pieces(batch, out, recipe):
+    for rows, own, other, place in execute._Job(recipe, 0.0, None, None, 1).pieces(batch, out):
         assert torch.equal(own, batch[rows])
         place.copy_(other)
     assert torch.equal(out, (torch.arange(count) - shift) % count)
@@ -195,12 +191,12 @@ def test_noise_is_written_in_the_holes_alone():
     recipe = make_plan(
         FILL,
         3,
-        np.array([True, False, True]),
-        boxes=draws.sample_boxes(np.full((3, 1, 2), 9), (20, 20)),
+        torch.tensor([True, False, True]),
+        boxes=draws.sample_boxes(torch.full((3, 1, 2), 9), (20, 20)),
         noise=draws.sample_seeds(3),
     )
     out = execute.apply_plan(images, recipe, "noise", (2, 3))
-    inside = kernels.inside_boxes(images, recipe.plan().boxes, (2, 3)).expand_as(images)
+    inside = kernels.box_mask(images, recipe.plan().boxes, (2, 3)).expand_as(images)
     assert not out[~inside].any()
     assert (out[inside] != 0).all()
     held = [out[row][inside[row]] for row in (0, 2)]
@@ -224,7 +220,7 @@ def test_blending_all_at_once_as_a_gpu_does_rounds_alike(dtype, partner, inplace
     plan = draw_plan("mixup", 4, (9, 7), False, torch.tensor(partner))
     expected = run(images, plan)
     source = images.clone()
-    out = execute._at_once(source, CompactPlan.of(plan), 0.0, None, 1)
+    out = execute._Job(compact(plan), 0.0, None, 1, source.ndim).mix_tensors(source)
     out = source.copy_(out) if inplace else out
     # Where the exact value lies between two grey levels, the last bit of the sum decides.
     torch.testing.assert_close(out, expected, atol=dtype == torch.uint8, rtol=0)

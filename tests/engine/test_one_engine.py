@@ -13,7 +13,6 @@ from torch.utils.data import default_collate
 import tv_mixaug.testing as kit
 from tv_mixaug import Chain, CutMix, Cutout, Mixup, functional, make_collate_fn
 from tv_mixaug.engine import kernels
-from tv_mixaug.transforms.base import How
 from tv_mixaug.engine.plan import BLEND, FILL, NONE, PASTE, Plan, make_plan
 
 SIZES = [(3, 5, 7), (3, 150, 150)]  # below and above the size that is handled alone
@@ -24,7 +23,7 @@ class Given(CutMix):
 
     plan: Plan | None = None
 
-    def draw(self, batch, p, generator):
+    def sample(self, batch, p, source):
         """Return the plan that is given."""
         return self.plan
 
@@ -169,10 +168,10 @@ def test_a_generator_is_passed_down_to_every_draw(transform):
 
 def test_a_layout_is_found_once_for_a_signature(monkeypatch):
     """Batches of one signature are looked at once; another shape, and only it, once more."""
-    from tv_mixaug.batch.infer import BatchParser
+    from tv_mixaug.batch.parser import BatchParser
 
-    looks, find = [], BatchParser._find_layout
-    monkeypatch.setattr(BatchParser, "_find_layout", lambda *args: looks.append(1) or find(*args))
+    looks, find = [], BatchParser._infer
+    monkeypatch.setattr(BatchParser, "_infer", lambda *args: looks.append(1) or find(*args))
     mix = CutMix(num_classes=4)
     for count in (6, 6, 6, 5, 6, 5):
         mix({"image": torch.rand(count, 3, 9, 9), "label": torch.arange(count) % 4})
@@ -184,12 +183,12 @@ def test_a_layout_is_found_once_for_a_signature(monkeypatch):
 
 def test_the_memory_of_layouts_is_bounded():
     """However many signatures come, few are remembered."""
-    from tv_mixaug.batch.infer import MAX_SPECS
+    from tv_mixaug.batch.parser import MAX_SPECS
 
     mix = Mixup(labels_getter=None)
     for side in range(1, 3 * MAX_SPECS):
         mix(torch.zeros(1, 1, 1, side))
-    assert len(mix.reader.layouts) <= MAX_SPECS
+    assert len(mix.parser.specs) <= MAX_SPECS
 
 
 def test_soft_labels_are_written_into_the_memory_that_is_given():
@@ -202,7 +201,7 @@ def test_soft_labels_are_written_into_the_memory_that_is_given():
 
     images, labels = torch.rand(4, 1, 8, 8), torch.tensor([0, 1, 2, 99])
     mix = CutMix(num_classes=100, ignore_index=-1)
-    (_, soft), recipe = mix.run((images, labels), 1.0, How(allocate=allocate))
+    (_, soft), recipe = mix.run((images, labels), 1.0, allocate=allocate)
     plan = recipe.plan()
     assert soft.data_ptr() == made[0].data_ptr()
     expected = functional.mix_labels(torch.eye(100)[labels], plan.partner, plan.lam)
@@ -235,13 +234,13 @@ def test_the_default_dtype_of_torch_changes_nothing(transform, default):
 def test_bytes_are_blended_alike_under_any_default_dtype(weight, default):
     """The way of a device computes bytes in float32, whatever torch's default dtype."""
     own, other = torch.randint(256, (2, 6, 3, 9, 9), dtype=torch.uint8)
-    expected = kernels.blend(own, other, weight)
+    expected = kernels.blend(own, other, 1 - weight)
     exact = (0.7 * own.double() + 0.3 * other.double()).round()
     assert (expected.double() - exact).abs().max() <= 1
     # Given as one number or as tensors the last bit of a near-tie may differ, not more.
     try:
         torch.set_default_dtype(default)
-        found = kernels.blend(own, other, weight)
+        found = kernels.blend(own, other, 1 - weight)
     finally:
         torch.set_default_dtype(torch.float32)
     assert (found.int() - expected.int()).abs().double().mean() < 1e-3
@@ -273,8 +272,8 @@ def test_a_rule_need_not_draw_seeds_to_fill_with_noise():
     """Where a rule of one's own says nothing of seeds, noise is that of seed 0, as in any plan."""
 
     class Corner(Cutout):
-        def draw(self, batch, p, generator):
-            return make_plan(FILL, batch.length, True, boxes=np.array([[[0, 0, 3, 3]]]))
+        def sample(self, batch, p, source):
+            return make_plan(FILL, batch.length, True, boxes=[[0, 0, 3, 3]])
 
     images = torch.rand(4, 3, 8, 8)
     (mixed, plan), again = Corner(fill="noise").mix(images), Corner(fill="noise")(images)

@@ -16,10 +16,11 @@ from scipy import stats
 from torch.utils import _pytree as pytree
 
 from tv_mixaug import CutMix, Cutout, Mixup
-from tv_mixaug.engine import sampling as draws
+from tv_mixaug.batch.spec import BatchSpec, FieldSpec, ParsedBatch, Role
+from tv_mixaug.engine import kernels
 from tv_mixaug.engine import plan as plans
-from tv_mixaug.targets.labels import PairedLabels
-from tv_mixaug.batch.infer import ParsedBatch, BatchSpec, FieldSpec, Role
+from tv_mixaug.engine import sampling as draws
+from tv_mixaug import PairedLabels
 
 LEVEL = 1e-4
 
@@ -37,14 +38,14 @@ sample_applied, sample_lam, sample_boxes = map(
 def sample_partner(count, pairing, labels):
     """Return partners as a tensor, whichever way they were drawn."""
     recipe = plans.CompactPlan(count, partner=draws.sample_partner(count, pairing, labels))
-    return torch.from_numpy(recipe.partners())
+    return recipe.partners()
 
 
 def draw_plan(transform, count, size, p=1.0):
     """Draw a transform's plan for a batch that nobody has to make."""
     labels = FieldSpec(Role.LABEL, ())  # callables are asked only where there are labels
     batch = ParsedBatch([torch.arange(count)], BatchSpec((labels,), (), count, tuple(size)), None)
-    return transform.draw(batch, p, None).plan()
+    return transform.sample_plan(batch, p, None).plan()
 
 
 def mode(per_sample):
@@ -117,7 +118,7 @@ def test_lam_is_never_nan_nor_out_of_range(alpha, seed):
 def test_the_centre_of_a_box_is_uniform(side):
     """The box's start is uniform over the whole image, for odd and even sides alike."""
     size = 9
-    boxes = sample_boxes(np.full((20_000, 2), side), (size, size))
+    boxes = sample_boxes(torch.full((20_000, 2), side), (size, size))
     for low, high in ((boxes[:, 0], boxes[:, 2]), (boxes[:, 1], boxes[:, 3])):
         start = torch.where(high < size, high - side, low)
         if side % 2:  # the centre lies in one of the pixels
@@ -307,7 +308,7 @@ def test_correct_lam_off_keeps_the_drawn_weight():
 def test_the_sides_of_an_unclipped_box_are_exact():
     """A box away from the border has the asked sides to the pixel, odd ones included."""
     for side in range(1, 8):
-        boxes = sample_boxes(np.full((200, 2), side), (40, 41))
+        boxes = sample_boxes(torch.full((200, 2), side), (40, 41))
         sides = boxes[:, 2:] - boxes[:, :2]
         inside = ((boxes[:, :2] > 0) & (boxes[:, 2:] < torch.tensor([41, 40]))).all(1)
         assert inside.any()
@@ -325,7 +326,7 @@ def test_the_identity_plan_has_every_shape():
     """The plan that changes nothing comes for boxes, cuboids and several holes."""
     assert plans.identity_plan(3).boxes.shape == (3, 1, 4)
     assert plans.identity_plan(3, dims=3).boxes.shape == (3, 1, 6)
-    assert plans.identity_plan(3, holes=2).boxes.shape == (3, 2, 4)
+    assert plans.identity_plan(3, boxes=2).boxes.shape == (3, 2, 4)
     plan = plans.identity_plan(3)
     assert plan.partner.tolist() == [0, 1, 2]
     assert not plan.op.any()
@@ -341,8 +342,9 @@ def test_plans_are_plain_tensors():
 def test_noise_belongs_to_its_seed():
     """The same seed gives the same noise, another one another, without the global generator."""
     before = torch.get_rng_state()
+    places = torch.arange(4800, dtype=torch.int32)
     for dtype in (torch.uint8, torch.float32, torch.bfloat16):
-        make = [draws.sample_noise((3, 40, 40), s, dtype) for s in (1, 1, 2)]
+        make = [kernels.noise(torch.tensor(s), places, dtype) for s in (1, 1, 2)]
         assert torch.equal(make[0], make[1])
         assert not torch.equal(make[0], make[2])
         assert make[0].dtype == dtype
@@ -351,9 +353,10 @@ def test_noise_belongs_to_its_seed():
 
 def test_noise_has_the_law_of_its_dtype():
     """uint8 noise is uniform over all 256 values, floating point noise is standard normal."""
-    grey = draws.sample_noise((25_600,), 5, torch.uint8)
+    places = torch.arange(25_600, dtype=torch.int32)
+    grey = kernels.noise(torch.tensor(5), places, torch.uint8)
     assert stats.chisquare(torch.bincount(grey.long(), minlength=256).numpy()).pvalue > LEVEL
-    normal = draws.sample_noise((20_000,), 5, torch.float32)
+    normal = kernels.noise(torch.tensor(5), places, torch.float32)
     assert stats.kstest(normal.numpy(), "norm").pvalue > LEVEL
 
 

@@ -13,9 +13,9 @@ from torch._subclasses import FakeTensorMode
 from torchvision import tv_tensors
 
 from tv_mixaug import CutMix, make_collate_fn, viz
-from tv_mixaug.targets.labels import PairedLabels
 from tv_mixaug.engine.plan import Plan, identity_plan
 from tv_mixaug.extras.viz import draw_batch
+from tv_mixaug import PairedLabels
 
 MARGIN, GAP = 16, 12
 

@@ -15,8 +15,8 @@ import torch
 from helpers.loading import Numbers, Telling, ask_in_process, make
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SequentialSampler
 
-from tv_mixaug.loading.loader_frames import is_starting_worker
 from tv_mixaug.loading.batch_index import BatchIndex
+from tv_mixaug.loading.loader_frames import is_starting_worker
 
 AGAIN = r"begins epoch 0 again .* `collate_fn.set_epoch\(epoch\)`"
 

@@ -14,8 +14,8 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from tv_mixaug import CutMix, Cutout, Mixup, functional, make_collate_fn
-from tv_mixaug.targets.labels import PairedLabels
 from tv_mixaug.engine.plan import Plan
+from tv_mixaug import PairedLabels
 
 ALL = [Mixup(num_classes=3), CutMix(num_classes=3), Cutout(num_classes=3)]
 

@@ -13,9 +13,9 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
+from helpers.loading import Sample
 from hypothesis import given
 from hypothesis import strategies as st
-from helpers.loading import Sample
 from torch.utils.data import DataLoader, default_collate
 from torch.utils.data._utils.collate import default_collate_fn_map
 from torchvision import tv_tensors

@@ -402,7 +402,7 @@ def test_a_collate_that_zips_is_welcome(kind):
 class Fixed(Mixup):
     """Mix each image with the one before it, by a weight that was chosen."""
 
-    def draw(self, batch, p, generator):
+    def sample(self, batch, p, source):
         """Draw nothing."""
         return make_plan(BLEND, batch.length, True, partner=1, lam=self.weight)
 
@@ -677,7 +677,7 @@ UNEQUAL = [torch.rand(3, 6, 9), torch.rand(3, 8, 5)]
     [
         (
             {"a": UNEQUAL, "b": UNEQUAL[::-1]},
-            r"lists of the same sizes \(\(6, 9\), \(8, 5\)\), .* at \['b'\]",
+            r"lists of sizes \(\(6, 9\), \(8, 5\)\), .* at \['b'\]",
         ),
         ({"a": UNEQUAL, "b": torch.rand(2, 3, 6, 9)}, r"other sizes or a mask at \['b'\]"),
         (

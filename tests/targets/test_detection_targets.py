@@ -15,8 +15,8 @@ from torchvision import ops, tv_tensors
 from torchvision.transforms.v2 import functional as v2
 
 from tv_mixaug import CutMix, Cutout, Mixup
-from tv_mixaug.targets import detection
 from tv_mixaug.engine import plan as plans
+from tv_mixaug.targets import detection
 
 FORMATS = ("plain", "XYXY", "XYWH", "CXCYWH")
 PLAIN = detection.BOX_FORMATS

@@ -13,8 +13,9 @@ from torch.nn import functional as nnf
 
 from tv_mixaug import CutMix, Cutout, Mixup
 from tv_mixaug.engine import plan as plans
-from tv_mixaug.targets.labels import LabelFormat, PairedLabels, encode_labels
 from tv_mixaug.losses import MixCriterion
+from tv_mixaug.batch.spec import BatchOptions, FieldSpec, PairedLabels, Role
+from tv_mixaug.targets.labels import encode_labels
 
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 KINDS = (Mixup, CutMix, Cutout)
@@ -115,11 +116,11 @@ def test_any_number_of_classes_and_samples(num_classes, count):
 
 def test_encoding_makes_a_new_tensor():
     """What is handed in is never what comes back, so that later writes do no harm."""
-    form = LabelFormat(3, "soft", 0.0, None)
+    options = BatchOptions(num_classes=3)
     rows = torch.eye(3)
-    assert encode_labels(rows, 3, form).data_ptr() != rows.data_ptr()
+    assert encode_labels(rows, FieldSpec(Role.LABEL, (), kind=3), options).data_ptr() != rows.data_ptr()
     targets = torch.rand(3)
-    assert encode_labels(targets, "regression", form).data_ptr() != targets.data_ptr()
+    assert encode_labels(targets, FieldSpec(Role.LABEL, (), kind="regression"), options).data_ptr() != targets.data_ptr()
 
 
 @pytest.mark.parametrize("p", [0.0, 0.5, 1.0])
@@ -193,8 +194,8 @@ def test_unknown_labels_do_not_weigh_in_the_loss(targets):
     partner = torch.tensor([1, 0, 2])
     outputs = torch.randn(3, 3, requires_grad=True)
     pair = PairedLabels(labels, labels[partner], lam)
-    form = LabelFormat(3, "soft", 0.0, -1)
-    rows = encode_labels(labels, 3, form)
+    field = FieldSpec(Role.LABEL, (), kind=3, indices=True)
+    rows = encode_labels(labels, field, BatchOptions(num_classes=3, ignore_index=-1))
     soft = lam[:, None] * rows + (1 - lam[:, None]) * rows[partner]
     log = outputs.log_softmax(1)
     known = torch.tensor([0.7, 0.6, 1.0])

@@ -3,9 +3,9 @@
 import pytest
 import torch
 from helpers.coded import DTYPES, bits, coded_images, shares
+from helpers.refusals import refused
 from hypothesis import given
 from hypothesis import strategies as st
-from helpers.refusals import refused
 from torchvision import tv_tensors
 
 from tv_mixaug import CutMix, Cutout, Mixup, functional

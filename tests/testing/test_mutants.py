@@ -11,7 +11,6 @@ import torch
 from torch.utils.data import DataLoader
 
 from tv_mixaug import CutMix, Cutout, Mixup
-from tv_mixaug.transforms import base
 from tv_mixaug.engine import plan as plans
 from tv_mixaug.engine.plan import CompactPlan
 from tv_mixaug.testing import (
@@ -24,6 +23,7 @@ from tv_mixaug.testing import (
     assert_switch_reaches_workers,
     assert_targets_follow_images,
 )
+from tv_mixaug.transforms import base
 
 # Where a box is square, a row too many is a column too many: this seed finds others.
 FEW: dict[str, Any] = {"batch_sizes": (2, 5), "sizes": ((8, 12),), "draws": 6, "seed": 1}

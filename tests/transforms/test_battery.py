@@ -22,7 +22,7 @@ from tv_mixaug import (
     testing,
     timm,
 )
-from tv_mixaug.targets.labels import PairedLabels
+from tv_mixaug import PairedLabels
 
 K = 16
 

@@ -5,9 +5,9 @@ import os
 from typing import NamedTuple
 
 import torch
+from helpers.pixel_tracker import coded_pictures, expected_labels
 from hypothesis import HealthCheck, Phase, event, given, reject, settings
 from hypothesis import strategies as st
-from helpers.pixel_tracker import coded_pictures, expected_labels
 from torch import nn
 from torchvision import transforms as v1
 from torchvision import tv_tensors

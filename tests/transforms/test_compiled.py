@@ -27,9 +27,9 @@ from tv_mixaug import (
     functional,
     make_collate_fn,
 )
-from tv_mixaug.transforms.base import MixTransform
 from tv_mixaug.engine.plan import BLEND, FILL, NONE, PASTE, Plan, make_plan
 from tv_mixaug.timm import Mixup as TimmMixup
+from tv_mixaug.transforms.base import MixTransform
 
 pytestmark = pytest.mark.slow  # each compiles; test_battery.py has one graph of each
 
@@ -343,7 +343,7 @@ def test_the_laws_are_the_same_with_the_default_backend():
 class HostRule(MixTransform):
     """A rule that draws with NumPy, as rules may that stay in a loader."""
 
-    def draw(self, batch, p, generator):
+    def sample(self, batch, p, source):
         """Pair each with itself."""
         return make_plan(BLEND, batch.length, True, partner=np.arange(batch.length), lam=0.5)
 

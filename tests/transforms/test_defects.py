@@ -60,9 +60,9 @@ def test_2_the_label_may_come_first(kind):
 
 
 def test_3_derived_labels_and_every_dtype_work():
-    """A labels_getter may derive its tensor, labels may be int32, and uint8 images are blended."""
+    """A labels_getter may return a view, labels may be int32, and uint8 images are blended."""
     images, labels = coded_images(4), torch.arange(4)
-    transform = CutMix(num_classes=4, labels_getter=lambda batch: batch[1].long())
+    transform = CutMix(num_classes=4, labels_getter=lambda batch: batch[1][:])
     mixed, soft = transform(images, labels.to(torch.int32))
     torch.testing.assert_close(soft.double(), shares(mixed), atol=1e-6, rtol=0)
     mixed, soft = Mixup(num_classes=4)(coded_images(4, dtype=torch.uint8), labels.to(torch.int32))

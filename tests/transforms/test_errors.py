@@ -15,8 +15,8 @@ from torchvision.transforms import v2
 
 from tv_mixaug import CutMix, Cutout, Mixup, functional, make_collate_fn
 from tv_mixaug.engine import plan as plans
-from tv_mixaug.targets.labels import PairedLabels
 from tv_mixaug.losses import MixCriterion
+from tv_mixaug import PairedLabels
 
 NAN, INF = math.nan, math.inf
 NUMBERS = ("1", None, [1.0], torch.tensor(1.0), True, 1j, object())  # none is a real number
@@ -331,7 +331,7 @@ BATCHES = {
         {"num_classes": 3, "labels_getter": lambda batch: batch[0]},
         (IMAGES, LABELS),
         ValueError,
-        "labels at [1]",
+        "labels_getter",
     ),
     "a getter that returns a number": (
         ALL,

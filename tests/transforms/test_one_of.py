@@ -6,9 +6,9 @@ import pickle
 import pytest
 import torch
 from helpers.coded import DTYPES, bits, coded_images, shares
+from helpers.loading import Pictures
 from hypothesis import given
 from hypothesis import strategies as st
-from helpers.loading import Pictures
 from scipy import stats
 from torch.utils.data import DataLoader
 from torchvision import tv_tensors
@@ -24,8 +24,8 @@ from tv_mixaug import (
     functional,
     make_collate_fn,
 )
-from tv_mixaug.targets.labels import PairedLabels
 from tv_mixaug.engine.plan import BLEND, FILL, NONE, PASTE
+from tv_mixaug import PairedLabels
 
 LEVEL = 1e-4
 K = 6
@@ -289,11 +289,11 @@ def test_an_argument_changed_later_is_checked_and_reaches_everything():
         (lambda: OneOf([]), ValueError, "at least one"),
         (lambda: OneOf([Mixup]), TypeError, "make one"),
         (lambda: OneOf([3]), TypeError, "callable"),
-        (lambda: OneOf(members(), [0.5]), ValueError, "p must have 3 values"),
+        (lambda: OneOf(members(), [0.5]), ValueError, "p must be a list of 3 values"),
         (lambda: OneOf(members(), [0.5, 0.5, 0.5]), ValueError, "sum of at most 1"),
         (lambda: OneOf(members(), 0.5), TypeError, "p must be a list"),
         (lambda: OneOf(members(), mode="each"), ValueError, "mode must be"),
-        (lambda: OneOf([Mixup(num_classes=2), CutMix(num_classes=3)]), ValueError, "label format"),
+        (lambda: OneOf([Mixup(num_classes=2), CutMix(num_classes=3)]), ValueError, "agree on num_classes"),
         (
             lambda: OneOf([Mixup(masks="soft", num_mask_classes=2), CutMix()]),
             ValueError,
@@ -394,4 +394,4 @@ def test_rules_that_are_set_apart_later_are_refused(mode):
             either(batch)
     rules[1].num_classes = 6
     assert either(batch)[1].shape == (4, 6)
-    assert either.label_format.num_classes == 6
+    assert either.options.num_classes == 6

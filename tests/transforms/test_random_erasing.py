@@ -153,12 +153,13 @@ def test_a_color_is_one_for_a_box_and_noise_one_for_a_pixel():
 def test_noise_for_a_whole_batch_has_the_same_law(fill, dtype):
     """What devices use: a pure function of seed and place, of the law that the host's noise has."""
     seeds = torch.randint(2**62, (400,), generator=torch.Generator().manual_seed(0))
-    images = torch.zeros(400, 3, 8, 8, dtype=dtype)
-    noise = kernels.noise(seeds, images, fill)
+    places = torch.arange(192 if fill == "noise" else 3, dtype=torch.int32)
+    seeds = seeds[:, None]
+    noise = kernels.noise(seeds, places, dtype)
     assert noise.dtype == dtype
-    assert noise.shape == ((400, 3, 8, 8) if fill == "noise" else (400, 3, 1, 1))
-    assert torch.equal(noise, kernels.noise(seeds, images, fill))
-    assert torch.equal(noise[5:], kernels.noise(seeds[5:], images[5:], fill))
+    assert noise.shape == (400, len(places))
+    assert torch.equal(noise, kernels.noise(seeds, places, dtype))
+    assert torch.equal(noise[5:, 1:], kernels.noise(seeds[5:], places[1:], dtype))
     values = noise.double().flatten(1)
     if dtype == torch.uint8:
         counts = torch.bincount(noise.flatten().long(), minlength=256)

@@ -1,0 +1,18 @@
+"""Batches: what the fields of a user's batch are.
+
+This folder imports engine.
+"""
+
+from tv_mixaug.batch.spec import (
+    FIELD_RULES,
+    BatchSpec,
+    FieldRule,
+    FieldSpec,
+    Mix,
+    PairedLabels,
+    ParsedBatch,
+    Role,
+)
+
+__all__ = ["FIELD_RULES", "BatchSpec", "FieldRule", "FieldSpec", "Mix", "PairedLabels"]
+__all__ += ["ParsedBatch", "Role"]

@@ -1,89 +1,88 @@
-"""Walk nested batches: take their leaves out, name their places, put new ones there."""
+"""Flatten nested batches into fields, name their places, and put new fields back."""
 
 from __future__ import annotations
 
 import copy
 import operator
-from collections.abc import Callable, Iterator, Mapping, MutableMapping, MutableSequence, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, MutableSequence, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 from torchvision import tv_tensors
 
+from tv_mixaug.batch.spec import PairedLabels, ParsedBatch, Path
 from tv_mixaug.engine.kernels import MIXED_DTYPES
-from tv_mixaug.targets.labels import PairedLabels
 
-Path = tuple[Any, ...]
-TYPED_TRAITS = operator.attrgetter("shape", "dtype", "device")
-PLAIN_TRAITS = operator.attrgetter("shape", "dtype", "device", "layout")
+# A field's part of the signature is (type, ...), a container's (None, type, keys, *parts).
+Signature = tuple[Any, ...]
+_TRAITS = operator.attrgetter("shape", "dtype", "device", "layout")
+_TV_TRAITS = operator.attrgetter("shape", "dtype", "device")  # always strided; each one is slow
 
 
-def flatten(value: Any, leaves: list[Any]) -> Any:
-    """Collect the leaves of mappings of any class, lists, tuples and namedtuples.
+def flatten(value: Any, fields: list[Any]) -> Signature:
+    """Append the fields of mappings of any class, lists, tuples and namedtuples to a list.
 
     Returns:
-        The signature: all that decides what the leaves are, as a key of a dictionary.
+        The signature: all that decides the roles of the fields, hashable.
     """
     kind = type(value)
     if isinstance(value, Tensor):
-        leaves.append(value)
-        return kind, _traits(value)(value)
-    if is_leaf(value):
-        leaves.append(value)
-        if kind in (list, tuple):  # images, of which each has a shape, or detection targets
-            each = map(_traits(value[0]), value) if isinstance(value[0], Tensor) else ()
+        fields.append(value)
+        return kind, _traits(value)
+    if _is_field(value):
+        fields.append(value)
+        if kind in (list, tuple):  # images, each of which has a shape, or detection targets
+            each = map(_traits, value) if isinstance(value[0], Tensor) else ()
             return kind, *map(type, value), *each
         shape = getattr(value, "shape", None)
         if not isinstance(shape, tuple):
-            return kind
+            return (kind,)
         return kind, shape, getattr(value, "dtype", None), getattr(value, "tv_type", None)
     if isinstance(value, Mapping):
-        return kind, tuple(value), *[flatten(value[key], leaves) for key in value]
-    return kind, *[flatten(one, leaves) for one in value]
+        return None, kind, tuple(value), *[flatten(value[key], fields) for key in value]
+    return None, kind, None, *[flatten(part, fields) for part in value]
 
 
-def _traits(tensor: Tensor) -> Callable[[Tensor], Any]:
-    """Return what gets all that matters of a tensor at once; tv_tensors are strided, and slow."""
-    if torch.compiler.is_compiling():  # a graph is made for them in any case
-        return type
-    return PLAIN_TRAITS if type(tensor) is Tensor else TYPED_TRAITS
+def _traits(tensor: Tensor) -> Any:
+    if torch.compiler.is_compiling():  # the graph has its own guards
+        return type(tensor)
+    return (_TRAITS if type(tensor) is Tensor else _TV_TRAITS)(tensor)
 
 
-def leaf_paths(value: Any, path: Path = ()) -> Iterator[Path]:
-    """Name the places of the leaves, in the order in which they are collected."""
-    if is_leaf(value):
+def field_paths(value: Any, signature: Signature, path: Path = ()) -> Iterator[Path]:
+    """Yield the keys and positions that lead to each field, in the order of :func:`flatten`."""
+    if signature[0] is not None:
         yield path
-    elif isinstance(value, Mapping):
-        for key in value:
-            yield from leaf_paths(value[key], (*path, pytree.MappingKey(key)))
-    elif hasattr(value, "_fields"):
-        for name, one in zip(value._fields, value, strict=True):
-            yield from leaf_paths(one, (*path, pytree.GetAttrKey(name)))
-    else:
-        for place, one in enumerate(value):
-            yield from leaf_paths(one, (*path, pytree.SequenceKey(place)))
+        return
+    keys, parts = signature[2], signature[3:]
+    inner = value if keys is None else [value[key] for key in keys]
+    names = keys or getattr(value, "_fields", range(len(parts)))
+    for name, part, one in zip(names, parts, inner, strict=True):
+        yield from field_paths(one, part, (*path, name))
 
 
-def unflatten(values: Sequence[Any], structure: Any) -> Any:
-    """Return a new batch in the nesting of ``structure`` with new leaves in the old places."""
-    return _put_back(structure, iter(values))
+def unflatten(batch: ParsedBatch) -> Any:
+    """Return the fields nested as the batch was given."""
+    return _unflatten(batch.structure, batch.signature, iter(batch.values))
 
 
-def _put_back(value: Any, leaves: Iterator[Any]) -> Any:
-    if is_leaf(value):
-        return next(leaves)
-    if isinstance(value, Mapping):
-        return rebuild(value, {key: _put_back(value[key], leaves) for key in value})
-    return rebuild(value, [_put_back(one, leaves) for one in value])
+def _unflatten(value: Any, signature: Signature, fields: Iterator[Any]) -> Any:
+    if signature[0] is not None:
+        return next(fields)
+    keys, parts = signature[2], signature[3:]
+    if keys is None:
+        pairs = zip(value, parts, strict=True)
+        return rebuild(value, [_unflatten(one, part, fields) for one, part in pairs])
+    new = {k: _unflatten(value[k], part, fields) for k, part in zip(keys, parts, strict=True)}
+    return rebuild(value, new)
 
 
 def rebuild(container: Any, parts: Any) -> Any:
-    """Put parts, a dict or a list, into a container of the kind of another one.
+    """Put parts, a dict or a list, into a container like another one.
 
-    As with ``default_collate``, one of a class of its own keeps what it holds beside its parts,
-    and becomes a dict or list if it cannot be made anew.
+    As with ``default_collate``, a container of a user's class keeps its attributes, and becomes a
+    dict or list if it cannot be built again.
     """
     kind = type(container)
     if kind in (dict, list):
@@ -107,15 +106,15 @@ def rebuild(container: Any, parts: Any) -> Any:
         return parts
 
 
-def is_leaf(value: Any) -> bool:
-    """Tell what is not looked into."""
-    if isinstance(value, Tensor) or not isinstance(value, (list, tuple, Mapping)):
+def _is_field(value: Any) -> bool:
+    """Whether a value is one field, not a container of fields."""
+    if not isinstance(value, (list, tuple, Mapping)) or isinstance(value, PairedLabels):
         return True
-    return isinstance(value, PairedLabels) or is_image_list(value) or is_objects(value)
+    return _is_image_list(value) or is_detection(value)
 
 
-def is_image_list(value: Any) -> bool:
-    """Tell the images of a detection batch; a list of batches has one axis more."""
+def _is_image_list(value: Any) -> bool:
+    """Whether a value is a list of images; a list of batches has one more axis."""
     return (
         type(value) in (list, tuple)
         and len(value) > 0
@@ -124,8 +123,8 @@ def is_image_list(value: Any) -> bool:
     )
 
 
-def is_objects(value: Any) -> bool:
-    """Tell detection targets: a list or tuple of mappings with boxes."""
+def is_detection(value: Any) -> bool:
+    """Whether a value is a list of detection targets: mappings with boxes."""
     return (
         type(value) in (list, tuple)
         and len(value) > 0
@@ -133,32 +132,15 @@ def is_objects(value: Any) -> bool:
     )
 
 
-def key_of(step: Any) -> Any:
-    """Return the key, name or position of one step of a path."""
-    return next((getattr(step, a) for a in ("key", "name", "idx") if hasattr(step, a)), None)
-
-
-def is_in_order(path: Path) -> bool:
-    """Tell a place that no mapping leads to, whose keys may come in any order."""
-    return not any(isinstance(step, pytree.MappingKey) for step in path)
-
-
 def format_path(path: Path) -> str:
-    """Return a place in words, such as ``[0]['image']``."""
-    return pytree.keystr(path) or "the top"
+    """Return a path as text, such as ``[0]['image']``."""
+    return "".join(f"[{key!r}]" for key in path) or "the top"
 
 
-def find_lists(paths: Sequence[Path], length: int, without: Sequence[Path]) -> list[Path]:
-    """Return the places of lists with ``length`` items that hold none of certain leaves."""
+def find_lists(paths: Sequence[Path], length: int, images: Sequence[Path]) -> list[Path]:
+    """Return the paths of lists with ``length`` items that hold no images."""
     counts: dict[Path, int] = {}
     for path in paths:
-        for depth, step in enumerate(path):
-            if isinstance(step, pytree.SequenceKey):
-                counts[path[:depth]] = step.idx + 1
-    held = {path[:depth] for path in without for depth in range(len(path))}
-    return [path for path, count in counts.items() if count == length and path not in held]
-
-
-def is_under(path: Path, lists: Sequence[Path]) -> Path | None:
-    """Return which of certain lists a leaf lies in, if it is in one."""
-    return next((held for held in lists if path[: len(held)] == held), None)
+        counts.update({path[:i]: key + 1 for i, key in enumerate(path) if isinstance(key, int)})
+    above = {path[:depth] for path in images for depth in range(len(path))}
+    return [path for path, count in counts.items() if count == length and path not in above]

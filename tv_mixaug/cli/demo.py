@@ -24,7 +24,7 @@ from tv_mixaug import viz
 from tv_mixaug.extras import flowers
 from tv_mixaug.extras.io import read_image
 from tv_mixaug.loading.collate import CollateFn, make_collate_fn
-from tv_mixaug.transforms.mix import CutMix, Cutout, Mixup
+from tv_mixaug.transforms import CutMix, Cutout, Mixup
 
 T = TypeVar("T")
 _SEED = 4

@@ -224,7 +224,7 @@ def _find_pictures(folder: Path) -> tuple[list[str], list[tuple[Path, int]]]:
 
 
 def _make_transform(args: argparse.Namespace, num_classes: int) -> tuple[MixTransform, str]:
-    from tv_mixaug.transforms.mix import CutMix, Cutout, Mixup
+    from tv_mixaug.transforms import CutMix, Cutout, Mixup
 
     kinds: dict[str, tuple[Any, str, float, str]] = {
         "cutmix": (CutMix, "alpha", 1.0, "hole"),

@@ -1,7 +1,7 @@
-"""Kernels: what blend, paste and fill are, as pure functions of tensors, without plan or state.
+"""Kernels: blend, paste, fill and noise as pure functions of tensors.
 
-They take any device and any trailing shape, are differentiable, compile with ``fullgraph=True``
-and never make a GPU wait: shapes are checked, values are not.
+They take any device and any trailing shape, are differentiable, compile with ``fullgraph=True`` and
+never make a GPU wait: shapes are checked, values are not.
 """
 
 from __future__ import annotations
@@ -11,27 +11,26 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from tv_mixaug._validation import check_fill
 from tv_mixaug.engine.sampling import constants
 
-Bytes = npt.NDArray[np.uint8]
 MIXED_DTYPES = (torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64)
+# A smaller sample, in bytes, costs less than the calls that would treat it by itself.
+SMALL_SAMPLE = 1 << 16
 
 
 def mixup(images: Tensor, partner: Tensor, lam: Tensor) -> Tensor:
-    """Blend every sample with its partner: ``lam * own + (1 - lam) * partner``.
+    """Blend every sample with its partner: ``lam * original + (1 - lam) * partner``.
 
     From "mixup: Beyond Empirical Risk Minimization" (Zhang et al., 2018).
 
     Args:
         images: (B, ...) uint8, float16, bfloat16, float32 or float64.
         partner: (B,) int64, values in [0, B).
-        lam: (B,) float, values in [0, 1]: the weight of the own sample.
+        lam: (B,) float, values in [0, 1]: the weight of the original.
 
     Returns:
         A new tensor like ``images``. The sum is computed in float32 or wider; uint8 is rounded to
@@ -46,22 +45,17 @@ def mixup(images: Tensor, partner: Tensor, lam: Tensor) -> Tensor:
         >>> mixup(images, torch.tensor([1, 0]), torch.tensor([0.75, 0.5])).tolist()
         [[0.25], [0.5]]
     """
-    check_batch(images, partner)
+    check_partners(images, partner)
     check_blend(images)
     _check_rows("lam", lam, images, "floating point")
-    if images.dtype == torch.uint8 and images.is_cpu and not torch.compiler.is_compiling():
-        # A batch on the CPU is blended by OpenCV everywhere, so that all ways give the same bits.
-        pixels, out = images.numpy(), np.empty(images.shape, np.uint8)
-        for row, (other, own_weight) in enumerate(zip(partner.tolist(), lam.tolist(), strict=True)):
-            blend_bytes(pixels[row], pixels[other], own_weight, out[row])
-        return torch.from_numpy(out)
-    return blend(images, images[partner.to(images.device, non_blocking=True)], column(lam, images))
+    partners = images[partner.to(images.device, non_blocking=True)]
+    return blend(images, partners, lam_column(lam, images))
 
 
 def cutmix(
     images: Tensor, partner: Tensor, boxes: Tensor, *, axes: Sequence[int] | None = None
 ) -> Tensor:
-    """Paste each sample's box from its partner, at the same place.
+    """Paste each sample's boxes from its partner, at the same place.
 
     From "CutMix: Regularization Strategy to Train Strong Classifiers with Localizable Features"
     (Yun et al., 2019).
@@ -71,7 +65,7 @@ def cutmix(
         partner: (B,) int64, values in [0, B).
         boxes: (B, 4) or (B, N, 4) int64 pixels x1, y1, x2, y2, half-open; 6 columns x1, y1, z1, x2,
             y2, z2 for cuboids.
-        axes: The axes of ``images`` that the boxes cut, slowest first; by default the last 2 or 3.
+        axes: The axes of ``images`` that boxes cut, slowest first; by default the last 2 or 3.
 
     Returns:
         A new tensor like ``images``.
@@ -81,13 +75,13 @@ def cutmix(
         ValueError: If shapes do not agree.
 
     Example:
-        >>> images = torch.tensor([[[1, 1]], [[2, 2]]])  # two pictures, 1 x 2 pixels
+        >>> images = torch.tensor([[[1, 1]], [[2, 2]]])  # two pictures of 1 x 2 pixels
         >>> boxes = torch.tensor([[0, 0, 1, 1], [0, 0, 0, 0]])
         >>> cutmix(images, torch.tensor([1, 0]), boxes).tolist()
         [[[2, 1]], [[2, 2]]]
     """
-    check_batch(images, partner)
-    inside = inside_boxes(images, boxes, axes)
+    check_partners(images, partner)
+    inside = box_mask(images, boxes, axes)
     return torch.where(inside, images[partner.to(images.device, non_blocking=True)], images)
 
 
@@ -98,7 +92,7 @@ def cutout(
     *,
     axes: Sequence[int] | None = None,
 ) -> Tensor:
-    """Overwrite each sample's boxes with ``fill``.
+    """Fill each sample's boxes.
 
     From "Improved Regularization of Convolutional Neural Networks with Cutout"
     (DeVries and Taylor, 2017).
@@ -109,7 +103,7 @@ def cutout(
             for cuboids.
         fill: A number, a value for each channel (the third axis from the end for a sequence), or
             a tensor that broadcasts to ``images``.
-        axes: The axes of ``images`` that the boxes cut, slowest first; by default the last 2 or 3.
+        axes: The axes of ``images`` that boxes cut, slowest first; by default the last 2 or 3.
 
     Returns:
         A new tensor like ``images``.
@@ -122,18 +116,16 @@ def cutout(
         >>> cutout(torch.ones(1, 1, 1, 3), torch.tensor([[0, 0, 2, 1]]), fill=0.5).tolist()
         [[[[0.5, 0.5, 1.0]]]]
     """
-    _check_tensor("images", images)
-    inside = inside_boxes(images, boxes, axes)
+    check_tensor("images", images)
+    inside = box_mask(images, boxes, axes)
     if isinstance(fill, str):
         raise TypeError(f"fill must be a number, a sequence or a tensor, got {fill!r}.")
-    if not isinstance(fill, Tensor):
-        fill = fill_tensor(check_fill(fill), images)
-    check_broadcast(fill, images)
-    return torch.where(inside, fill.to(images.device, images.dtype, non_blocking=True), images)
+    value = fill_tensor(fill if isinstance(fill, Tensor) else check_fill("fill", fill), images)
+    return torch.where(inside, value, images)
 
 
 def mix_labels(labels: Tensor, partner: Tensor, lam: Tensor) -> Tensor:
-    """Mix label rows: ``lam * own + (1 - lam) * partner``.
+    """Mix label rows: ``lam * original + (1 - lam) * partner``.
 
     Args:
         labels: (B, K) one-hot, multi-hot or soft labels, or any (B, ...) targets to be mixed
@@ -142,7 +134,7 @@ def mix_labels(labels: Tensor, partner: Tensor, lam: Tensor) -> Tensor:
         lam: (B,) float in [0, 1].
 
     Returns:
-        A new float32 tensor in the shape of ``labels``.
+        A new float32 tensor with the shape of ``labels``.
 
     Raises:
         TypeError: If an argument is of the wrong kind.
@@ -152,65 +144,94 @@ def mix_labels(labels: Tensor, partner: Tensor, lam: Tensor) -> Tensor:
         >>> mix_labels(torch.eye(2), torch.tensor([1, 0]), torch.tensor([0.75, 0.5])).tolist()
         [[0.75, 0.25], [0.5, 0.5]]
     """
-    _check_tensor("labels", labels)
-    _check_rows("partner", partner, labels, "int64")
+    check_partners(labels, partner, name="labels")
     _check_rows("lam", lam, labels, "floating point")
-    own = labels.to(torch.float32)
-    partner = partner.to(own.device, non_blocking=True)
-    return torch.lerp(own, own.index_select(0, partner), column(lam, own))
+    rows = labels.to(torch.float32)
+    partners = rows.index_select(0, partner.to(rows.device, non_blocking=True))
+    return torch.lerp(rows, partners, 1 - lam_column(lam, rows))
 
 
-# --- What the kernels are made of ----------------------------------------------------------------
+# --- Parts of the kernels -----------------------------------------------------------------------
 
 
-def blend(own: Tensor, other: Tensor, weight: float | Tensor, out: Tensor | None = None) -> Tensor:
-    """Interpolate from ``own`` to ``other``, in float32 or wider; integers are rounded to nearest.
+def is_small(batch: Any) -> bool:
+    """Whether the samples of a batch are mixed faster together than one by one."""
+    size: int = batch.shape[1:].numel() * batch.dtype.itemsize
+    return size < SMALL_SAMPLE
+
+
+def lam_column(lam: Tensor, images: Tensor) -> Tensor:
+    """Return (B,) weights in float32 or wider, where the images are and broadcastable to them."""
+    wide = torch.float64 if images.dtype == torch.float64 else torch.float32
+    return lam.to(images.device, wide, non_blocking=True).view(-1, *[1] * (images.ndim - 1))
+
+
+def blend(
+    images: Tensor, partners: Tensor, lam: float | Tensor, out: Tensor | None = None
+) -> Tensor:
+    """Return ``lam * images + (1 - lam) * partners``, computed in float32 or wider.
 
     Args:
-        own: Any floating point dtype, or uint8.
-        other: The same.
-        weight: The share of ``other``: a number, or a float32 or float64 tensor that broadcasts.
-        out: Where the result goes; new memory by default.
+        images: uint8, which is rounded to the nearest value, or any floating point dtype.
+        partners: The same.
+        lam: A number, or a float32 or float64 tensor that broadcasts to the images.
+        out: The tensor to write to; a new one by default.
     """
-    if own.dtype == torch.uint8:
-        # What is stored as an integer loses its fraction: half a grey level rounds it to nearest.
-        if isinstance(weight, float) and torch.get_default_dtype() != torch.float32:
-            # Integers and numbers would be computed in that dtype.
-            weight = torch.full((), weight, dtype=torch.float32, device=own.device)
-        if isinstance(weight, float):
-            mixed = torch.rsub(other, 0.5, alpha=-weight).add_(own, alpha=1 - weight)
-        else:
-            half = torch.full((), 0.5, dtype=weight.dtype, device=own.device)
-            mixed = torch.addcmul(half, other, weight).addcmul_(own, 1 - weight)
-    elif isinstance(weight, float) or weight.dtype == own.dtype:
-        return torch.lerp(own, other, weight, out=out)
+    if images.dtype == torch.uint8:
+        is_host = images.is_cpu and not torch.compiler.is_compiling()
+        mixed = (_blend_host_bytes if is_host else _blend_bytes)(images, partners, lam, out)
+    elif isinstance(lam, float) or lam.dtype == images.dtype:
+        return torch.lerp(images, partners, 1 - lam, out=out)
     else:
-        mixed = own.to(weight.dtype).lerp(other.to(weight.dtype), weight)
-    return mixed.to(own.dtype) if out is None else out.copy_(mixed)
+        mixed = images.to(lam.dtype).lerp(partners.to(lam.dtype), 1 - lam).to(images.dtype)
+    return mixed if out is None or out is mixed else out.copy_(mixed)
 
 
-def blend_bytes(own: Bytes, other: Bytes, lam: float, out: Bytes) -> None:
-    """Blend uint8 arrays into ``out``, which is contiguous, rounded to nearest."""
+def _blend_bytes(
+    images: Tensor, partners: Tensor, lam: float | Tensor, out: Tensor | None
+) -> Tensor:
+    """Blend in float32; the conversion to uint8 cuts the fraction, so 0.5 is added before."""
+    if isinstance(lam, float) and torch.get_default_dtype() != torch.float32:
+        # Integers times a number are computed in the default dtype.
+        lam = torch.full((), lam, dtype=torch.float32, device=images.device)
+    if isinstance(lam, float):
+        mixed = torch.rsub(partners, 0.5, alpha=lam - 1).add_(images, alpha=lam)
+    else:
+        half = torch.full((), 0.5, dtype=lam.dtype, device=images.device)
+        mixed = torch.addcmul(half, partners, 1 - lam).addcmul_(images, lam)
+    return mixed.to(torch.uint8)
+
+
+def _blend_host_bytes(
+    images: Tensor, partners: Tensor, lam: float | Tensor, out: Tensor | None
+) -> Tensor:
+    """Blend with OpenCV, in a sixth of torch's time, or small samples together with its bits."""
+    if isinstance(lam, Tensor) and is_small(images):
+        # OpenCV rounds one product to float32, then the sum, and the result half to even.
+        exact = (images * lam.double()).add_(partners * (1 - lam.float()))
+        return exact.to(torch.float32).round_().to(torch.uint8)
     from cv2 import addWeighted  # slow to import, and only uint8 needs it
 
-    addWeighted(own.reshape(1, -1), lam, other.reshape(1, -1), 1 - lam, 0.0, out.reshape(1, -1))
-
-
-def column(lam: Tensor, images: Tensor) -> Tensor:
-    """Return the partners' weights on the images' device, to be broadcast to their samples."""
-    wide = torch.float64 if images.dtype == torch.float64 else torch.float32
-    weight = 1 - lam.to(images.device, wide, non_blocking=True)
-    return weight.view(-1, *[1] * (images.ndim - 1))
+    done = out if out is not None and out.is_contiguous() else torch.empty_like(images).contiguous()
+    if isinstance(lam, float) or lam.numel() == 1:
+        rows = [(images, partners, float(lam), done)]
+    else:
+        rows = [*zip(images, partners, lam.flatten().tolist(), done, strict=True)]
+    for one, other, weight, target in rows:
+        flat = (x.numpy().reshape(1, -1) for x in (one, other, target))
+        first, second, result = flat
+        addWeighted(first, weight, second, 1 - weight, 0.0, result)
+    return done
 
 
 def cut_axes(ndim: int, boxes: Any, axes: Sequence[int] | None) -> tuple[int, ...]:
-    """Return the axes that boxes cut, slowest first: as given, or the last ones."""
+    """Return the axes that boxes cut, slowest first: the given ones, or the last ones."""
     dims = boxes.shape[-1] // 2
     return tuple(axis % ndim for axis in (range(-dims, 0) if axes is None else axes))
 
 
-def inside_boxes(images: Tensor, boxes: Tensor, axes: Sequence[int] | None = None) -> Tensor:
-    """Return the bool mask of (B, 2 d) or (B, N, 2 d) boxes, to be broadcast to ``images``.
+def box_mask(images: Tensor, boxes: Tensor, axes: Sequence[int] | None = None) -> Tensor:
+    """Return the bool mask of (B, 2 d) or (B, N, 2 d) boxes, broadcastable to ``images``.
 
     Raises:
         TypeError: If boxes or axes are of the wrong kind.
@@ -221,7 +242,7 @@ def inside_boxes(images: Tensor, boxes: Tensor, axes: Sequence[int] | None = Non
     boxes = boxes[:, None] if boxes.ndim == 2 else boxes
     dims, sides = boxes.shape[-1] // 2, []
     for place, axis in enumerate(cut_axes(images.ndim, boxes, axes)):
-        corner = dims - 1 - place  # the axes run from slow to fast, the corners start with x
+        corner = dims - 1 - place  # the slowest axis comes first in axes and last in corners
         at = torch.arange(images.shape[axis], device=images.device)
         on_axis = (at >= boxes[..., corner, None]) & (at < boxes[..., dims + corner, None])
         shape = [1] * (images.ndim - 1)
@@ -231,55 +252,57 @@ def inside_boxes(images: Tensor, boxes: Tensor, axes: Sequence[int] | None = Non
     return inside[:, 0] if boxes.shape[1] == 1 else inside.any(1)
 
 
-def fill_tensor(fill: float | Sequence[float], images: Tensor, channel_axis: int = -3) -> Tensor:
-    """Return a number, or a value for each index of an axis, as a tensor to be broadcast."""
+def fill_tensor(
+    fill: float | Sequence[float] | Tensor, images: Tensor, channel_axis: int | None = -3
+) -> Tensor:
+    """Return a fill as a tensor of the images' dtype and device, broadcastable to them."""
+    if isinstance(fill, Tensor):
+        check_broadcast(fill, images)
+        return fill.to(images.device, images.dtype, non_blocking=True)
     check_fits("fill", fill, images.dtype)
     if not isinstance(fill, Sequence):
         return torch.full((), fill, dtype=images.dtype, device=images.device)
     values = constants(fill, images.dtype, images.device)
-    return values.view(-1, *[1] * (images.ndim - 1 - channel_axis % images.ndim))
+    channel_axis = -1 if channel_axis is None else channel_axis
+    value = values.view(-1, *[1] * (images.ndim - 1 - channel_axis % images.ndim))
+    check_broadcast(value, images)
+    return value
 
 
-def noise(seeds: Tensor, images: Tensor, fill: str, channel_axis: int = -3) -> Tensor:
-    """Make noise of seeds for a whole batch, on its device and without a look at values.
+def noise(seeds: Tensor, places: Tensor, dtype: torch.dtype) -> Tensor:
+    """Generate the noise of places in samples, the same on every device.
 
-    A value depends on its sample's seed and on its place in the sample alone: both go through two
+    A value depends only on the seed of its box and its place in the sample: both go through two
     rounds of an integer hash.
 
     Args:
-        seeds: (B,) int64, >= 0.
-        images: (B, ...) of the dtype and on the device wanted.
-        fill: "noise": a value for each pixel and channel; "color": one for each channel.
-        channel_axis: The axis of the channels.
+        seeds: int64 seeds >= 0 that broadcast with ``places``.
+        places: int32 numbers of the elements in their sample.
+        dtype: The dtype of the noise.
 
     Returns:
-        A tensor of the images' dtype that broadcasts to them: uniform over 0 to 255 for uint8,
-        standard normal for floating point.
+        For integers, uniform over 0 to 255; for floating point, standard normal.
     """
-    shape = list(images.shape)
-    if fill == "color":
-        shape[1:] = [n if a == channel_axis % len(shape) else 1 for a, n in enumerate(shape)][1:]
-    low, high = ((seeds >> by & 0x7FFFFFFF).to(torch.int32)[:, None] for by in (0, 31))
-    places = torch.arange(math.prod(shape[1:]), dtype=torch.int32, device=images.device)
-    bits = _scramble(_scramble(places + low) ^ high).view(shape)
-    if not images.is_floating_point():
-        return (bits & 0xFF).to(images.dtype)
+    low, high = ((seeds >> by & 0x7FFFFFFF).to(torch.int32) for by in (0, 31))
+    bits = _scramble(_scramble(places + low) ^ high)
+    if not dtype.is_floating_point:
+        return (bits & 0xFF).to(dtype)
     uniform = ((bits >> 8 & 0xFFFFFF).to(torch.float32) + 0.5) * 2**-23 - 1  # in (-1, 1)
-    return (torch.erfinv(uniform) * math.sqrt(2)).to(images.dtype)
+    return (torch.erfinv(uniform) * math.sqrt(2)).to(dtype)
 
 
 def _scramble(bits: Tensor) -> Tensor:
-    """Hash int32, each bit of the result by all of the argument's; products wrap."""
+    """Hash int32 so that each bit of the result depends on all bits; products wrap."""
     bits = (bits ^ (bits >> 16 & 0xFFFF)) * 0x21F0AAAD
     bits = (bits ^ (bits >> 15 & 0x1FFFF)) * 0x735A2D97
     return bits ^ (bits >> 15 & 0x1FFFF)
 
 
-# --- Checks: of kinds and shapes, never of a tensor's values ------------------------------------
+# --- Checks: kinds and shapes, never a tensor's values --------------------------------------------
 
 
 def check_fits(name: str, value: float | Sequence[float], dtype: torch.dtype) -> None:
-    """Raise unless a dtype holds a number, or each of several."""
+    """Raise if a dtype cannot hold a number, or one of several."""
     if dtype.is_complex:
         return
     whole = not dtype.is_floating_point
@@ -293,32 +316,65 @@ def check_fits(name: str, value: float | Sequence[float], dtype: torch.dtype) ->
             raise ValueError(f"{name} must be {limits} for {_short(dtype)}, got {value}.")
 
 
-def check_batch(images: Any, partner: Any, name: str = "partner") -> None:
-    """Raise unless images and partners belong together."""
-    _check_tensor("images", images)
-    _check_rows(name, partner, images, "int64")
+def check_partners(images: Any, partner: Any, name: str = "images") -> None:
+    """Raise unless images and partners have the same batch axis."""
+    check_tensor(name, images)
+    _check_rows("partner", partner, images, "int64")
 
 
 def check_blend(images: Tensor) -> None:
-    """Raise unless images are of a dtype that can be blended."""
+    """Raise unless the dtype of images can be blended."""
     if images.dtype not in MIXED_DTYPES:
         raise TypeError(
-            "images must be uint8, float16, bfloat16, float32 or float64, "
-            f"got {_short(images.dtype)}; blending would make no sense of it."
+            "images must be uint8, float16, bfloat16, float32 or float64 to be blended, got "
+            f"{_short(images.dtype)}."
         )
 
 
-def check_boxes(images: Tensor, boxes: Any, axes: Any) -> None:
-    """Raise unless boxes and the axes that they cut fit the images."""
-    _check_boxes(boxes, images)
-    _check_axes(axes, boxes, images)
+def check_broadcast(fill: Tensor, images: Tensor) -> None:
+    """Raise unless a fill broadcasts to the shape of the images."""
+    sides = images.shape[max(0, images.ndim - fill.ndim) :]
+    fits = len(sides) == fill.ndim
+    if not fits or any(n not in (1, side) for n, side in zip(fill.shape, sides, strict=True)):
+        raise ValueError(
+            f"fill must broadcast to images of shape {tuple(images.shape)}, got shape "
+            f"{tuple(fill.shape)}."
+        )
+
+
+def check_boxes(images: Tensor, boxes: Any, axes: Any = None) -> None:
+    """Raise unless boxes, and the axes that they cut, fit the images."""
+    check_tensor("boxes", boxes)
+    if boxes.dtype != torch.int64:
+        raise TypeError(f"boxes must be int64, got {_short(boxes.dtype)}.")
+    if boxes.ndim not in (2, 3) or boxes.shape[-1] not in (4, 6):
+        raise ValueError(
+            f"boxes must be (B, 4), (B, 6), (B, N, 4) or (B, N, 6), got shape {tuple(boxes.shape)}."
+        )
+    dims = boxes.shape[-1] // 2
+    if boxes.shape[0] != images.shape[0] or images.ndim <= dims:
+        raise ValueError(
+            f"boxes must have a row for each image and cut {dims} of its axes, got shape "
+            f"{tuple(boxes.shape)} for images of shape {tuple(images.shape)}."
+        )
+    if axes is None:
+        return
+    if not isinstance(axes, (tuple, list)) or not all(type(axis) is int for axis in axes):
+        raise TypeError(f"axes must be a tuple of {dims} ints, got {axes!r}.")
+    places = {axis % images.ndim for axis in axes if -images.ndim <= axis < images.ndim}
+    if len(axes) != dims or len(places) != dims or 0 in places:
+        raise ValueError(
+            f"axes must be {dims} different axes after the first of images of shape "
+            f"{tuple(images.shape)}, got {axes!r}."
+        )
 
 
 def _short(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _check_tensor(name: str, value: Any) -> None:
+def check_tensor(name: str, value: Any) -> None:
+    """Raise unless a value is a tensor with a batch axis."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a tensor, got {type(value).__name__}.")
     if value.ndim == 0:
@@ -326,53 +382,8 @@ def _check_tensor(name: str, value: Any) -> None:
 
 
 def _check_rows(name: str, value: Any, batch: Tensor, kind: str) -> None:
-    """Raise unless a value is a tensor of (B,) numbers of a kind."""
-    _check_tensor(name, value)
+    check_tensor(name, value)
     if not (value.dtype == torch.int64 if kind == "int64" else value.is_floating_point()):
         raise TypeError(f"{name} must be {kind}, got {_short(value.dtype)}.")
     if value.shape != batch.shape[:1]:
         raise ValueError(f"{name} must be of shape ({batch.shape[0]},), got {tuple(value.shape)}.")
-
-
-def _check_axes(axes: Any, boxes: Tensor, batch: Tensor) -> None:
-    if axes is None:
-        return
-    dims = boxes.shape[-1] // 2
-    if not isinstance(axes, (tuple, list)) or not all(type(axis) is int for axis in axes):
-        raise TypeError(f"axes must be a tuple of {dims} ints, got {axes!r}.")
-    places = {axis % batch.ndim for axis in axes if -batch.ndim <= axis < batch.ndim}
-    if len(axes) != dims or len(places) != dims or 0 in places:
-        raise ValueError(
-            f"axes must be {dims} different axes of images of shape {tuple(batch.shape)} behind "
-            f"the first, got {axes!r}."
-        )
-
-
-def check_broadcast(fill: Tensor, images: Tensor) -> None:
-    """Raise unless a fill broadcasts to the images without making them larger."""
-    sides = images.shape[max(0, images.ndim - fill.ndim) :]
-    if len(sides) != fill.ndim or not all(
-        one in (1, side) for one, side in zip(fill.shape, sides, strict=True)
-    ):
-        raise ValueError(
-            f"fill must broadcast to images of shape {tuple(images.shape)}, got shape "
-            f"{tuple(fill.shape)}."
-        )
-
-
-def _check_boxes(boxes: Any, batch: Tensor) -> None:
-    _check_tensor("boxes", boxes)
-    if boxes.dtype != torch.int64:
-        raise TypeError(f"boxes must be int64, got {_short(boxes.dtype)}.")
-    if boxes.ndim not in (2, 3) or boxes.shape[-1] not in (4, 6):
-        raise ValueError(
-            "boxes must be of shape (B, 4), (B, 6), (B, N, 4) or (B, N, 6), got "
-            f"{tuple(boxes.shape)}."
-        )
-    if boxes.shape[0] != batch.shape[0]:
-        raise ValueError(f"boxes must have {batch.shape[0]} rows, got {boxes.shape[0]}.")
-    if batch.ndim <= boxes.shape[-1] // 2:
-        raise ValueError(
-            f"images must have a batch axis and {boxes.shape[-1] // 2} axes to cut, "
-            f"got shape {tuple(batch.shape)}."
-        )

@@ -1,9 +1,8 @@
-"""Plans: what is mixed with what, how much and where, as tensors to keep and as numbers to use."""
+"""Plans: which samples are mixed, how much and where."""
 
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -14,22 +13,22 @@ import torch.nn.functional as F
 from torch import Tensor
 
 NONE, FILL, BLEND, PASTE = range(4)
-APPLIED = (BLEND, PASTE, FILL)  # in the order in which a batch goes through them
+APPLIED = (BLEND, PASTE, FILL)  # the order in which operations are applied to a batch
 OP_NAMES = ("none", "fill", "blend", "paste")
 
 
 class Plan(NamedTuple):
-    """Hold one batch's mix as plain tensors, so that it can be pinned, moved, stored and replayed.
+    """The mix of one batch as plain tensors, which can be pinned, moved, stored and replayed.
 
     Attributes:
-        op: (B,) uint8, what was done to each sample: 0 nothing, 1 boxes filled, 2 blended with the
-            partner, 3 boxes pasted from the partner (names in ``OP_NAMES``).
-        partner: (B,) int64, index in the batch of the sample mixed in; oneself where there is none.
-        lam: (B,) float32 in [0, 1], the label weight of the sample's own image; the partner has
-            ``1 - lam``.
-        boxes: (B, N, 2 d) int64 pixels, N boxes for each sample in d = 2 or 3 axes: x1, y1, x2, y2
-            or x1, y1, z1, x2, y2, z2, half-open and clipped to the image, all zeros where empty.
-        noise: (B,) int64, the seeds from which ``fill="noise"`` is generated.
+        op: (B,) uint8, the operation on each sample: 0 none, 1 fill boxes, 2 blend with the
+            partner, 3 paste boxes of the partner (the names are in ``OP_NAMES``).
+        partner: (B,) int64, index in the batch of each sample's partner; its own index if it has
+            none.
+        lam: (B,) float32 in [0, 1], the label weight of the original; the partner has ``1 - lam``.
+        boxes: (B, N, 2 d) int64 pixels, N boxes per sample in d = 2 or 3 axes: x1, y1, x2, y2 or
+            x1, y1, z1, x2, y2, z2, half-open and clipped to the image. Unused boxes are all zeros.
+        noise: (B,) int64, the seeds that ``fill="noise"`` and ``fill="color"`` are generated from.
     """
 
     op: Tensor
@@ -39,37 +38,28 @@ class Plan(NamedTuple):
     noise: Tensor
 
     def __repr__(self) -> str:
-        return describe(self)
+        return summarize(self)
 
     def to(self, device: torch.device | str | int, non_blocking: bool = False) -> Plan:
         """Move all fields to a device, as ``Tensor.to`` does."""
         return Plan(*(x.to(device=device, non_blocking=non_blocking) for x in self))
 
 
-def describe(items: Any) -> str:
-    """Return what a plan or paired labels are printed as: counts, ranges and shapes, no numbers."""
-    parts = []
-    for name, item in zip(items._fields, items, strict=True):
-        text = repr(item)
-        if isinstance(item, Tensor):
-            text = f"{tuple(item.shape)} {str(item.dtype).removeprefix('torch.')}"
-            # Of tensors that stand for others, as while compiling, there are no values.
-            known = type(item) is Tensor and not item.is_meta and item.numel() > 0
-            if known and name == "op":
-                counts = sorted(Counter(item.flatten().tolist()).items())
-                names = dict(enumerate(OP_NAMES))
-                text = f"[{', '.join(f'{n} {names.get(op, op)}' for op, n in counts)}]"
-            elif known and name == "lam":
-                text = f"[{float(item.min()):.2f} to {float(item.max()):.2f}]"
-        parts.append(f"{name}={text}")
+def summarize(items: Any) -> str:
+    """Return the repr of a namedtuple of tensors: shapes and dtypes, but no values."""
+    texts = (
+        f"{tuple(x.shape)} {str(x.dtype).removeprefix('torch.')}" if isinstance(x, Tensor) else x
+        for x in items
+    )
+    parts = (f"{name}={text}" for name, text in zip(items._fields, texts, strict=True))
     return f"{type(items).__name__}({', '.join(parts)})"
 
 
-def take_items(kind: type[Any]) -> None:
-    """Let a namedtuple be made from one iterable of its fields too, and be loaded as weights.
+def accept_iterable(kind: type[Any]) -> None:
+    """Let a namedtuple of tensors also be built from one iterable, and be loaded as weights.
 
     Hugging Face's Trainer and fastai rebuild what they move between devices as
-    ``type(x)(generator)``, and ``torch.load`` opens only what it was told to be harmless.
+    ``type(x)(generator)``, and ``torch.load`` opens only registered classes.
     """
     make = kind.__new__
 
@@ -78,129 +68,94 @@ def take_items(kind: type[Any]) -> None:
             items = tuple(items[0])
         return make(cls, *items, **named)
 
-    kind.__new__ = new  # type: ignore  # a NamedTuple has no place to write one of its own
+    kind.__new__ = new  # type: ignore  # a NamedTuple cannot define it in its body
     torch.serialization.add_safe_globals([kind])
 
 
-take_items(Plan)
+accept_iterable(Plan)
 
 
 @dataclass(slots=True)
 class CompactPlan:
-    """Hold a plan as the numbers and arrays that it is carried out by.
+    """A plan whose batch-wide values are stored once.
 
-    What is the same for all samples is one number: that decides how a batch is treated, so it is
-    kept from the draw on, or found once where a plan of tensors is given.
+    A batch that is mixed by one shift, one weight and one box needs no loop over samples, so values
+    that all samples share stay numbers from sampling on.
 
     Attributes:
         count: B.
         op: The operation of all samples, or (B,) uint8.
-        partner: A cyclic shift, by which the partner of sample i is i - shift, or (B,) int64.
-        lam: The weight of all samples, in float32, or (B,) float32.
-        boxes: (1, N, 2 d) int64 for all samples, or (B, N, 2 d).
+        partner: The cyclic shift s by which sample i has the partner i - s, or (B,) int64.
+        lam: The label weight of all originals, rounded to float32, or (B,) float32.
+        boxes: N lists of 2 d ints for all samples, or (B, N, 2 d) int64.
         noise: (B,) int64 seeds, or None.
-        unknown: The plan itself where its values cannot be looked at: on a device, or while
-            compiling. Of the fields above only ``op`` then says something, if it is a number.
-        among: The operations that may be in an unknown plan.
-        only: The operation that all samples have, or None where they differ.
-        ops: The operations to be carried out; all that there are where the plan is unknown.
-        shift: The cyclic shift that gives every partner, or None.
-        mixes: Whether anything of a partner comes in.
+        ops: The operations that may occur, in the order in which they are applied.
+        known: Whether values may be looked at; they may not on a device and in a traced graph.
+        only: The operation of all samples; None if they may differ.
     """
 
     count: int
     op: Any = NONE
     partner: Any = 0
     lam: Any = 1.0
-    boxes: Any = None
-    noise: Any = None
-    unknown: Plan | None = None
-    among: tuple[int, ...] = APPLIED
+    boxes: Any = ((0, 0, 0, 0),)
+    noise: Tensor | None = None
+    ops: tuple[int, ...] = APPLIED
+    known: bool = True
     only: int | None = field(init=False)
-    ops: tuple[int, ...] = field(init=False)
-    shift: int | None = field(init=False)
-    mixes: bool = field(init=False)
     _moved: Plan | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if self.unknown is None and not self.count:
+        if not self.count and self.known:
             self.op = NONE
         self.only = self.op if isinstance(self.op, int) else None
-        known = self.unknown is None
-        self.shift = self.partner if known and isinstance(self.partner, int) else None
         if self.only is not None:
             self.ops = (self.only,) if self.only else ()
-        else:
-            self.ops = tuple(op for op in self.among if not known or op in self.op)
-        self.mixes = BLEND in self.ops or PASTE in self.ops
+        elif self.known:
+            self.ops = tuple(op for op in APPLIED if bool((self.op == op).any()))
 
-    @classmethod
-    def of(cls, plan: Plan, among: tuple[int, ...] = APPLIED) -> CompactPlan:
-        """Find out what the samples of a plan share."""
-        if torch.compiler.is_compiling() or not plan.op.is_cpu:
-            return cls(len(plan.op), None, unknown=plan, among=among)
-        op, partner, lam, boxes, noise = (field.numpy() for field in plan)
-        count = len(op)
-        shift = (count - int(partner[0])) % count if count else 0
-        is_roll = np.array_equal(partner, _rolled(np.arange(count), shift))
-        return cls(
-            count,
-            int(op[0]) if _is_one(op) else op,
-            shift if is_roll else partner,
-            float(lam[0]) if _is_one(lam) else lam,
-            boxes[:1] if _is_one(boxes) else boxes,
-            noise,
-        )
+    @property
+    def shift(self) -> int | None:
+        """The cyclic shift that gives every partner; None if there is none."""
+        return self.partner if self.known and isinstance(self.partner, int) else None
 
-    def rows(self, op: int) -> Any:
-        """Return the samples that have an operation."""
-        return range(self.count) if self.only == op else np.flatnonzero(self.op == op).tolist()
+    @property
+    def mixes(self) -> bool:
+        """Whether pixels of partners are used."""
+        return BLEND in self.ops or PASTE in self.ops
 
-    def of_partners(self, values: Any) -> Any:
-        """Return an array with the partner's entry in the place of each sample's own."""
-        return values[self.partner] if self.shift is None else _rolled(values, self.shift)
+    def rows(self, op: int) -> Sequence[int]:
+        """Return the indices of the samples with an operation."""
+        if self.only == op:
+            return range(self.count)
+        rows: list[int] = (self.op == op).nonzero()[:, 0].tolist()
+        return rows
 
-    def partners(self) -> Any:
-        """Return the (B,) int64 partners, an array."""
-        return self.of_partners(np.arange(self.count))
+    def partners(self, device: torch.device | str = "cpu") -> Tensor:
+        """Return the (B,) int64 partners."""
+        if isinstance(self.partner, Tensor):
+            return self.partner
+        rows = torch.arange(self.count, device=device)
+        return (rows - int(self.partner)) % max(self.count, 1)
 
-    def weights(self) -> list[float]:
-        """Return the weight of each sample."""
-        if isinstance(self.lam, float):
-            return [self.lam] * self.count
-        weights: list[float] = self.lam.tolist()
-        return weights
-
-    def seeds(self) -> list[int]:
-        """Return the seed of each sample's noise, 0 where none was drawn."""
-        seeds: list[int] = [0] * self.count if self.noise is None else self.noise.tolist()
-        return seeds
-
-    def regions(self) -> list[list[list[int]]]:
-        """Return the boxes of each sample."""
-        boxes: list[list[list[int]]] = self.boxes.tolist()
-        return boxes * self.count if len(boxes) == 1 else boxes
-
-    def plan(self) -> Plan:
-        """Return the plan as tensors of its own on the CPU."""
-        if self.unknown is not None:
-            return self.unknown
-        size = (self.count,)
-        boxes = np.broadcast_to(self.boxes, (self.count, *self.boxes.shape[1:]))
-        noise = np.zeros(size, np.int64) if self.noise is None else self.noise.copy()
-        fields = (
-            np.broadcast_to(np.asarray(self.op, np.uint8), size).copy(),
-            self.partners().copy(),
-            np.broadcast_to(np.asarray(self.lam, np.float32), size).copy(),
-            boxes.copy(),
-            noise,
-        )
-        return Plan(*map(torch.from_numpy, fields))
+    def plan(self, device: torch.device | str = "cpu") -> Plan:
+        """Return the plan as tensors; ``device`` is that of values that are not tensors yet."""
+        count, op, lam, boxes, noise = self.count, self.op, self.lam, self.boxes, self.noise
+        if not isinstance(op, Tensor):
+            op = torch.full((count,), op, dtype=torch.uint8, device=device)
+        if not isinstance(lam, Tensor):
+            lam = torch.full((count,), lam, dtype=torch.float32, device=device)
+        if not isinstance(boxes, Tensor):
+            boxes = torch.tensor(boxes, dtype=torch.int64, device=device)[None]
+        boxes = boxes.expand(count, *boxes.shape[1:]).contiguous()
+        if noise is None:
+            noise = torch.zeros(count, dtype=torch.int64, device=device)
+        return Plan(op, self.partners(device), lam.expand(count), boxes, noise)
 
     def on(self, device: torch.device) -> Plan:
-        """Return the plan on a device, brought there once for all leaves, in two copies."""
+        """Return the plan on a device; one on the host is copied there once, in two transfers."""
         if self._moved is None or self._moved.op.device != device:
-            plan = self.plan()
+            plan = self.plan(device if not self.known else "cpu")
             if plan.op.device != device:
                 numbers = [x.view(self.count, -1) for x in (plan.op, plan.partner, plan.noise)]
                 moved = torch.cat([*numbers, plan.boxes.flatten(1)], 1)
@@ -212,87 +167,85 @@ class CompactPlan:
         return self._moved
 
 
+def compact(plan: Plan | CompactPlan, ops: tuple[int, ...] = APPLIED) -> CompactPlan:
+    """Return a plan with its batch-wide values stored once; ``ops`` may occur if it is unknown."""
+    if isinstance(plan, CompactPlan):
+        return plan
+    count = len(plan.op)
+    if torch.compiler.is_compiling() or not plan.op.is_cpu:
+        return CompactPlan(count, *plan, ops=ops, known=False)
+    op, partner, lam, boxes, _ = (x.numpy() for x in plan)
+    shift = -int(partner[0]) % count if count else 0
+    is_roll = np.array_equal(partner, (np.arange(count) - shift) % max(count, 1))
+    return CompactPlan(
+        count,
+        int(op[0]) if _is_constant(op) else plan.op,
+        shift if is_roll else plan.partner,
+        float(lam[0]) if _is_constant(lam) else plan.lam,
+        boxes[0].tolist() if _is_constant(boxes) else plan.boxes,
+        plan.noise,
+    )
+
+
 def make_plan(
     op: int,
     count: int,
-    applied: Any,
+    applied: bool | Tensor,
     *,
     partner: Any = 0,
     lam: Any = 1.0,
-    boxes: Any = None,
-    noise: Any = None,
+    boxes: Any = ((0, 0, 0, 0),),
+    noise: Tensor | None = None,
 ) -> CompactPlan:
-    """Do to the samples chosen what was drawn, and nothing to the others.
+    """Build the plan that applies one operation to the chosen samples.
 
     Args:
-        op: What is done.
+        op: The operation.
         count: B.
-        applied: Whether it is done to all samples, or (B,) bool.
-        partner: A cyclic shift or (B,) int64.
-        lam: The label weight of all samples or (B,) of each.
-        boxes: (1, N, 2 d) or (B, N, 2 d) int64; none by default.
+        applied: Whether it is applied to all samples, or (B,) bool.
+        partner: A cyclic shift, or (B,) int64.
+        lam: The label weight of all originals, or (B,).
+        boxes: N boxes of 2 d ints for all samples, or (1, N, 2 d) or (B, N, 2 d) int64.
         noise: (B,) int64 seeds, or None.
+
+    Raises:
+        TypeError: If numbers of the host are given while a graph is traced.
     """
-    drawn = next((x for x in (boxes, lam, partner, applied) if isinstance(x, Tensor)), None)
-    if drawn is not None:
-        return _make_unknown(op, count, applied, partner, lam, boxes, noise, drawn.device)
-    if torch.compiler.is_compiling():
+    sampled = [x for x in (boxes, lam, partner, applied) if isinstance(x, Tensor)]
+    known = not torch.compiler.is_compiling() and all(x.is_cpu for x in sampled)
+    if not (known or sampled):
         raise TypeError(
-            "draw() must draw tensors on the device of its generator inside torch.compile, got "
-            "arrays or numbers of the host; use tv_mixaug.engine.sampling, or mix in the loader."
+            "sample() must return tensors inside torch.compile, got numbers of the host; sample "
+            "with tv_mixaug.engine.sampling, or mix in the DataLoader."
         )
-    boxes = np.zeros((1, 1, 4), np.int64) if boxes is None else boxes
-    if isinstance(applied, bool) and not applied:
-        return CompactPlan(count, boxes=np.zeros((1, *boxes.shape[1:]), np.int64))
-    if not isinstance(applied, bool):
-        own = np.arange(count)
-        other = _rolled(own, partner) if isinstance(partner, int) else partner
-        partner, lam = np.where(applied, other, own), np.where(applied, lam, 1.0)
-        boxes = np.where(applied[:, None, None], boxes, 0)
-    ops = op if isinstance(applied, bool) else applied * np.uint8(op)
-    lam = lam.astype(np.float32) if getattr(lam, "ndim", 0) else float(np.float32(lam))
-    return CompactPlan(count, ops, partner, lam, boxes, noise)
-
-
-def _make_unknown(
-    op: int,
-    count: int,
-    applied: Any,
-    partner: Any,
-    lam: Any,
-    boxes: Any,
-    noise: Any,
-    device: torch.device,
-) -> CompactPlan:
-    """Do the same with what was drawn on a device."""
-    holes, sides = (1, 4) if boxes is None else boxes.shape[1:]
-    plan = identity_plan(count, sides // 2, holes, device=device)
-    if isinstance(applied, bool) and not applied:
-        return CompactPlan(count, NONE, unknown=plan)
-    partner = plan.partner if isinstance(partner, int) else partner  # a shift of 0
-    boxes = plan.boxes if boxes is None else boxes.expand(count, holes, sides)
-    lam = lam.to(torch.float32).expand(count) if isinstance(lam, Tensor) else plan.lam * lam
-    noise = plan.noise if noise is None else noise
-    if isinstance(applied, bool):
-        made = Plan(plan.op + op, partner, lam, boxes, noise)
-        return CompactPlan(count, op, unknown=made)
-    made = Plan(
-        (applied * op).to(torch.uint8),
-        torch.where(applied, partner, plan.partner),
-        torch.where(applied, lam, 1.0),
-        torch.where(applied[:, None, None], boxes, 0),
+    if known and isinstance(boxes, Tensor) and len(boxes) == 1:
+        boxes = boxes[0].tolist()
+    lam = lam.to(torch.float32) if isinstance(lam, Tensor) else float(np.float32(lam))
+    plan = CompactPlan(count, op, partner, lam, boxes, noise, known=known)
+    if applied is True:
+        return plan
+    if applied is False:
+        empty = (
+            torch.zeros_like(boxes) if isinstance(boxes, Tensor) else [[0] * len(b) for b in boxes]
+        )
+        return CompactPlan(count, boxes=empty, known=known)
+    full = plan.plan(applied.device)
+    return CompactPlan(
+        count,
+        applied.to(torch.uint8) * op,
+        torch.where(applied, full.partner, torch.arange(count, device=applied.device)),
+        torch.where(applied, full.lam, 1.0),
+        full.boxes * applied[:, None, None],
         noise,
+        (op,),
+        known,
     )
-    return CompactPlan(count, None, unknown=made, among=(op,))
 
 
 def choose_plans(plans: Sequence[Plan], chosen: Tensor) -> Plan:
-    """Give each sample its entry of the plan that was chosen for it.
+    """Give each sample its row of the plan chosen for it: (B,) indices, -1 for no plan.
 
-    Args:
-        plans: Plans of one batch. Where they differ in the number of boxes, N is the largest;
-            those without boxes may have fewer axes than the others.
-        chosen: (B,) int64, the place in ``plans`` of each sample's; -1 leaves the sample as it is.
+    N is the largest number of boxes; plans without boxes may have fewer axes than the others.
 
     Example:
         >>> one = identity_plan(2)._replace(lam=torch.tensor([0.25, 0.75]))
@@ -300,55 +253,38 @@ def choose_plans(plans: Sequence[Plan], chosen: Tensor) -> Plan:
         [1.0, 0.75]
     """
     count, sides = len(chosen), max(plan.boxes.shape[2] for plan in plans)
-    holes = max(plan.boxes.shape[1] for plan in plans)
-    every = [*plans, identity_plan(count, sides // 2, holes, device=chosen.device)]
-    boxes = [
-        F.pad(b, (0, sides - b.shape[2], 0, holes - b.shape[1])) for b in (p.boxes for p in every)
-    ]
-    padded = [plan._replace(boxes=b) for plan, b in zip(every, boxes, strict=True)]
+    number = max(plan.boxes.shape[1] for plan in plans)
     rows = torch.arange(count, device=chosen.device)
+    padded = []
+    for plan in (*plans, identity_plan(count, sides // 2, number, device=chosen.device)):
+        pads = (0, sides - plan.boxes.shape[2], 0, number - plan.boxes.shape[1])
+        padded.append(plan._replace(boxes=F.pad(plan.boxes, pads)))
     return Plan(*(torch.stack(fields)[chosen, rows] for fields in zip(*padded, strict=True)))
 
 
 def identity_plan(
-    batch_size: int, dims: int = 2, holes: int = 1, *, device: torch.device | str = "cpu"
+    batch_size: int, dims: int = 2, boxes: int = 1, *, device: torch.device | str = "cpu"
 ) -> Plan:
     """Return the plan that changes nothing.
 
     Args:
         batch_size: B, at least 0.
-        dims: Axes of a box: 2, or 3 for a cuboid.
-        holes: N, the number of boxes for each sample.
-        device: Where its tensors lie.
-
-    Returns:
-        A :class:`Plan` with every sample on its own, ``lam`` 1 and empty boxes.
+        dims: Axes of a box: 2, or 3 for cuboids.
+        boxes: N, the number of boxes per sample.
+        device: The device of its tensors.
 
     Example:
         >>> identity_plan(2).lam.tolist()
         [1.0, 1.0]
     """
-    return Plan(
-        op=torch.zeros(batch_size, dtype=torch.uint8, device=device),
-        partner=torch.arange(batch_size, device=device),
-        lam=torch.ones(batch_size, dtype=torch.float32, device=device),
-        boxes=torch.zeros(batch_size, holes, 2 * dims, dtype=torch.int64, device=device),
-        noise=torch.zeros(batch_size, dtype=torch.int64, device=device),
-    )
+    return CompactPlan(batch_size, boxes=[[0] * 2 * dims] * boxes).plan(device)
 
 
-def fit_plan(plan: Plan, sizes: Sequence[Sequence[int]]) -> Plan:
-    """Cut a plan down to the pixels that both images of a pair have, and count its weights anew.
+def clip_to_overlap(plan: Plan, sizes: Sequence[Sequence[int]]) -> Plan:
+    """Clip a plan to the pixels that both images of a pair have, and correct its weights.
 
-    Images of different sizes lie with their upper left corners on each other. What lies beyond the
-    partner stays own, so the own weight is the mean over all pixels of the own image.
-
-    Args:
-        plan: The plan, on the CPU, whose boxes lie in the own image.
-        sizes: Height and width of each image.
-
-    Returns:
-        The plan with boxes of partners that are clipped to both, and ``lam`` for the whole image.
+    Images of different sizes are aligned at their upper left corners. Pixels beyond the partner
+    stay original, so lam is the mean over all pixels of the original.
 
     Example:
         >>> plan = identity_plan(2)._replace(
@@ -357,13 +293,13 @@ def fit_plan(plan: Plan, sizes: Sequence[Sequence[int]]) -> Plan:
         ...     lam=torch.tensor([0.0, 0.5]),
         ...     boxes=torch.tensor([[[0, 0, 10, 10]], [[0, 0, 0, 0]]]),
         ... )
-        >>> fit_plan(plan, [(10, 10), (5, 20)]).lam.tolist()
+        >>> clip_to_overlap(plan, [(10, 10), (5, 20)]).lam.tolist()
         [0.5, 0.75]
     """
     lam, boxes = plan.lam.clone(), plan.boxes.clone()
     rows = zip(plan.op.tolist(), plan.partner.tolist(), plan.lam.tolist(), sizes, strict=True)
-    for row, (op, other, own, size) in enumerate(rows):
-        height, width = map(min, size, size if op == FILL else sizes[other])
+    for row, (op, partner, weight, size) in enumerate(rows):
+        height, width = map(min, size, size if op == FILL else sizes[partner])
         boxes[row].clamp_(max=torch.tensor([width, height] * 2, device="cpu"))
         boxes[row] *= (box_volumes(boxes[row]) > 0)[:, None]
         if op == PASTE:
@@ -371,30 +307,27 @@ def fit_plan(plan: Plan, sizes: Sequence[Sequence[int]]) -> Plan:
             for x1, y1, x2, y2 in boxes[row].tolist():
                 inside[y1:y2, x1:x2] = True
             lam[row] = 1 - int(inside.count_nonzero()) / math.prod(size)
-        elif op == BLEND and tuple(size) != tuple(sizes[other]):
-            lam[row] = 1 - (1 - own) * (height * width) / math.prod(size)
+        elif op == BLEND and tuple(size) != tuple(sizes[partner]):
+            lam[row] = 1 - (1 - weight) * (height * width) / math.prod(size)
     return plan._replace(lam=lam, boxes=boxes)
 
 
-def inner_lam(lam: float, size: Sequence[int], other: Sequence[int]) -> float:
-    """Return the weight of the own pixels under a partner that is blended in, from the image's."""
-    if tuple(size) == tuple(other):
+def overlap_lam(lam: float, size: Sequence[int], partner_size: Sequence[int]) -> float:
+    """Return the weight of original pixels where both images overlap, from the image's lam."""
+    if tuple(size) == tuple(partner_size):
         return lam
-    shared = math.prod(map(min, size, other))
+    shared = math.prod(map(min, size, partner_size))
     return max(0.0, 1 - (1 - lam) * math.prod(size) / shared)
 
 
 def box_volumes(boxes: Any) -> Any:
-    """Count the pixels of (..., 2 d) boxes, a tensor or an array: (...,) int64."""
-    dims = boxes.shape[-1] // 2
-    return (boxes[..., dims:] - boxes[..., :dims]).prod(-1)
+    """Count the pixels of (..., 2 d) boxes, a tensor, or of each box in a list of lists."""
+    if isinstance(boxes, Tensor):
+        dims = boxes.shape[-1] // 2
+        return (boxes[..., dims:] - boxes[..., :dims]).prod(-1)
+    halves = ((box[: len(box) // 2], box[len(box) // 2 :]) for box in boxes)
+    return [math.prod(high - low for low, high in zip(*half, strict=True)) for half in halves]
 
 
-def _rolled(values: Any, shift: int) -> Any:
-    """Return an array with each entry moved up by a cyclic shift; what falls out comes first."""
-    return np.concatenate((values[len(values) - shift :], values[: len(values) - shift]))
-
-
-def _is_one(values: Any) -> bool:
-    """Tell whether all samples have one value."""
+def _is_constant(values: Any) -> bool:
     return len(values) > 0 and bool((values == values[:1]).all())

@@ -1,9 +1,8 @@
-"""Draws: the only randomness of the package.
+"""Sampling: every random number of the package.
 
-Every draw takes a generator; None is torch's own, as in :mod:`torchvision.transforms.v2`. What is
-drawn for all samples is one number. What follows from the draws is computed on arrays: for so few
-numbers NumPy takes a third of torch's time. In the place of a generator of the host a device may
-stand, or a generator of one: then all are tensors there, and no value is looked at.
+Each function takes a source: a generator, None for torch's global generator, or a device. Values
+that all samples share are numbers if they come from the host; all others are tensors on the device
+of the source, and no value on a device is looked at.
 """
 
 from __future__ import annotations
@@ -14,269 +13,210 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Generator, Tensor
 
 Pairing = Literal["roll", "shuffle"] | Callable[[Tensor], Tensor]
-
 Source = Generator | torch.device | None
 
-MPS = torch.device("mps")  # which has no float64
-
-_fence = threading.RLock()
+_global_rng_lock = threading.RLock()
 
 
-def origin(source: Source) -> dict[str, Any]:
-    """Return where torch is to draw, and from what."""
+def sampling_kwargs(source: Source) -> dict[str, Any]:
+    """Return the device and generator arguments for torch's random functions."""
     if isinstance(source, torch.device):
         return {"device": source}
     return {"device": "cpu" if source is None else source.device, "generator": source}
 
 
 def is_on_device(source: Source) -> bool:
-    """Tell whether tensors are drawn, and not the host's numbers and arrays."""
+    """Whether all sampled values are tensors: on a device, and in a traced graph."""
     return isinstance(source, torch.device) or (source is not None and source.device.type != "cpu")
 
 
-def _given(values: Tensor, source: Source) -> Any:
-    if is_on_device(source):
-        return values
-    return values.numpy() if values.ndim else values.item()
+def _shared(value: Tensor, source: Source) -> Any:
+    return value if value.ndim or is_on_device(source) else value.item()
 
 
-def _library(values: Any) -> Any:
-    """Return what computes with tensors, or with arrays; the functions used have one name."""
-    return torch if isinstance(values, Tensor) else np
+def sample_uniform(size: Sequence[int], source: Source = None) -> Any:
+    """Sample float64 numbers in [0, 1); one number for the size ()."""
+    kwargs = sampling_kwargs(source)
+    is_mps = torch.device(kwargs["device"]).type == "mps"  # which has no float64
+    dtype = torch.float32 if is_mps else torch.float64
+    return _shared(torch.rand(tuple(size), dtype=dtype, **kwargs), source)
 
 
-def _as_like(size: Sequence[int], values: Any) -> Any:
-    """Return the sides of an image in the library and on the device of values."""
-    if isinstance(values, Tensor):
-        return constants(size, torch.int64, values.device)
-    return np.asarray(size)
-
-
-def sample_uniform(size: Sequence[int], generator: Source = None) -> Any:
-    """Draw numbers in [0, 1), float64; one number for the size ()."""
-    where, wide = origin(generator), torch.float64
-    if where["device"] == MPS:
-        wide = torch.float32
-    return _given(torch.rand(tuple(size), dtype=wide, **where), generator)
-
-
-def sample_applied(batch_size: int, p: float, per_sample: bool, generator: Source = None) -> Any:
-    """Draw which samples are transformed: a bool for all, or (B,) bool if ``per_sample``."""
-    if p in (0, 1):  # no coin is needed
+def sample_applied(batch_size: int, p: float, per_sample: bool, source: Source = None) -> Any:
+    """Sample which samples are transformed: a bool for all, or (B,) bool if ``per_sample``."""
+    if p in (0, 1):
         return bool(p)
-    drawn = sample_uniform((batch_size,) if per_sample else (), generator) < p
-    return drawn.expand(batch_size) if isinstance(drawn, Tensor) else drawn
+    applied = sample_uniform((batch_size,) if per_sample else (), source) < p
+    return applied.expand(batch_size) if isinstance(applied, Tensor) else applied
 
 
 def sample_lam(
     alpha: float | tuple[float, float],
     count: int | None,
-    generator: Source = None,
+    source: Source = None,
     *,
     lam: float | tuple[float, float] | None = None,
 ) -> Any:
-    """Draw weights from Beta(alpha, alpha) or from Beta(a, b), without NaN for any parameters > 0.
+    """Sample (count,) float64 weights from Beta(alpha, alpha), or from Beta(a, b) for a pair.
 
-    ``lam``, where it is given, takes the place of that law: one number, or the ends of a range.
-
-    Returns:
-        (count,) float64; one number where ``count`` is None.
+    One number is sampled if ``count`` is None. No parameters > 0 give NaN. If ``lam`` is given it
+    is used instead: one number, or the ends of a uniform distribution.
     """
-    where, size = origin(generator), () if count is None else (count,)
+    kwargs, size = sampling_kwargs(source), () if count is None else (count,)
     if isinstance(lam, float):
-        fixed = torch.full(size, lam, dtype=torch.float64, device=where["device"])
-        return _given(fixed, generator)
+        fixed = torch.full(size, lam, dtype=torch.float64, device=kwargs["device"])
+        return _shared(fixed, source)
     if isinstance(lam, tuple):
-        return lam[0] + (lam[1] - lam[0]) * sample_uniform(size, generator)
+        return lam[0] + (lam[1] - lam[0]) * sample_uniform(size, source)
     pair = alpha if isinstance(alpha, tuple) else (alpha, alpha)
     if pair == (1, 1):
-        return sample_uniform(size, generator)
-    rng = where.get("generator")
-    shape = torch.full((*size, 2), pair[0], dtype=torch.float64, device=where["device"])
+        return sample_uniform(size, source)
+    generator = kwargs.get("generator")
+    shape = torch.full((*size, 2), pair[0], dtype=torch.float64, device=kwargs["device"])
     if pair[0] != pair[1]:
         shape[..., 1] = pair[1]
     if min(pair) >= 0.1 and max(pair) <= 1e9:
-        return _given(torch._sample_dirichlet(shape, rng)[..., 0], generator)
-    # Both gamma variates of small parameters underflow to 0, and those of large ones overflow.
-    # Their logarithms do not: log Gamma(a) = log Gamma(a + 1) + log(U) / a.
-    gamma = torch._standard_gamma(shape + 1, rng).log()
-    uniform = torch.rand(shape.shape, dtype=torch.float64, **where)
-    log = gamma + torch.log1p(-uniform) / shape.clamp(min=1e-300)  # or it overflows
-    return _given(torch.sigmoid(log[..., 0] - log[..., 1]), generator)
+        return _shared(torch._sample_dirichlet(shape, generator)[..., 0], source)
+    # Gamma variates of small parameters underflow to 0 and those of large ones overflow. Their
+    # logarithms do not: log Gamma(a) = log Gamma(a + 1) + log(U) / a.
+    gamma = torch._standard_gamma(shape + 1, generator).log()
+    uniform = torch.rand(shape.shape, dtype=torch.float64, **kwargs)
+    log = gamma + torch.log1p(-uniform) / shape.clamp(min=1e-300)  # 1 / a of a subnormal overflows
+    return _shared(torch.sigmoid(log[..., 0] - log[..., 1]), source)
 
 
 def constants(values: Sequence[float], dtype: torch.dtype, device: torch.device | str) -> Tensor:
-    """Return given numbers as a tensor that is made on its device, not copied to it."""
+    """Return numbers as a tensor that is filled on its device, not copied to it."""
     if torch.device(device).type == "cpu" and not torch.compiler.is_compiling():
         return torch.tensor(values, dtype=dtype, device=device)
-    # Not stacked: in a graph this is part of what it is needed for, and no kernel of its own.
+    # Not torch.stack: a graph fuses this into the kernels that use it.
     place = torch.arange(len(values), device=device)
-    made = torch.full((len(values),), values[0], dtype=dtype, device=device)
+    out = torch.full((len(values),), values[0], dtype=dtype, device=device)
     for number, value in enumerate(values[1:], 1):
-        made = torch.where(place == number, torch.full((), value, dtype=dtype, device=device), made)
-    return made
+        out = torch.where(place == number, torch.full((), value, dtype=dtype, device=device), out)
+    return out
 
 
-def repeat(values: Sequence[int], shape: Sequence[int], source: Source) -> Any:
-    """Return an array of given numbers, repeated to a shape, where the source draws."""
-    if is_on_device(source):
-        return constants(values, torch.int64, origin(source)["device"]).expand(*shape)
-    return np.broadcast_to(values, shape)
-
-
-def share_sides(share: Any, size: Sequence[int]) -> Any:
-    """Return (..., d) whole sides of boxes that have a share (...) of each side of the image."""
-    if isinstance(share, float):
-        return [round(share * side) for side in size]
-    return (share[..., None] * _as_like(size, share)).round()
-
-
-def sample_boxes(sides: Any, size: Sequence[int], generator: Source = None) -> Any:
-    """Place boxes with uniformly distributed centres and clip them to the image.
+def sample_boxes(sides: Any, size: Sequence[int], source: Source = None) -> Any:
+    """Place boxes at uniformly distributed centres and clip them to the image.
 
     Args:
-        sides: (..., d) array, or d numbers, the sides in whole pixels, in the order of ``size``.
+        sides: (..., d) tensor, or d ints of one box: the sides in whole pixels, ordered as
+            ``size``.
         size: The d sides of the image in pixels: (height, width) or (depth, height, width).
-        generator: Where the centres come from.
+        source: The source of the centres.
 
     Returns:
-        (..., 2 d) int64, the lower corner and then the upper one, x first, half-open, clipped. The
-        centre is uniform over the image, whatever the parity of the side.
+        (..., 2 d) int64, or 2 d ints of one box: the lower corner and then the upper one, x first,
+        half-open, clipped. The centre is uniform over the image for odd and even sides.
     """
-    if isinstance(sides, list):  # for so few numbers NumPy would take ten times as long
-        centres = sample_uniform((len(sides),), generator).tolist()
-        ends = [_clip(math, *axis) for axis in zip(sides, size, centres, strict=True)]
-        return np.array([*zip(*ends[::-1], strict=True)], np.int64).reshape(-1)
-    lib, sizes = _library(sides), _as_like(size, sides)
-    return corners(*_clip(lib, sides, sizes, sample_uniform(sides.shape, generator)))
+    if isinstance(sides, list):  # two numbers take Python a tenth of torch's time
+        low, high = [], []
+        centres = sample_uniform((len(sides),), source).tolist()
+        for side, full, centre in zip(sides, size, centres, strict=True):
+            start = math.floor(centre * full - (side / 2 - 0.5))
+            low.append(max(start, 0))
+            high.append(min(start + side, full))
+        return [*reversed(low), *reversed(high)]
+    full_sides = constants(size, torch.int64, sides.device)
+    start = (sample_uniform(sides.shape, source) * full_sides - (sides / 2 - 0.5)).floor()
+    return corners(start.clamp(min=0), torch.minimum(start + sides, full_sides))
 
 
-def _clip(lib: Any, side: Any, size: Any, centre: Any) -> tuple[Any, Any]:
-    """Return the ends of a side in whole pixels, whose centre is a share of the image's side."""
-    start = lib.floor(centre * size - (side / 2 - 0.5))
-    end = start + side
-    return start * (start > 0), end - (end - size) * (end > size)
-
-
-def sample_inner_boxes(areas: Any, ratios: Any, size: Sequence[int], generator: Source = None) -> Any:
-    """Place boxes of given areas uniformly inside the image, by the law of Random Erasing.
+def sample_inner_boxes(
+    areas: Tensor, ratios: Tensor, size: Sequence[int], source: Source = None
+) -> Tensor:
+    """Place boxes of given areas uniformly inside the image, as Random Erasing does.
 
     Args:
-        areas: (..., T) array, the areas in pixels that are tried one after the other, until a box
-            is smaller than the image.
-        ratios: (..., T) array, height / width of the boxes that are tried.
+        areas: (..., T) areas in pixels, tried in order until a box is smaller than the image.
+        ratios: (..., T) ratios height / width of these boxes.
         size: (height, width) of the image in pixels.
-        generator: Where the places come from.
+        source: The source of the places.
 
     Returns:
-        (..., 4) int64: x1, y1, x2, y2; all zeros where none of the T boxes is small enough.
+        (..., 4) int64: x1, y1, x2, y2; all zeros if none of the T boxes is smaller than the image.
     """
-    lib, sizes = _library(areas), _as_like(size, areas)
-    sides = lib.round(lib.sqrt(areas[..., None] * lib.stack([ratios, 1 / ratios], -1)))
-    fits = (sides < sizes).all(-1)
-    rank = lib.cumsum(fits, -1)
-    first = fits & (rank == 1)  # all False where none fits: then the sides are 0
+    full = constants(size, torch.int64, areas.device)
+    sides = (areas[..., None] * torch.stack([ratios, 1 / ratios], -1)).sqrt().round()
+    fits = (sides < full).all(-1)
+    first = fits & (fits.cumsum(-1) == 1)
     sides = (sides * first[..., None]).sum(-2)
-    start = lib.floor(sample_uniform(sides.shape, generator) * (sizes - sides + 1))
+    start = (sample_uniform(sides.shape, source) * (full - sides + 1)).floor()
     return corners(start, start + sides) * (sides > 0).all(-1)[..., None]
 
 
-def corners(lower: Any, upper: Any) -> Any:
-    """Return (..., 2 d) int64 boxes of corners whose axes run from slow to fast."""
-    if isinstance(lower, Tensor):
-        return torch.cat([lower.flip(-1), upper.flip(-1)], -1).to(torch.int64)
-    dims = lower.shape[-1]
-    boxes = np.empty((*lower.shape[:-1], 2 * dims), np.int64)
-    boxes[..., :dims], boxes[..., dims:] = lower[..., ::-1], upper[..., ::-1]
-    return boxes
+def corners(lower: Tensor, upper: Tensor) -> Tensor:
+    """Return (..., 2 d) int64 boxes from corners whose slowest axis comes first."""
+    return torch.cat([lower.flip(-1), upper.flip(-1)], -1).to(torch.int64)
 
 
 def sample_partner(
-    batch_size: int, pairing: Pairing, labels: Tensor | None, generator: Source = None
+    batch_size: int, pairing: Pairing, labels: Tensor | None, source: Source = None
 ) -> Any:
-    """Draw the partners by the named rule, or ask the caller's.
+    """Sample partners by a named rule, or call the user's function.
 
     Returns:
-        A cyclic shift, by which the partner of sample i is i - shift, or (B,) int64.
+        A cyclic shift s, by which sample i has the partner i - s, or (B,) int64.
 
     Raises:
         TypeError: If a callable ``pairing`` does not return an integer tensor.
-        ValueError: If what it returns is not (B,) or holds an index outside [0, B).
+        ValueError: If its result is not (B,) or holds an index outside [0, B).
     """
-    where = origin(generator)
+    kwargs = sampling_kwargs(source)
     if pairing == "roll":
         if batch_size < 2:
             return 0
-        shift = torch.randint(1, batch_size, (1,), **where)
-        if not is_on_device(generator):
+        shift = torch.randint(1, batch_size, (1,), **kwargs)
+        if not is_on_device(source):
             return int(shift)
-        return (torch.arange(batch_size, device=where["device"]) - shift) % batch_size
+        return (torch.arange(batch_size, device=kwargs["device"]) - shift) % batch_size
     if pairing == "shuffle":
-        return _given(torch.randperm(batch_size, **where), generator)
+        return torch.randperm(batch_size, **kwargs)
     if labels is None:
         raise ValueError("pairing is a function of the labels, but the batch has none.")
-    with seeded_global_rng(generator):
+    with seeded_global_rng(source):
         partner = pairing(labels)
-    if (
-        not isinstance(partner, Tensor)
-        or partner.is_floating_point()
-        or partner.is_complex()
-        or partner.dtype == torch.bool
-    ):
-        got = partner.dtype if isinstance(partner, Tensor) else type(partner).__name__
+    got: Any = partner.dtype if isinstance(partner, Tensor) else type(partner).__name__
+    is_integer = isinstance(got, torch.dtype) and not (got.is_floating_point or got.is_complex)
+    if not is_integer or got == torch.bool:
         raise TypeError(f"pairing must return an int64 tensor of partners, got {got}.")
     if partner.shape != (batch_size,):
-        raise ValueError(
-            f"pairing must return a tensor of shape ({batch_size},), got {tuple(partner.shape)}."
-        )
-    if is_on_device(generator):
-        return partner.detach().to(where["device"], torch.int64)
-    partner = partner.detach().to("cpu", torch.int64)
-    if batch_size and not (int(partner.min()) >= 0 and int(partner.max()) < batch_size):
-        raise ValueError(
-            f"pairing must return indices in [0, {batch_size}), got values from "
-            f"{int(partner.min())} to {int(partner.max())}."
-        )
-    return partner.numpy()
+        got = tuple(partner.shape)
+        raise ValueError(f"pairing must return a tensor of shape ({batch_size},), got {got}.")
+    partner = partner.detach().to(kwargs["device"], torch.int64)
+    if not is_on_device(source) and batch_size:
+        low, high = int(partner.min()), int(partner.max())
+        if low < 0 or high >= batch_size:
+            got = f"values from {low} to {high}"
+            raise ValueError(f"pairing must return indices in [0, {batch_size}), got {got}.")
+    return partner
 
 
-def sample_seeds(count: int, generator: Source = None) -> Any:
-    """Draw (B,) int64 seeds of noise."""
-    return _given(torch.randint(2**62, (count,), **origin(generator)), generator)
+def sample_seeds(count: int, source: Source = None) -> Tensor:
+    """Sample (B,) int64 seeds for noise."""
+    return torch.randint(2**62, (count,), **sampling_kwargs(source))
 
 
 @contextlib.contextmanager
-def seeded_global_rng(generator: Source) -> Iterator[None]:
-    """Let foreign code draw from torch's global generator, seeded from ``generator``.
+def seeded_global_rng(source: Source) -> Iterator[None]:
+    """Run user code with the global RNG seeded from ``source``, then restore it.
 
-    The global state is put back afterwards, and only one thread at a time is inside: what other
-    threads draw from it meanwhile is not kept apart. Nothing happens without a generator.
+    One thread at a time runs such code; numbers that other threads draw from the global generator
+    meanwhile are not kept apart. Without a generator of the host nothing is changed.
     """
-    if not isinstance(generator, Generator) or is_on_device(generator):
+    if not isinstance(source, Generator) or is_on_device(source):
         yield
         return
-    seed = int(torch.randint(2**62, (1,), generator=generator, device="cpu"))
-    with _fence:
+    seed = int(torch.randint(2**62, (1,), generator=source, device="cpu"))
+    with _global_rng_lock:
         state = torch.default_generator.get_state()
         torch.default_generator.manual_seed(seed)
         try:
             yield
         finally:
             torch.default_generator.set_state(state)
-
-
-def sample_noise(shape: Sequence[int], seed: int, dtype: torch.dtype) -> Tensor:
-    """Generate the noise that belongs to a seed on the CPU: the same for the same arguments.
-
-    uint8: uniform over 0 to 255. Floating point: standard normal, as in Random Erasing.
-    """
-    generator = torch.Generator("cpu").manual_seed(seed)
-    if dtype.is_floating_point:
-        normal = torch.randn(tuple(shape), generator=generator, dtype=torch.float32, device="cpu")
-        return normal.to(dtype)
-    return torch.randint(256, tuple(shape), generator=generator, dtype=dtype, device="cpu")

@@ -21,9 +21,9 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from tv_mixaug._validation import check_integer
+from tv_mixaug.engine.plan import Plan
 from tv_mixaug.extras.io import write_image
 from tv_mixaug.targets.labels import weights_of
-from tv_mixaug.engine.plan import Plan
 
 _Sheet = npt.NDArray[np.uint8]
 _Colour = tuple[int, ...]  # red, green, blue

@@ -12,15 +12,15 @@ import torch
 from torch import Generator, nn
 
 from tv_mixaug._validation import check_bool, check_integer
-from tv_mixaug.transforms.base import How, MixTransform
+from tv_mixaug.engine.plan import Plan
 from tv_mixaug.engine.sampling import seeded_global_rng
 from tv_mixaug.loading import memory_pool as ring
-from tv_mixaug.loading.loader_frames import is_starting_worker
 from tv_mixaug.loading.batch_index import BatchIndex
-from tv_mixaug.loading.shared_value import SharedValue
 from tv_mixaug.loading.default_collate import collate_samples
+from tv_mixaug.loading.loader_frames import is_starting_worker
+from tv_mixaug.loading.shared_value import SharedValue
+from tv_mixaug.transforms.base import MixTransform
 from tv_mixaug.transforms.one_of import OneOf, as_batch_transform
-from tv_mixaug.engine.plan import Plan
 
 RANK_VARIABLES = ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
 
@@ -110,9 +110,9 @@ class CollateFn:
         check_bool("record", record)
         if reuse_memory is not None:
             check_bool("reuse_memory", reuse_memory, expected="a bool or None")
-        if record and not self.transform.recordable:
+        if record and not self.transform.has_plan:
             raise ValueError(
-                f"record must be False with {self.transform.title}, which has no plan, got True."
+                f"record must be False with {self.transform.display_name}, which has no plan, got True."
             )
         if collate_fn is torch.utils.data.default_collate:
             collate_fn = None
@@ -162,12 +162,14 @@ class CollateFn:
             keep_apart = isinstance(transform, MixTransform)
             batch = collate_samples(samples, allocate, keep_apart=keep_apart)
         # What a function of the user's returns may be the data set's own memory.
-        batch, recipe = transform.run(batch, p, How(False, generator, allocate))
+        batch, recipe = transform.run(
+            batch, p, inplace=False, generator=generator, allocate=allocate
+        )
         return _with_plan(batch, recipe.plan()) if self.record and recipe else batch
 
     def __repr__(self) -> str:
         seed = "" if self.seed is None else f", seed={self.seed}"
-        return f"{type(self).__name__}({self.transform.title}, p={self.p}{seed})"
+        return f"{type(self).__name__}({self.transform.display_name}, p={self.p}{seed})"
 
     @property
     def p(self) -> float | list[float]:
@@ -229,14 +231,14 @@ class CollateFn:
             >>> labels
             tensor([[0., 0., 1.]])
         """
-        if self.transform.label_format is None:
+        if self.transform.options is None:
             raise ValueError(
                 "transforms must have one of tv_mixaug's, which gives unmixed labels the format of "
-                f"mixed ones, got {self.transform.title}; make them a Chain of tv_mixaug's."
+                f"mixed ones, got {self.transform.display_name}; make them a Chain of tv_mixaug's."
             )
         plain = copy.copy(self)
         plain.seed = None
-        plain.set_p(self.transform.never)
+        plain.set_p(self.transform.disabled_p)
         return plain
 
     def __getstate__(self) -> dict[str, Any]:

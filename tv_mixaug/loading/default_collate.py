@@ -14,9 +14,9 @@ from torch._C import DisableTorchFunctionSubclass
 from torch.utils.data._utils import collate as torchs
 from torchvision import tv_tensors
 
-from tv_mixaug.engine.apply import SMALL_SAMPLE, Allocate, LazyStack
-from tv_mixaug.engine.kernels import MIXED_DTYPES
-from tv_mixaug.batch.tree import is_objects, rebuild
+from tv_mixaug.batch.tree import is_detection, rebuild
+from tv_mixaug.engine.apply import Allocate, LazyStack
+from tv_mixaug.engine.kernels import MIXED_DTYPES, SMALL_SAMPLE
 
 Column = list[Any] | tuple[Any, ...]  # what the samples have in one place
 
@@ -81,7 +81,7 @@ def _collate(samples: Column, allocate: Allocate | None, keep_apart: bool) -> An
                 raise ValueError("samples must hold ints of 64 bits, got larger ones.") from error
         return function(samples, collate_fn_map=torchs.default_collate_fn_map)
     if isinstance(first, Mapping):
-        if "boxes" in first and is_objects(samples):
+        if "boxes" in first and is_detection(samples):
             return list(samples)
         places = _by_key(samples, kinds)
         return rebuild(first, {k: _collate(v, allocate, keep_apart) for k, v in places.items()})

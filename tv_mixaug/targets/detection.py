@@ -20,9 +20,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision import tv_tensors
 
-from tv_mixaug.engine import plan as plans
+from tv_mixaug._tv_tensors import rewrap, unwrap
 from tv_mixaug._validation import ensure
-from tv_mixaug.batch.infer import rewrap, unwrap
+from tv_mixaug.batch.spec import BatchOptions, FieldSpec, Mix, ParsedBatch
+from tv_mixaug.engine import plan as plans
 from tv_mixaug.engine.plan import Plan
 
 __all__ = ["BOX_FORMATS", "BoxFormat", "check_objects", "mix_objects"]
@@ -42,6 +43,29 @@ SHAPES = {
     "masks": "(N, H, W)",
 }
 OBJECT_KEYS = frozenset({"class_labels", "iscrowd", "labels", "scores", *SHAPES})
+
+
+def mix_detection(value: Any, field: FieldSpec, mix: Mix) -> Any:
+    """Mix the targets of all images; entries in ``passthrough`` stay with their image."""
+    options = mix.options
+    bare, kept = _split(value, options)
+    how = mix.batch.sizes, options.min_visible, options.box_format
+    mixed = mix_objects(bare, mix.plan, *how)
+    return type(value)({**target, **rest} for target, rest in zip(mixed, kept, strict=True))
+
+
+def check_detection(
+    value: Any, field: FieldSpec, batch: ParsedBatch, options: BatchOptions
+) -> None:
+    """Check the targets of all images."""
+    check_objects(_split(value, options)[0], batch.sizes, field.where, options.box_format)
+
+
+def _split(targets: Any, options: BatchOptions) -> tuple[list[dict[str, Any]], ...]:
+    """Split targets into the entries to be mixed and those in ``passthrough``."""
+    names = options.passthrough
+    bare = [{k: v for k, v in target.items() if k not in names} for target in targets]
+    return bare, [{k: v for k, v in target.items() if k in names} for target in targets]
 
 
 def check_objects(
@@ -134,7 +158,7 @@ def mix_objects(
             if op == plans.BLEND:
                 height, width = map(min, size, their_size)
                 holes = torch.tensor([[0, 0, width, height]], device="cpu")
-                weight: float | Tensor = plans.inner_lam(lam, size, their_size)
+                weight: float | Tensor = plans.overlap_lam(lam, size, their_size)
                 theirs = _weigh(theirs, 1 - weight)
                 if size != their_size and len(mine["boxes"]):
                     _, _, area, alone, _ = _look(mine, holes, False, size, box_format)

@@ -1,69 +1,79 @@
-"""Segmentation masks: class ids that follow pixels, and are never blended as numbers."""
+"""Segmentation masks: class ids that follow the pixels and are never blended as numbers."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from tv_mixaug._tv_tensors import rewrap, unwrap
 from tv_mixaug._validation import ensure
-from tv_mixaug.engine.sampling import constants
+from tv_mixaug.batch.spec import BatchOptions, FieldSpec, Mix, ParsedBatch
 from tv_mixaug.engine.apply import apply_plan
-from tv_mixaug.engine.plan import BLEND, NONE, PASTE, CompactPlan
+from tv_mixaug.engine.plan import BLEND, NONE, PASTE, Plan, compact
+from tv_mixaug.engine.sampling import constants
 
 
-def mix_masks(
-    masks: Tensor, recipe: CompactPlan, blend: str | None, num_classes: int | None, fill: int | None
-) -> Tensor:
-    """Do to (B, ..., H, W) class ids, or float planes from a mix before, what a plan did to images.
+def mix_masks(value: Any, field: FieldSpec, mix: Mix) -> Any:
+    """Mix class ids, or (B, K, ...) float planes from a mix before.
 
-    Filled boxes take ``fill``, or keep what they hold if it is None. Blending is ``"soft"``: then
-    (B, K, H, W) float32 planes result in any case, one for each class; ``"dominant"``: the mask of
-    the larger weight; or None where nothing is blended.
+    With ``masks="soft"`` the result is (B, K, ...) float32 planes in any case, which are 0 where a
+    pixel has no label; otherwise a blend takes the mask of the larger weight.
     """
-    if blend == "soft":
-        count = int(num_classes or 0)
-        planes = None if fill is None else tuple(float(k == fill) for k in range(count))
-        return apply_plan(_planes(masks, count), recipe, planes, channel_axis=1)
-    if BLEND in recipe.ops:
-        recipe = _by_majority(recipe, masks)
-    return apply_plan(masks, recipe, fill)
+    plan, options, masks = mix.compact, mix.options, unwrap(value)
+    axes: Sequence[int] = field.axes
+    fill: Any = options.mask_fill
+    if options.masks == "soft":
+        count, ignored = int(options.num_mask_classes or 0), options.ignore_index
+        if masks.is_floating_point():  # perhaps planes that an earlier step of a chain made
+            axes = [axis + masks.ndim - len(field.shape) for axis in axes]
+        else:
+            channel_axis = field.channel_axis
+            index = masks if channel_axis is None else masks.squeeze(channel_axis)
+            axes = [axis + 1 - (channel_axis is not None and axis > channel_axis) for axis in axes]
+            classes = torch.arange(count, device=masks.device).view(1, -1, *[1] * (index.ndim - 1))
+            known = index[:, None] == classes
+            known = known if ignored is None else known & (classes != ignored)
+            masks = known.to(torch.float32)
+        if fill is not None:
+            fill = tuple(float(k == fill != ignored) for k in range(count))
+        return rewrap(apply_plan(masks, plan, fill, axes, 1), value)
+    if BLEND in plan.ops:
+        plan = compact(_by_majority(plan.plan(masks.device), masks, axes))
+    mixed = apply_plan(masks, plan, fill, axes)
+    return value if mixed is masks else rewrap(mixed, value)
 
 
-def check_classes(masks: Tensor, count: int, ignore_index: int | None, where: str) -> None:
-    """Raise unless masks are class ids or planes of them; on a GPU values are not looked at."""
-    masks, name = masks.as_subclass(Tensor), f"masks at {where}"
+def check_mask_values(
+    value: Tensor, field: FieldSpec, batch: ParsedBatch, options: BatchOptions
+) -> None:
+    """Raise unless soft masks are class ids or planes of them; not on a GPU, which would wait."""
+    if options.masks != "soft":
+        return
+    masks, name = unwrap(value), f"masks at {field.where}"
+    count = int(options.num_mask_classes or 0)
     if masks.is_floating_point():
         fits = masks.ndim > 3 and masks.shape[1] == count
-        # Weights that were added up may be a little above 1.
+        # Sums of weights may be a little above 1.
         fits &= not masks.is_cpu or bool(((masks >= 0) & (masks <= 1.001)).all())
         expected = f"integers, or (B, {count}, ...) planes in [0, 1] from a mix before"
         ensure(fits, name, expected, f"{masks.dtype} of shape {tuple(masks.shape)}")
     elif masks.is_cpu:
         wrong = (masks < 0) | (masks >= count)
-        if ignore_index is not None:
-            wrong &= masks != ignore_index
+        if options.ignore_index is not None:
+            wrong &= masks != options.ignore_index
         if bool(wrong.any()):
-            raise ValueError(
-                f"{name} must be in [0, {count}), got {int(masks[wrong][0])}; name the value of "
-                "unlabelled pixels with ignore_index=."
-            )
+            got = f"{int(masks[wrong][0])}; pass the id of unlabelled pixels as ignore_index="
+            raise ValueError(f"{name} must be in [0, {count}), got {got}.")
 
 
-def _planes(masks: Tensor, count: int) -> Tensor:
-    """Return (B, K, ...) float32 planes; a pixel without a label is 0 in all of them."""
-    if masks.is_floating_point():
-        return masks  # planes already, from a mix before
-    index = masks if masks.ndim == 4 and masks.shape[1] == 1 else masks[:, None]
-    classes = torch.arange(count, device=masks.device)
-    return (index == classes.view(1, -1, *[1] * (index.ndim - 2))).to(torch.float32)
-
-
-def _by_majority(recipe: CompactPlan, masks: Tensor) -> CompactPlan:
-    """Turn blends into pastes: of all of the partner's mask, or of nothing."""
-    plan = recipe.plan()
-    blended = plan.op == BLEND
-    dims = plan.boxes.shape[-1] // 2
-    whole = constants((0,) * dims + masks.shape[-dims:][::-1], torch.int64, plan.op.device)
+def _by_majority(plan: Plan, masks: Tensor, axes: Sequence[int]) -> Plan:
+    """Turn blends into pastes of the whole mask of the partner, or into nothing."""
+    blended, dims = plan.op == BLEND, plan.boxes.shape[-1] // 2
+    sides = [masks.shape[axis] for axis in axes[-dims:]]
+    whole = constants((0,) * dims + tuple(sides[::-1]), torch.int64, plan.op.device)
     op = torch.where(blended, torch.where(plan.lam >= 0.5, NONE, PASTE), plan.op).to(torch.uint8)
     boxes = torch.where((blended & (op == PASTE))[:, None, None], whole, plan.boxes)
-    return CompactPlan.of(plan._replace(op=op, boxes=boxes))
+    return plan._replace(op=op, boxes=boxes)

@@ -18,7 +18,7 @@ from torch import Tensor
 from torchvision import tv_tensors
 
 from tv_mixaug.engine.plan import BLEND, NONE, OP_NAMES, PASTE, Plan, box_volumes
-from tv_mixaug.transforms.mix import CutMix, Cutout, Mixup
+from tv_mixaug.transforms import CutMix, Cutout, Mixup
 
 DTYPES = (torch.float32, torch.uint8, torch.float64, torch.float16, torch.bfloat16)
 LABEL_KINDS = ("index", "onehot", "multihot", "soft")

@@ -2,55 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
-from tv_mixaug import functional
-from tv_mixaug.transforms import containers
-from tv_mixaug.engine import sampling as draws
-from tv_mixaug.engine import plan as plans
 from tv_mixaug._validation import check_bool, check_choice, check_probability, ensure
-from tv_mixaug.transforms.base import BatchTransform, How, MixTransform
-from tv_mixaug.targets.labels import LabelFormat, check_one_format, encode_labels
-from tv_mixaug.batch.infer import ParsedBatch, FieldSpec, BatchParser, Role
+from tv_mixaug.batch.parser import BatchParser
+from tv_mixaug.batch.spec import BatchOptions, Mix, ParsedBatch, Role, merge_options
 from tv_mixaug.batch.tree import unflatten
-from tv_mixaug.engine.plan import Plan, CompactPlan
+from tv_mixaug.engine.apply import replay
+from tv_mixaug.engine.plan import APPLIED, BLEND, NONE, CompactPlan, Plan
+from tv_mixaug.engine.sampling import sample_applied, seeded_global_rng
+from tv_mixaug.targets.labels import encode_labels
+from tv_mixaug.targets.rules import mix_fields
+from tv_mixaug.transforms import containers
+from tv_mixaug.transforms.base import BatchTransform, MixTransform
+from tv_mixaug.transforms.one_of import PER_RULE, check_transforms
 
 ERASED = ("renormalise", "nobody", "owner")
 
 
 class Chain(BatchTransform):
-    """Apply transforms in a row and label each image by the pixels that are left of each sample.
+    """Apply transforms in a row, and label each image by the visible pixels of each sample.
 
-    Mixing labels step by step is wrong as soon as a later step covers or crops what an earlier one
-    pasted. Here the number of the sample that a pixel comes from goes through all steps, geometric
-    ones of ``torchvision.transforms.v2`` included, and the labels are counted at the end.
+    Labels that are mixed step by step are wrong as soon as a later step covers or crops what an
+    earlier one pasted. A chain carries the number of each pixel's sample through all steps,
+    geometric ones of ``torchvision.transforms.v2`` included, and counts the labels at the end.
 
     Args:
-        transforms: Those of ours with ``targets="soft"`` and one label format, layout,
-            ``labels_getter`` and ``passthrough``, and other transforms of v2, except those that
-            cannot be followed, such as ``AutoAugment`` and ``FiveCrop``; at least one of ours,
-            which may stand in a :class:`~tv_mixaug.OneOf`, ``Compose``, ``RandomApply``,
-            ``RandomChoice``, ``RandomOrder`` or ``nn.Sequential``, but not in another chain.
-            Pixels that geometric transforms fill are nobody's, whatever the fill. What v2's
-            RandomErasing erases still counts for its owner. Where images are interpolated, a pixel
-            at the seam of a paste is a blend of several sources and counts for the nearest. Other
-            callables get the batch as it is; they must not move pixels, nor change labels.
+        transforms: Rules of this package with ``targets="soft"`` and one label format, ``layout``,
+            ``labels_getter`` and ``passthrough``; and other transforms of v2, except those that
+            cannot be followed, such as ``AutoAugment`` and ``FiveCrop``. At least one is a rule;
+            rules may stand in a :class:`~tv_mixaug.OneOf`, ``Compose``, ``RandomApply``,
+            ``RandomChoice``, ``RandomOrder`` or ``nn.Sequential``, but not in another chain. Pixels
+            that geometric transforms fill belong to no sample. Pixels that v2's RandomErasing
+            erases still count for their sample. Where images are interpolated, a pixel at the seam
+            of a paste blends several sources and counts for the nearest. Other callables get the
+            whole batch; they must not move pixels or change labels.
         provenance: False applies the transforms one after the other, and each mixes the labels by
-            its own rule, as ``v2.Compose`` would.
-        erased: What becomes of the pixels that are nobody's: ``"renormalise"``: the weights of the
-            visible ones sum to 1; ``"nobody"``: their share is missing from the sum; ``"owner"``:
-            pixels that ours erased count as if they were visible.
-        p: Probability that ours in the chain are applied to a batch, in [0, 1]. The others, which
-            resize or normalise, always are.
+            its own rule, as in ``v2.Compose``.
+        erased: How unattributed pixels count: ``"renormalise"``: the weights of the visible pixels
+            sum to 1; ``"nobody"``: their share is missing from the sum; ``"owner"``: pixels that
+            rules of this package erased count as if they were visible.
+        p: Probability that the rules in the chain are applied to a batch, in [0, 1]. Other
+            transforms, which resize or normalise, are always applied.
 
     Raises:
         TypeError: If an argument is of the wrong kind.
-        ValueError: If there is no transform of ours, if they read batches differently, make pairs,
-            cut cuboids or mix unequal sizes, or if a transform cannot be followed.
+        ValueError: If there is no rule, if the rules read batches differently, return pairs, cut
+            cuboids or mix unequal sizes, or if a transform cannot be followed.
 
     Example:
         >>> from tv_mixaug import CutMix
@@ -63,7 +65,7 @@ class Chain(BatchTransform):
         True
     """
 
-    recordable = False
+    has_plan = False
 
     def __init__(
         self,
@@ -74,9 +76,7 @@ class Chain(BatchTransform):
         p: float = 1.0,
     ) -> None:
         super().__init__()
-        if not isinstance(transforms, Sequence) or isinstance(transforms, str):
-            raise TypeError(f"transforms must be a list, got {type(transforms).__name__}.")
-        self.transforms = tuple(transforms)
+        self.transforms = tuple(check_transforms(transforms))
         self.provenance = check_bool("provenance", provenance)
         self.erased = check_choice("erased", erased, ERASED)
         self.p = check_probability("p", p)
@@ -88,103 +88,139 @@ class Chain(BatchTransform):
                 )
             if provenance:
                 containers.check_followed(step, holder)
-        self._ours = [t for t, holder in steps if isinstance(t, MixTransform) and holder is None]
-        if not self._ours:
-            raise ValueError("transforms must have at least one of tv_mixaug, got none.")
-        self._agree()
-
-    def _agree(self) -> None:
-        """Make what reads batches, or raise where ours differ; again where one was changed."""
-        check_one_format([(type(t).__name__, t.label_format) for t in self._ours])
-        readings = [t.reading() for t in self._ours]
-        for name in ("layout", "labels_getter", "passthrough"):
-            values = [getattr(reading, name) for reading in readings]
-            ensure(values == values[:1] * len(values), name, "one for all transforms", values)
-        if self.provenance:
-            where = "in a chain with provenance"
-            ensure(self.label_format.targets == "soft", "targets", f"'soft' {where}", "'pair'")
-            ensure(not any(r.cuboid for r in readings), "cut", f"'spatial' {where}", "'cuboid'")
-            ensure(not any(r.unequal for r in readings), "sizes", f"'equal' {where}", "'overlap'")
-        one_size = any(reading.one_size for reading in readings)
-        reading = readings[0]._replace(need_labels=True, one_size=one_size)
-        self._reader = BatchParser(reading)
-        # Whatever became of the labels on the way, their places are known from the batch as given.
-        self._later = BatchParser(reading._replace(labels_getter=None))
-        self._readings = readings  # now that they agree
+        self.rules = [t for t, holder in steps if isinstance(t, MixTransform) and holder is None]
+        ensure(bool(self.rules), "transforms", "a list with at least one rule of tv_mixaug", "none")
+        self._parsers: list[BatchParser] = []
+        _ = self.parser
 
     @property
-    def label_format(self) -> LabelFormat:
-        """What the chain makes of labels, the same in every batch."""
-        return self._ours[0].label_format
+    def options(self) -> BatchOptions:
+        """The options that the rules share."""
+        return self.parser.options
 
-    def run(self, batch: Any, p: Any, how: How) -> tuple[Any, CompactPlan]:
-        """Apply the chain to a batch; its transforms decide themselves whether they write into it.
+    @property
+    def parser(self) -> BatchParser:
+        """The parser for batches, built again after an argument of a rule was set."""
+        parsers = [rule.parser for rule in self.rules]
+        if parsers != self._parsers:
+            members = [(rule.display_name, rule.options) for rule in self.rules]
+            own = (*PER_RULE, "masks", "num_mask_classes", "inplace")
+            options = merge_options(members, per_rule=own)._replace(ops=APPLIED)
+            if self.provenance:
+                where = "in a chain with provenance"
+                ensure(options.targets == "soft", "targets", f"'soft' {where}", "'pair'")
+                ensure(options.cut != "cuboid", "cut", f"'spatial' {where}", "'cuboid'")
+                ensure(options.sizes == "equal", "sizes", f"'equal' {where}", "'overlap'")
+            self._parser = BatchParser(options, [parser.options for parser in parsers])
+            self._parsers = parsers
+        return self._parser
+
+    def run(
+        self,
+        batch: Any,
+        p: Any,
+        *,
+        inplace: bool | None = None,
+        generator: Generator | None = None,
+        **_: Any,
+    ) -> tuple[Any, CompactPlan]:
+        """Apply the chain to a batch.
 
         Returns:
-            The batch, with labels that say what is visible, and the identity plan, since no plan
-            says what a chain did.
+            The batch, with labels by what is visible, and the identity plan, since no plan
+            describes what a chain does.
         """
-        from tv_mixaug.transforms import provenance as foreign# registers kernels with torchvision, so only where used
+        from tv_mixaug.transforms import provenance  # registers kernels with torchvision
 
         if torch.compiler.is_compiling():
             raise TypeError(
-                "a Chain cannot be compiled, since it looks at what was drawn; compile single "
-                "rules or a OneOf, or chain in the loader."
+                "a Chain cannot be compiled, since it looks at what was sampled; compile single "
+                "rules or a OneOf, or chain in the DataLoader."
             )
-        if self._readings != [t.reading() for t in self._ours]:
-            self._agree()
-        read, labels = self._reader.read(batch), {}
-        for leaf, value in read.pairs():
-            if leaf.role is Role.LABEL:
-                labels[leaf] = encode_labels(value, leaf.kind, self.label_format)
-        pixels, unused = _number_samples(read), list(self._ours)
-        applied = draws.sample_applied(1, p, False, how.generator)
-        for step, p_own in containers.draw(self.transforms, how.generator):
+        parser = self.parser
+        writes = any(rule.inplace for rule in self.rules) if inplace is None else inplace
+        parsed = parser.parse(batch, inplace=writes)
+        applied = sample_applied(1, p, False, generator)
+        steps = containers.sample_steps(self.transforms, generator)
+        if not self.provenance:
+            mixed = self._run_each(batch, steps, applied, inplace, generator)
+            return mixed, CompactPlan(parsed.length)
+        labels = {
+            field.path: encode_labels(value, field, parser.options)
+            for field, value in parsed.fields()
+            if field.role is Role.LABEL
+        }
+        pixels, parsed = _number_samples(parsed), _without_labels(parsed)
+        for step, own_p in steps:
             if isinstance(step, MixTransform):
-                unused = [one for one in unused if one is not step]
-                chosen = p_own if applied else step.never
-                batch, recipe = step.run(batch, chosen, How(generator=how.generator))
-                pixels = self._follow(pixels, recipe.plan()) if self.provenance else pixels
+                step_p = own_p if applied else step.disabled_p
+                parsed, plan = step.mix_parsed(parsed, step_p, generator, inplace)
+                pixels = self._follow(pixels, plan.plan())
                 continue
-            with draws.seeded_global_rng(how.generator):
-                batch, moved = foreign.apply(step, batch, self._later, labels, self.provenance)
-            pixels = pixels if moved is None else foreign.carry(pixels, moved)
-        for step in unused:  # what was not drawn still gives labels and masks their format
-            batch = step.run(batch, step.never, How())[0]
-        if self.provenance:
-            batch = self._set_labels(batch, labels, pixels)
-        return batch, CompactPlan.of(plans.identity_plan(read.length))
-
-    def _follow(self, pixels: Tensor, plan: Plan) -> Tensor:
-        """Do to the numbers and weights what a plan did to the pixels."""
-        blended, fill = plan.op == plans.BLEND, None if self.erased == "owner" else 0.0
-        cut = plan._replace(op=plan.op.masked_fill(blended, plans.NONE))
-        own = functional.replay(pixels, cut, fill)
-        if not blended.any():
-            return own
-        weight = plan.lam.where(blended, 1.0).to(pixels.device).view(-1, 1, 1, 1)
-        other = pixels[plan.partner.to(pixels.device)]
-        own[:, 1] *= weight
-        other[:, 1] *= 1 - weight
-        return torch.cat([own, other], 2)
-
-    def _set_labels(self, batch: Any, labels: Mapping[FieldSpec, Tensor], pixels: Tensor) -> Any:
-        """Put labels by what is visible into the places of those that were given."""
+            with seeded_global_rng(generator):
+                parsed, moved = provenance.apply(step, parsed, parser)
+            parsed = _without_labels(parsed)
+            pixels = pixels if moved is None else provenance.carry(pixels, moved)
+        # Masks and targets get their format, too, if no rule was applied.
+        rule = next((rule for rule in self.rules if rule.masks == "soft"), self.rules[0])
+        parsed = mix_fields(Mix(CompactPlan(parsed.length), parsed, rule.options))
         shares = _count_shares(pixels)
         if self.erased != "nobody":
             shares = shares / shares.sum(1, keepdim=True).clamp(min=1e-12)
-        final = self._later.read(batch)
-        places = {leaf.path: place for place, leaf in enumerate(final.layout.leaves)}
-        for leaf, rows in labels.items():
-            place = places[leaf.path]
-            mixed = shares @ rows.to(shares.device).double()[:, None].flatten(1)
-            final.values[place] = mixed.float().view(rows.shape).to(final.values[place].device)
-        return unflatten(final.values, final.structure)
+        for place, field in enumerate(parsed.spec.fields):
+            if field.path in labels:
+                rows = labels[field.path]
+                mixed = shares @ rows.to(shares.device).double()[:, None].flatten(1)
+                device = parsed.values[place].device
+                parsed.values[place] = mixed.float().view(rows.shape).to(device)
+        return unflatten(parsed), CompactPlan(parsed.length)
+
+    def _run_each(
+        self,
+        batch: Any,
+        steps: Iterable[tuple[Any, Any]],
+        applied: bool,
+        inplace: bool | None,
+        generator: Generator | None,
+    ) -> Any:
+        """Apply the steps one after the other, each with its own label rule."""
+        unused = list(self.rules)
+        for step, own_p in steps:
+            if isinstance(step, MixTransform):
+                unused = [rule for rule in unused if rule is not step]
+                step_p = own_p if applied else step.disabled_p
+                batch, _ = step.run(batch, step_p, inplace=inplace, generator=generator)
+                continue
+            with seeded_global_rng(generator):
+                batch = step(batch)
+        for rule in unused:  # rules that were not applied still give labels and masks their format
+            batch, _ = rule.run(batch, rule.disabled_p)
+        return batch
+
+    def _follow(self, pixels: Tensor, plan: Plan) -> Tensor:
+        """Apply a plan to the numbers and weights of pixels."""
+        blended, fill = plan.op == BLEND, None if self.erased == "owner" else 0.0
+        cut = plan._replace(op=plan.op.masked_fill(blended, NONE))
+        original = replay(pixels, cut, fill)
+        if not blended.any():
+            return original
+        weight = plan.lam.where(blended, 1.0).to(pixels.device).view(-1, 1, 1, 1)
+        partner = pixels[plan.partner.to(pixels.device)]
+        original[:, 1] *= weight
+        partner[:, 1] *= 1 - weight
+        return torch.cat([original, partner], 2)
+
+
+def _without_labels(batch: ParsedBatch) -> ParsedBatch:
+    """Leave labels out of the steps of a batch, since a chain sets them at its end."""
+    fields, steps = batch.spec.fields, batch.spec.steps
+    rest = tuple(place for place in steps if fields[place].role is not Role.LABEL)
+    return batch._replace(spec=batch.spec._replace(steps=rest))
 
 
 def _number_samples(batch: ParsedBatch) -> Tensor:
-    """Return (B, 2, 1, H, W) float32: the number from 1 of each pixel's sample, and its weight."""
-    image = next(value for leaf, value in batch.pairs() if leaf.role is Role.IMAGE)
+    """Return (B, 2, 1, H, W) float32: the number of each pixel's sample, from 1, and its weight."""
+    image = next(value for field, value in batch.fields() if field.role is Role.IMAGE)
     device = (image[0] if isinstance(image, (list, tuple)) else image).device
     numbers = torch.arange(1, batch.length + 1, device=device).view(-1, 1, 1, 1)
     pixels = torch.stack([numbers, torch.ones_like(numbers)], 1).float()
@@ -192,7 +228,7 @@ def _number_samples(batch: ParsedBatch) -> Tensor:
 
 
 def _count_shares(pixels: Tensor) -> Tensor:
-    """Return (B, B) float64, row i the shares of image i's pixels that come from each sample."""
+    """Return (B, B) float64: row i holds the shares of image i's pixels from each sample."""
     if pixels.device.type == "mps":  # which has no float64
         pixels = pixels.cpu()
     (numbers, weights), count = pixels.unbind(1), len(pixels)

@@ -1,4 +1,4 @@
-"""Say what of torchvision a chain can hold, and draw what containers apply as they would."""
+"""Find the transforms inside torchvision's containers, and sample which of them are applied."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from torchvision.transforms import v2
 from tv_mixaug.transforms.base import MixTransform
 from tv_mixaug.transforms.one_of import CallableTransform, OneOf
 
-# A container is known by what it runs, so a subclass with a run of its own is none.
-RULES = {
+# A container is known by its call method, so a subclass with its own method is not one.
+CONTAINERS = {
     v2.Compose.forward: "all",
     v1.Compose.__call__: "all",
     nn.Sequential.forward: "all",
@@ -23,8 +23,8 @@ RULES = {
     v2.RandomOrder.forward: "order",
 }
 NAMES = "Compose, RandomApply, RandomChoice, RandomOrder or nn.Sequential"
-# What of v2 leaves pixels in their places, or moves them by functionals alone, alike for all
-# leaves. What is not here, as whatever a later release brings, is refused.
+# Transforms of v2 that leave pixels in place, or move them by functionals alike for all fields.
+# Others, such as those of later releases, are refused.
 FOLLOWED = frozenset(
     """CenterCrop ClampBoundingBoxes ClampKeyPoints ColorJitter Compose ConvertBoundingBoxFormat
     ConvertImageDtype ElasticTransform GaussianBlur GaussianNoise Grayscale Identity JPEG Lambda
@@ -33,13 +33,13 @@ FOLLOWED = frozenset(
     RandomHorizontalFlip RandomInvert RandomOrder RandomPerspective RandomPhotometricDistort
     RandomPosterize RandomResize RandomResizedCrop RandomRotation RandomShortestSize RandomSolarize
     RandomVerticalFlip RandomZoomOut Resize ScaleJitter SetClampingMode ToDtype ToImage ToPureTensor
-    ToTensor Transform UniformTemporalSubsample""".split()  # noqa: SIM905  # or it fills a page
+    ToTensor Transform UniformTemporalSubsample""".split()  # noqa: SIM905  # a list fills a page
 )
 
 
 def check_followed(transform: Any, holder: Any) -> None:
-    """Raise if what a transform does to pixels cannot be found out; see :func:`look_inside`."""
-    # v2's own containers of another run call it for all leaves at once, but Lambda for each.
+    """Raise if a transform moves pixels in a way that cannot be followed; see `look_inside`."""
+    # v2's other containers call a rule once for all fields, but Lambda calls it for each.
     shown = isinstance(holder, v2.Transform) and not isinstance(holder, v2.Lambda)
     hidden = isinstance(transform, MixTransform if shown else v2.Transform)
     if holder is not None and hidden:
@@ -53,56 +53,59 @@ def check_followed(transform: Any, holder: Any) -> None:
             continue
         if name in FOLLOWED and issubclass(kind, v2.Transform):
             return
-        use = f"use v2.{name}" if name in FOLLOWED else "give it to the data set"
+        use = f"use v2.{name}" if name in FOLLOWED else "apply it in the data set"
         use = "use tv_mixaug's" if kind in (v2.MixUp, v2.CutMix) else use
         raise ValueError(
             f"transforms must not have torchvision's {name}, which cannot be followed; {use}."
         )
 
 
-def draw(transforms: Iterable[Any], generator: Generator | None) -> Iterator[tuple[Any, Any]]:
-    """Yield what is applied this time, in its order, and the probability that ours use.
+def sample_steps(
+    transforms: Iterable[Any], generator: Generator | None
+) -> Iterator[tuple[Any, Any]]:
+    """Yield the transforms that are applied to a batch in order, and the probability of rules.
 
-    It is drawn when it is reached, so that torchvision's own random numbers are drawn.
+    Each is sampled when it is reached, in the order in which torchvision samples.
     """
     for transform in transforms:
-        rule, held = _open(transform)
-        if rule is None:
+        kind, held = _open(transform)
+        if kind is None:
             yield transform, getattr(transform, "p", None)
             continue
-        if rule == "one":
+        if kind == "one":
             chosen, p = transform.choose(transform.p, generator)
             if not isinstance(chosen, CallableTransform):
                 yield chosen, p
                 continue
             held = [chosen.function] if p else []
-        if rule == "apply" and bool(torch.rand(1, generator=generator) >= transform.p):
+        if kind == "apply" and bool(torch.rand(1, generator=generator) >= transform.p):
             continue
-        if rule == "choice":
+        if kind == "choice":
             held = [held[int(torch.multinomial(torch.tensor(transform.p), 1, generator=generator))]]
-        if rule == "order":
+        if kind == "order":
             held = [held[place] for place in torch.randperm(len(held), generator=generator)]
-        yield from draw(held, generator)
+        yield from sample_steps(held, generator)
 
 
 def look_inside(transforms: Iterable[Any], holder: Any = None) -> Iterator[tuple[Any, Any]]:
-    """Yield every transform that is there, and what runs it by a rule unknown, or else None."""
+    """Yield every transform, and the unknown container that calls it, or None."""
     for transform in transforms:
-        rule, held = _open(transform)
-        if rule is None:
+        kind, held = _open(transform)
+        if kind is None:
             yield transform, holder
-        yield from look_inside(held, transform if holder is None and rule is None else holder)
+        yield from look_inside(held, transform if holder is None and kind is None else holder)
 
 
 def _open(transform: Any) -> tuple[str | None, list[Any]]:
-    """Return the rule of a container, if it is torchvision's, and what it holds."""
+    """Return the kind of a container, if it is known, and what it holds."""
     if isinstance(transform, MixTransform):
         return None, []
     if isinstance(transform, OneOf):
-        return "one", [t.function if isinstance(t, CallableTransform) else t for t in transform.transforms]
-    rule = RULES.get(getattr(type(transform), "forward", type(transform).__call__))
+        inner = transform.transforms
+        return "one", [t.function if isinstance(t, CallableTransform) else t for t in inner]
+    kind = CONTAINERS.get(getattr(type(transform), "forward", type(transform).__call__))
     listed = getattr(transform, "transforms", ())
     held = list(listed) if isinstance(listed, (list, tuple, nn.ModuleList)) else []
     if isinstance(transform, nn.Module) and not held:
         held = list(transform.children())
-    return rule, held
+    return kind, held

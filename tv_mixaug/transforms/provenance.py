@@ -1,14 +1,14 @@
-"""Apply transforms that are not ours, and learn which pixel came from where.
+"""Apply transforms of others, and learn which pixel came from where.
 
-Beside the images a transform of v2 is given a probe, whose pixels are numbers. Its kernels are
-registered with torchvision when this module is imported, which :class:`~tv_mixaug.Chain` does where
-it meets the first transform to be followed.
+A transform of v2 gets a probe beside the images, whose pixels are numbers. Its kernels are
+registered with torchvision when this module is imported, which :class:`~tv_mixaug.Chain` does when
+it is first called.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,10 +17,11 @@ from torchvision import tv_tensors
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F
 
-from tv_mixaug.batch.infer import ParsedBatch, FieldSpec, BatchParser, Role
+from tv_mixaug.batch.parser import BatchParser
+from tv_mixaug.batch.spec import FieldSpec, ParsedBatch, Role
 from tv_mixaug.batch.tree import unflatten
 
-# All that moves pixels in v2; whatever else is done to images leaves a probe as it is.
+# All functionals of v2 that move pixels; any other leaves a probe unchanged.
 GEOMETRIC = (
     *(F.horizontal_flip, F.vertical_flip, F.rotate, F.affine, F.perspective, F.elastic),
     *(F.resize, F.resized_crop, F.crop, F.center_crop, F.pad),
@@ -28,57 +29,57 @@ GEOMETRIC = (
 
 
 def apply(
-    step: Callable[..., Any], batch: Any, reader: BatchParser, labels: Collection[FieldSpec], follow: bool
-) -> tuple[Any, Tensor | None]:
-    """Apply a transform of v2, or any other callable, which gets the batch as it is.
+    step: Callable[..., Any], batch: ParsedBatch, parser: BatchParser
+) -> tuple[ParsedBatch, Tensor | None]:
+    """Apply a transform of v2, or another callable, which gets the batch as it is.
 
-    Returns the batch and (B, H, W) int64, the number from 1 in its sample of the pixel that is now
-    there, 0 where it was filled; None where nothing was moved, or is not to be followed.
+    Returns:
+        The batch, and (B, H, W) int64: the number, from 1, in its sample of the pixel that is now
+        at each place, 0 where a pixel was filled; None if no pixels were moved.
     """
     name = getattr(step, "__name__", type(step).__name__)
-    before, numbers = reader.read(batch), None
+    numbers = None
     if isinstance(step, v2.Transform):
-        batch, numbers = _apply_v2(step, name, before, follow)
+        values, numbers = _apply_v2(step, name, batch)
+        result = unflatten(batch._replace(values=values))
     else:
-        batch = step(batch)
-    if not follow:
-        return batch, None
+        result = step(unflatten(batch))
     try:
-        after = reader.read(batch)
+        after = parser.parse(result)
     except (TypeError, ValueError) as error:
         raise type(error)(f"{name} left a batch that cannot be read: {error}") from error
-    size = before.size if numbers is None else tuple(numbers.shape[-2:])
-    if (after.length, after.size) != (before.length, size):
+    size = batch.size if numbers is None else tuple(numbers.shape[-2:])
+    if (after.length, after.size) != (batch.length, size):
         raise ValueError(
             f"{name} made {after.length} images of size {after.size}, but the pixels that can be "
-            f"followed are {before.length} of size {size}; write what moves pixels as a "
-            "v2.Transform that calls functionals of v2 for every leaf."
+            f"followed are {batch.length} of size {size}; write what moves pixels as a "
+            "v2.Transform that calls functionals of v2 for every field."
         )
-    old, new = ({leaf.path: value for leaf, value in one.pairs()} for one in (before, after))
-    for leaf in labels:
-        was, now = old[leaf.path], new.get(leaf.path)
-        if not isinstance(now, Tensor):
-            raise ValueError(f"labels must stay at {leaf.where}, got a batch without them.")
-        if now is not was and not (now.shape == was.shape and torch.equal(now.to(was), was)):
-            raise ValueError(
-                f"{name} changed the labels at {leaf.where}, which a chain sets at its end; do "
-                "that before or after it."
-            )
-    return batch, numbers
+    new = {field.path: value for field, value in after.fields()}
+    for field, old in batch.fields():
+        if field.role is Role.LABEL:
+            now = new.get(field.path)
+            if not isinstance(now, Tensor):
+                raise ValueError(f"labels must stay at {field.where}, got a batch without them.")
+            if now is not old and not (now.shape == old.shape and torch.equal(now.to(old), old)):
+                raise ValueError(
+                    f"{name} changed the labels at {field.where}, which a chain sets at its end; "
+                    "change them before or after the chain."
+                )
+    return after, numbers
 
 
-def _apply_v2(
-    step: v2.Transform, name: str, before: ParsedBatch, follow: bool
-) -> tuple[Any, Tensor | None]:
-    # A list, since mappings and lists of classes of their own are closed to v2.
-    given, leaves = list(before.values), before.layout.leaves
-    places = [place for place, leaf in enumerate(leaves) if leaf.role is Role.IMAGE]
+def _apply_v2(step: v2.Transform, name: str, batch: ParsedBatch) -> tuple[list[Any], Tensor | None]:
+    """Apply a transform of v2 to all fields and a probe."""
+    # A list, since v2 does not look into mappings and lists of user classes.
+    given, fields = list(batch.values), batch.spec.fields
+    places = [place for place, field in enumerate(fields) if field.role is Role.IMAGE]
     for place in places:
-        given[place] = _to_tv(given[place], leaves[place])
-    count = len(given)
-    if follow and not isinstance(step, v2.ToDtype):  # which refuses types that it was not told of
+        given[place] = _to_tv(given[place], fields[place])
+    count, numbers = len(given), None
+    if not isinstance(step, v2.ToDtype):  # which refuses types that it does not know
         given.append(make_probe(given[places[0]]))
-    done, numbers = step(given), None
+    done = step(given)
     if (
         not isinstance(done, list)
         or len(done) != len(given)
@@ -86,53 +87,56 @@ def _apply_v2(
     ):
         raise ValueError(f"{name} changed the structure of the batch, which cannot be followed.")
     for probe, moved in zip(given[count:], done[count:], strict=True):
-        if moved is probe and len(probe) > 1:  # of one sample it could be written to
+        if moved is probe and len(probe) > 1:  # a single sample's probe may be written to
             continue
         if (numbers := read_probe(moved, probe)) is None:
             raise ValueError(
-                f"{name} did more than move the probe that goes beside the images; say which types "
-                "it is for: v2.Lambda(f, tv_tensors.Image), or _transformed_types of a class of "
-                "your own."
+                f"{name} did more than move the probe beside the images; say which types it is "
+                "for: v2.Lambda(f, tv_tensors.Image), or _transformed_types of your own class."
             )
     for place in places:
-        old, new = before.values[place], done[place]
-        done[place] = old if new is given[place] else _from_tv(new, old, leaves[place])
-    return unflatten(done[:count], before.structure), numbers
+        old, new = batch.values[place], done[place]
+        done[place] = old if new is given[place] else _from_tv(new, old, fields[place])
+    return done[:count], numbers
 
 
-def _to_tv(value: Any, leaf: FieldSpec) -> Tensor:
-    """Return images as v2 knows them: one tv_tensor (B, ..., C, H, W)."""
+def _to_tv(value: Any, field: FieldSpec) -> Tensor:
+    """Return images as v2 expects them: one tv_tensor (B, ..., C, H, W)."""
     one = value[0] if isinstance(value, (list, tuple)) else value
     images: Tensor = value if one is value else torch.stack(tuple(value))
-    images = images if leaf.channel_axis >= 0 else images.unsqueeze(-1)
-    images = images.movedim((leaf.channel_axis, *leaf.axes[-2:]), (-3, -2, -1))
+    if field.channel_axis is None:
+        images = images.movedim(field.axes[-2:], (-2, -1)).unsqueeze(-3)
+    else:
+        images = images.movedim((field.channel_axis, *field.axes[-2:]), (-3, -2, -1))
     kind: type[Tensor] = tv_tensors.Image if images.ndim == 4 else tv_tensors.Video
     return images.as_subclass(type(one) if isinstance(one, tv_tensors.TVTensor) else kind)
 
 
-def _from_tv(images: Tensor, old: Any, leaf: FieldSpec) -> Any:
+def _from_tv(images: Tensor, old: Any, field: FieldSpec) -> Any:
     """Return images in the form of the old ones."""
     one = old[0] if isinstance(old, (list, tuple)) else old
     kind = type(images) if isinstance(one, tv_tensors.TVTensor) else Tensor
-    images = images.movedim((-3, -2, -1), (leaf.channel_axis, *leaf.axes[-2:]))
-    images = images if leaf.channel_axis >= 0 else images.squeeze(-1)
+    if field.channel_axis is None:
+        images = images.squeeze(-3).movedim((-2, -1), field.axes[-2:])
+    else:
+        images = images.movedim((-3, -2, -1), (field.channel_axis, *field.axes[-2:]))
     if one is old:
         return images.as_subclass(kind)
     return type(old)([image.as_subclass(kind) for image in images.as_subclass(Tensor)])
 
 
 class Probe(tv_tensors.TVTensor):  # type: ignore[misc]  # torchvision has no types
-    """Hold the numbers of an image's pixels, from 1, row by row, as planes of digits: (B, D, H, W).
+    """The numbers of an image's pixels, from 1, row by row, as planes of digits: (B, D, H, W).
 
-    It is of the images' dtype, since that decides in which precision torchvision computes where a
-    pixel goes. Digits of base 256 are exact in every dtype. A last plane checks the first, so that
-    what anything but a move has written is seen: no constant, nor a blend with one, passes. It is
+    A probe has the images' dtype, since that decides in which precision torchvision computes where
+    a pixel goes. Digits of base 256 are exact in every dtype. A last plane checks the first, so
+    that writes other than moves are detected: no constant and no blend with one passes. It is
     neither an image nor a mask, so that no fill, dtype or size meant for these reaches it.
     """
 
 
 def make_probe(images: Tensor) -> Probe:
-    """Number the pixels of (B, ..., C, H, W) images; one image's memory serves all."""
+    """Number the pixels of (B, ..., C, H, W) images; all samples share the memory of one."""
     height, width = images.shape[-2:]
     numbers = torch.arange(1, height * width + 1, device=images.device).view(1, height, width)
     planes = _write_digits(numbers, height * width).to(images.dtype)
@@ -140,7 +144,7 @@ def make_probe(images: Tensor) -> Probe:
 
 
 def read_probe(moved: Any, probe: Probe) -> Tensor | None:
-    """Return where pixels came from, as :func:`apply`; None if something else than a move was done.
+    """Return where pixels came from, as :func:`apply` does; None if pixels were not only moved.
 
     Example:
         >>> probe = make_probe(torch.zeros(1, 3, 2, 2))
@@ -160,7 +164,7 @@ def read_probe(moved: Any, probe: Probe) -> Tensor | None:
 
 
 def carry(values: Tensor, numbers: Tensor) -> Tensor:
-    """Take (B, N, ..., H, W) values along with their pixels; 0 where none came.
+    """Move (B, N, ..., H, W) values with their pixels; 0 where no pixel came.
 
     Example:
         >>> carry(torch.tensor([[[[5, 6]]]]), torch.tensor([[[2, 0, 2]]])).tolist()
@@ -172,7 +176,7 @@ def carry(values: Tensor, numbers: Tensor) -> Tensor:
 
 
 def _distinct(planes: Tensor) -> Tensor:
-    """Return one sample where all share its memory, as they do in what torchvision was given."""
+    """Return one sample if all share its memory, as they do in a probe that was not moved."""
     planes = planes.as_subclass(Tensor)
     return planes[:1] if len(planes) and planes.stride(0) == 0 else planes
 
@@ -194,7 +198,7 @@ def _register(functional: Any) -> None:
             call.arguments["fill"] = None
         if "interpolation" in signature.parameters:
             asked = call.arguments.get("interpolation")
-            # "nearest" of torch takes the pixel at the corner, which suits only images resized so.
+            # torch's "nearest" takes the pixel at the corner, which only suits images resized so.
             corner = getattr(asked, "value", asked) in ("nearest", 0)
             exact = "antialias" in signature.parameters and not corner
             modes = (InterpolationMode.NEAREST, InterpolationMode.NEAREST_EXACT)

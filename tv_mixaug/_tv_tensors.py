@@ -1,0 +1,29 @@
+"""Conversions between plain tensors and tv_tensors that keep the memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchvision import tv_tensors
+
+
+def unwrap(tensor: Tensor) -> Tensor:
+    """Return a plain tensor with the memory of one that may be a tv_tensor."""
+    if type(tensor) is Tensor:
+        return tensor
+    if torch.compiler.is_compiling():  # where only a view keeps the shape
+        return tensor.view_as(tensor)
+    return tensor if tensor.is_nested else tensor.as_subclass(Tensor)  # which has none
+
+
+def rewrap(new: Tensor, old: Any, **canvas: tuple[int, int]) -> Tensor:
+    """Return a plain tensor with the tv_tensor type of the one it replaces, perhaps on a canvas."""
+    if not isinstance(old, tv_tensors.TVTensor):
+        return new
+    if torch.compiler.is_compiling():  # only boxes hold more than their type, and none come here
+        wrapped: Tensor = new.as_subclass(type(old))
+    else:
+        wrapped = tv_tensors.wrap(new, like=old, **canvas)
+    return wrapped

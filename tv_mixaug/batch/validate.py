@@ -1,0 +1,250 @@
+"""Check the fields of a batch by type, dtype and shape; these checks run once per signature."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchvision import tv_tensors
+
+from tv_mixaug._tv_tensors import unwrap
+from tv_mixaug._validation import ensure
+from tv_mixaug.batch.spec import (
+    BOX_NAME,
+    LABEL_NAMES,
+    MASK_NAME,
+    BatchOptions,
+    FieldSpec,
+    NumClasses,
+    Path,
+    Role,
+)
+from tv_mixaug.engine import kernels
+from tv_mixaug.engine.plan import BLEND, FILL
+
+
+def check_field(field: FieldSpec, value: Any, length: int, options: BatchOptions) -> None:
+    """Check the memory, dtype and shape of a field with a rule."""
+    if not isinstance(field.role.value, str):
+        return
+    place = f"{field.role.value} at {field.where}"
+    tensors = [unwrap(v) for v in (value if field.is_list else [value]) if isinstance(v, Tensor)]
+    for tensor in tensors:
+        if tensor.layout is not torch.strided or tensor.is_quantized:
+            got = tensor.dtype if tensor.is_quantized else tensor.layout
+            raise TypeError(
+                f"{place} must be dense, got {got}; call to_dense(), dequantize() or "
+                "torch.nested.to_padded_tensor()."
+            )
+    if field.role is Role.LABEL:
+        _check_labels(field, value, place, options)
+    elif field.role is Role.IMAGE:
+        _check_image(field, tensors, length, place, options)
+    ensure(field.shape[:1] == (length,), place, f"of the batch's length {length}", field.shape)
+
+
+def are_indices(labels: Any, kind: NumClasses) -> bool:
+    """Whether labels are class indices: (B,), or (B, 1) integers as FFCV and DALI return them."""
+    if kind in ("multi", "regression") or not isinstance(labels, Tensor):
+        return False
+    is_float = labels.is_floating_point() or labels.dtype == torch.bool
+    return labels.ndim == 1 or (labels.shape[1:] == (1,) and not is_float)
+
+
+def _check_labels(field: FieldSpec, labels: Any, place: str, options: BatchOptions) -> None:
+    kind = field.kind
+    if not isinstance(labels, Tensor):
+        raise TypeError(f"{place} must be a tensor, got {type(labels).__name__}.")
+    if labels.is_complex():
+        raise TypeError(f"{place} must be real, got {labels.dtype}.")
+    if kind == "regression":
+        return
+    if not field.indices:
+        ensure(labels.ndim == 2, place, "of shape (B,) or (B, K)", tuple(labels.shape))
+        fits = not isinstance(kind, int) or labels.shape[1] == kind
+        ensure(fits, place, f"of num_classes = {kind} columns", labels.shape[1])
+        return
+    if labels.is_floating_point() or labels.dtype == torch.bool:
+        raise TypeError(
+            f"{place} of shape (B,) must be integer class indices, got {labels.dtype}; float "
+            "targets need num_classes='regression'."
+        )
+    if kind is None and options.targets == "soft" and options.mixes:
+        raise ValueError(f"num_classes must be given for the class indices at {field.where}.")
+
+
+def _check_image(
+    field: FieldSpec, tensors: list[Tensor], length: int, place: str, options: BatchOptions
+) -> None:
+    shape, axes = field.shape, options.layout if field.is_plain else None
+    free = field.axes if options.sizes == "overlap" else ()
+    # Compared, not put into a set: hashing a dynamic size would fix it in a graph.
+    traits = [
+        ([n for a, n in enumerate(v.shape, 1) if a not in free], v.dtype, v.device) for v in tensors
+    ]
+    if any(one != traits[0] for one in traits):
+        raise ValueError(
+            f"{place} must be of one size and dtype and on one device, got shapes "
+            f"{sorted({tuple(v.shape) for v in tensors})}; resize or pad them first, in "
+            "collate_fn= for example, or mix them where they overlap, with sizes='overlap'."
+        )
+    if field.dtype not in kernels.MIXED_DTYPES:
+        raise TypeError(f"{place} must be uint8 or floating point, got {field.dtype}.")
+    expected = " x ".join(axes) if axes else "(B, C, H, W) or (B, T, C, H, W)"
+    ensure(len(shape) in ((len(axes),) if axes else (4, 5)), place, expected, shape)
+    # Images as cv2.imread returns them: the last axis holds 1, 3 or 4 channels.
+    if axes is None and shape[-1] in (1, 3, 4) and shape[-3] > 4:
+        raise ValueError(
+            f"{place} must have channels before height and width, got shape {shape}; add "
+            "v2.ToImage() to the data set, permute the axes, or pass "
+            f"layout='{'BTHWC' if len(shape) == 5 else 'BHWC'}'."
+        )
+    if options.cut == "cuboid":
+        ensure(len(field.axes) == 3, place, "have a time or depth axis for cut='cuboid'", shape)
+    ensure(not length or 0 not in shape, place, "not empty", shape)
+
+
+def check_sizes(images: Sequence[FieldSpec], options: BatchOptions) -> tuple[int, ...]:
+    """Return the sides that boxes cut, the same for all images."""
+    sizes = {field.where: tuple(field.shape[axis] for axis in field.axes) for field in images}
+    first = next(iter(sizes.values()))
+    if options.cut and any(size != first for size in sizes.values()):
+        got = ", ".join(f"{size} at {where}" for where, size in sizes.items())
+        raise ValueError(f"images that are cut alike must be of one size, got {got}.")
+    return first
+
+
+def check_ragged(fields: Iterable[tuple[FieldSpec, Any]]) -> tuple[tuple[int, int], ...]:
+    """Return the size of each image if those of a list differ; then all images are such lists."""
+    images = {
+        field.where: tuple(tuple(v.shape[axis - 1] for axis in field.axes[-2:]) for v in value)
+        if field.is_list
+        else None
+        for field, value in fields
+        if field.role in (Role.IMAGE, Role.MASK)
+    }
+    found: Any = next((sizes for sizes in images.values() if sizes and len({*sizes}) > 1), ())
+    for where, sizes in images.items() if found else ():
+        got = f"other sizes or a mask at {where}"
+        ensure(sizes == found, "images of unequal size", f"beside lists of sizes {found}", got)
+    return found  # type: ignore[no-any-return]
+
+
+def check_plain_images(images: Sequence[FieldSpec]) -> None:
+    """Refuse plain tensors with the shape of images that are called masks or may hold class ids.
+
+    uint8 tensors with 3 or 4 channels, or as many as the first image, are images. With one channel
+    they are images if they have a name and no floating point image is beside them.
+    """
+    floats = [field for field in images if field.dtype != torch.uint8]
+    first = (floats or images)[0]
+    for field in images:
+        usual = field.channels in (3, 4) or 1 < field.channels == first.channels
+        is_view = usual and len(field.shape) == len(first.shape)
+        named = field.name and not field.is_called_label and not floats
+        doubtful = field.dtype == torch.uint8 and field is not first and not (is_view or named)
+        if field.is_plain and (doubtful or MASK_NAME.search(field.name)):
+            raise _left_behind(field)
+
+
+def check_rules(field: FieldSpec, options: BatchOptions) -> None:
+    """Refuse a field that the transform has no rule for."""
+    if field.role is Role.PAIRED and options.mixes:
+        raise ValueError(
+            f"the labels at {field.where} are PairedLabels, which cannot be mixed a second time; "
+            "use targets='soft' in a chain."
+        )
+    if field.role is Role.MASK and BLEND in options.ops and options.masks is None:
+        raise ValueError(
+            f"masks must be 'soft' or 'dominant' to mix the mask at {field.where}, got None; class "
+            "ids cannot be blended."
+        )
+    if field.role is Role.DETECTION and options.cut == "cuboid":
+        raise ValueError(
+            f"cut must be 'spatial' to mix the targets at {field.where}, got 'cuboid'."
+        )
+    if FILL not in options.ops:
+        return
+    if field.role is Role.MASK and options.mask_fill is not None:
+        kernels.check_fits("mask_fill", options.mask_fill, field.dtype)
+    if field.role is Role.IMAGE and not isinstance(options.fill, str):
+        kernels.check_fits("fill", options.fill, field.dtype)
+        if isinstance(options.fill, tuple) and len(options.fill) != field.channels:
+            expected = f"a value for each channel of the images at {field.where}"
+            got = f"{len(options.fill)} values for shape {field.shape}"
+            raise ValueError(f"fill must have {expected}, got {got}.")
+
+
+def check_other(field: FieldSpec, value: Any, length: int, lists: Sequence[Path]) -> None:
+    """Refuse a field without a rule that may depend on the pixels.
+
+    Those are tv_tensors, boxes by their name or their place beside images, tensors of one value per
+    pixel or patch, and objects that hold tensors.
+    """
+    if field.role is not Role.OTHER:
+        return
+    if issubclass(field.type, tv_tensors.TVTensor):
+        raise _left_behind(field, boxed=True)
+    held = [*getattr(value, "__dict__", {}).values()]
+    held += [getattr(value, name, None) for name in getattr(value, "__slots__", ())]
+    if not isinstance(value, Tensor) and any(isinstance(one, Tensor) for one in held):
+        raise ValueError(
+            f"{field} holds tensors that would be left behind unmixed; return a dict of them "
+            "instead, or name it in passthrough=."
+        )
+    is_per_sample = any(field.path[: len(path)] == path for path in lists)
+    for shape in {(length, *v.shape) for v in value} if field.is_list else {field.shape}:
+        rows = (length, *shape) if is_per_sample else shape
+        named = bool(BOX_NAME.search(field.name)) and shape[-1:] in ((2,), (3,), (4,))
+        # Unnamed rows are what detectors collate: (N, 4) boxes, or an index, a class and a box.
+        unnamed = not field.name or field.name in LABEL_NAMES
+        is_rows = unnamed and field.is_plain and len(shape) == 2 and shape[1] in (4, 5, 6)
+        is_box = len(shape) > 1 and (named or (is_rows and field.dtype.is_floating_point))
+        if is_box or (len(rows) > 2 and rows[0] == length):
+            raise _left_behind(field, boxed=is_box)
+
+
+def _left_behind(field: FieldSpec, *, boxed: bool = False) -> ValueError:
+    hint = (
+        "put boxes and keypoints into a list of target dicts, one for each image"
+        if boxed
+        else "wrap class ids as tv_tensors.Mask, pictures as tv_tensors.Image or Video"
+    )
+    return ValueError(
+        f"{field} would be left behind unmixed or blended as numbers; {hint}, or name it in "
+        "passthrough=."
+    )
+
+
+def check_writable(fields: Iterable[tuple[FieldSpec, Any]]) -> None:
+    """Raise if writing into the images would change a tensor that requires gradients, or twice.
+
+    Raises:
+        ValueError: If images require gradients, or share memory with themselves or other fields.
+    """
+    spans: list[tuple[int, int, bool, FieldSpec]] = []
+    for field, value in fields:
+        for tensor in value if isinstance(value, (list, tuple)) else [value]:
+            if not isinstance(tensor, Tensor) or tensor.layout is not torch.strided:
+                continue
+            plain, is_image = unwrap(tensor), field.role is Role.IMAGE
+            if is_image and plain.requires_grad and (plain.is_leaf or plain._is_view()):
+                got = f"True for the images at {field.where}, which require gradients"
+                raise ValueError(f"inplace must be False, got {got}.")
+            reach, overlaps = 0, False
+            for stride, n in sorted(zip(plain.stride(), plain.shape, strict=True)):
+                overlaps |= n > 1 and stride <= reach
+                reach += (n - 1) * stride
+            if plain.numel() and plain.data_ptr():  # tensors on the meta device have no memory
+                end = plain.data_ptr() + (reach + 1) * plain.element_size()
+                spans.append((plain.data_ptr(), end, overlaps, field))
+    last, before = 0, None
+    for start, end, overlaps, field in sorted(spans, key=lambda span: span[:2]):
+        shared = (before if start < last else None) or (field if overlaps else None)
+        if shared and Role.IMAGE in (shared.role, field.role):
+            places = " and ".join(dict.fromkeys((shared.where, field.where)))
+            got = f"True for the images at {places}, which share memory or lie in one another"
+            raise ValueError(f"inplace must be False, got {got}.")
+        last, before = (end, field) if end > last else (last, before)
