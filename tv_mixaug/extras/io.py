@@ -42,7 +42,7 @@ def write_image(path: str | os.PathLike[str], image: npt.NDArray[np.uint8]) -> N
         raise ValueError(f"path must name a format for {image.shape} pixels, got '{path}'.")
     temporary = file.with_name(f".{file.name[:40]}.{secrets.token_hex(4)}")
     try:
-        temporary.write_bytes(data)
+        temporary.write_bytes(data.tobytes())
         if file.exists():
             shutil.copymode(file, temporary)
         temporary.replace(file)
