@@ -1,4 +1,4 @@
-"""Contact sheets, image files and sample pictures, which only the command line imports."""
+"""Contact sheets, image files and sample pictures; the rest of the package needs none of them."""
 
 from importlib import import_module
 from types import ModuleType
