@@ -127,9 +127,7 @@ def _train(steps: int, size: int = 48) -> tuple[float, float, float]:
         right = float((net(unseen.float() / 255 - 0.5).argmax(1) == kinds).float().mean())
     few = min(10, max(1, steps // 2))
     (first, _), (last, floor) = np.mean(history[:few], 0), np.mean(history[-few:], 0)
-    print(
-        f"\nTrained a small net on 96 flowers for {steps} steps, Mixup or CutMix in 4 of 5 batches."
-    )
+    print(f"\nTrained a small net for {steps} steps, Mixup or CutMix in 4 of 5 batches.")
     print(f"  loss {first:.3f} -> {last:.3f} (mixed labels allow {floor:.3f})")
     print(f"  right on {right:.0%} of 64 unseen flowers")
     return first, last, right
