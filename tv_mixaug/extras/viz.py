@@ -78,7 +78,7 @@ def draw_batch(
     factor = check_integer("cell", cell, 1) / max(size)
     height, width = shown = [max(1, round(side * (int(factor) or factor))) for side in size]
     how = Image.Resampling.NEAREST if factor >= 1 else Image.Resampling.BILINEAR
-    pictures = F.resize(pictures, shown, how)
+    pictures = F.resize(pictures.float(), shown, how).round().byte()  # uint8 fails at 1 x 1
     rows = None if labels is None else _list_weights(labels, count, class_names)
     room, top = max(width, _MIN_WIDTH), _MARGIN + (_TITLE if title else 0)
     below = 0 if rows is None else _BAR + 7 + _LINE * max(1, *(len(row[:3]) for row in rows))
