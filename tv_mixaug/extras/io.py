@@ -54,7 +54,7 @@ def check_output(name: str, path: str | os.PathLike[str]) -> Path:
     """Return a path with its links resolved, or raise if no image can be written there."""
     file = Path(path).resolve()
     if not cv2.haveImageWriter(file.suffix):
-        raise ValueError(f"{name} must end in an image suffix such as .png, got '{path}'.")
+        raise ValueError(f"{name} must end in one of .png, .jpg and the like, got '{path}'.")
     if file.is_dir() or not os.access(file if file.exists() else file.parent, os.W_OK):
-        raise OSError(f"{name} must be a writable file in an existing folder, got '{path}'.")
+        raise OSError(f"{name} must be in a folder that exists, and writable, got '{path}'.")
     return file
