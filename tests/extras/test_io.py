@@ -155,10 +155,10 @@ def test_permission_bits(tmp_path):
 @pytest.mark.parametrize(
     ("name", "pixels", "error", "text"),
     [
-        ("a.png", BGR.astype(np.float32), ValueError, r"image must be .H, W, 3. uint8, got .6, 9"),
+        ("a.png", BGR.astype(np.float32), ValueError, r"must be .H, W, 3. uint8 .* got .6, 9"),
         ("a.png", BGR[..., 0], ValueError, "image must be"),
         ("a.png", BGR[:0], ValueError, "image must be"),
-        ("a.jpg", np.zeros((65_501, 1, 3), np.uint8), ValueError, "must name a format for .65501,"),
+        ("a.jpg", np.zeros((65_501, 1, 3), np.uint8), ValueError, "fit into a .jpg file, got"),
         ("a.txt", BGR, ValueError, r"path must end in one of .png, .jpg and .*, got '.*a.txt'"),
         ("a", BGR, ValueError, "path must end in"),
         ("gone/a.png", BGR, OSError, r"folder that exists, and writable, got '.*gone/a.png'"),

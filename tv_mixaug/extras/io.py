@@ -1,7 +1,6 @@
 """Read and write image files with OpenCV."""
 
 import os
-import secrets
 import shutil
 from pathlib import Path
 
@@ -31,16 +30,17 @@ def write_image(path: str | os.PathLike[str], image: npt.NDArray[np.uint8]) -> N
     """Write an (H, W, 3) uint8 RGB array, replacing an existing file only by a complete one.
 
     Raises:
-        OSError: If the file cannot be written.
-        ValueError: If the format is unknown or cannot store the array.
+        ValueError: If the format is unknown or cannot store the array; OSError if writing fails.
     """
     file = check_output("path", path)
-    if image.dtype != np.uint8 or image.shape[2:] != (3,) or not image.size:
-        raise ValueError(f"image must be (H, W, 3) uint8, got {image.shape} {image.dtype}.")
-    encoded, data = cv2.imencode(file.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-    if not encoded:
-        raise ValueError(f"path must name a format for {image.shape} pixels, got '{path}'.")
-    temporary = file.with_name(f".{file.name[:40]}.{secrets.token_hex(4)}")
+    try:
+        encoded, data = cv2.imencode(file.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    except cv2.error:
+        encoded = False
+    if not encoded or image.dtype != np.uint8 or image.shape[2:] != (3,):
+        wanted = f"(H, W, 3) uint8 and fit into a {file.suffix} file"
+        raise ValueError(f"image must be {wanted}, got {image.shape} {image.dtype}.")
+    temporary = file.with_name(f".{file.name[:40]}.{os.urandom(4).hex()}")
     try:
         temporary.write_bytes(data.tobytes())
         if file.exists():

@@ -176,7 +176,7 @@ def _outline(image: Tensor, target: Mapping[str, Tensor], scale: float) -> Tenso
     """Draw the boxes of a detection target."""
     boxes = target["boxes"]
     if isinstance(boxes, tv_tensors.BoundingBoxes):
-        boxes = F.convert_bounding_box_format(boxes, new_format="XYXY")
+        boxes = F.convert_bounding_box_format(boxes, new_format=tv_tensors.BoundingBoxFormat.XYXY)
     colours = [_COLOURS[int(i) % 1000] for i in target.get("labels", torch.zeros(len(boxes)))]
     return draw_bounding_boxes(image, boxes * scale, None, colours, width=2) if colours else image
 
