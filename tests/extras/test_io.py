@@ -160,7 +160,6 @@ def test_permission_bits(tmp_path):
         ("a.png", BGR[:0], ValueError, "image must be"),
         ("a.jpg", np.zeros((65_501, 1, 3), np.uint8), ValueError, "fit into a .jpg file, got"),
         ("a.txt", BGR, ValueError, r"path must end in one of .png, .jpg and .*, got '.*a.txt'"),
-        ("a", BGR, ValueError, "path must end in"),
         ("gone/a.png", BGR, OSError, r"folder that exists, and writable, got '.*gone/a.png'"),
         ("folder.png", BGR, OSError, r"folder that exists, and writable, got '.*folder.png'"),
     ],

@@ -2,6 +2,7 @@
 
 import sys
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import cv2
 import numpy as np
@@ -166,12 +167,14 @@ def test_long_names_and_titles_are_shortened(written):
     assert (sheet[:, -MARGIN:] == sheet[0, 0]).all()
 
 
-def test_any_text_is_written(written):
-    """Names in any script are written, and undecodable file names and control characters as '?'."""
+def test_any_text_is_written(written, monkeypatch):
+    """Text beyond ASCII takes a system font; undecodable and control characters become '?'."""
     names = ["rosé 玫瑰", "undecodable \udcff", "two\nlines"]
     draw_batch(torch.rand(3, 3, 8, 8), torch.arange(3), names, title="Überblick")
     texts = ["Überblick", "rosé 玫瑰", "undecodable ?", "two?lines"]
     assert [text for text in written if text != "1.00"] == texts
+    monkeypatch.setattr(viz.ImageFont, "truetype", Mock(side_effect=[OSError, "installed"]))
+    assert viz._font.__wrapped__(12, plain=False) == "installed"
 
 
 def test_columns_and_title_set_the_layout():
@@ -257,7 +260,6 @@ def test_every_size_gives_a_sheet(shape, columns, cell, labelled):
     [
         ((None,), {}, TypeError, "images must be a tensor, got NoneType."),
         ((IMAGES[0],), {}, ValueError, "images must be .B, .T,. 1 or 3, H, W., got .3, 8, 8."),
-        ((IMAGES[:, :2],), {}, ValueError, "1 or 3"),
         ((IMAGES[:0],), {}, ValueError, "images must be"),
         ((IMAGES, [0, 1]), {}, TypeError, "labels must be a tensor"),
         ((IMAGES, torch.tensor([0])), {}, ValueError, "labels must have one entry"),

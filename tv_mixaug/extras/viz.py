@@ -116,7 +116,8 @@ def show(
     write_image(file, sheet)
     if path is None:
         print(f"Contact sheet: {file}")
-        if sys.platform in ("win32", "darwin") or {"DISPLAY", "WAYLAND_DISPLAY"} & {*os.environ}:
+        screens = ("DISPLAY", "WAYLAND_DISPLAY")
+        if sys.platform in ("win32", "darwin") or any(map(os.environ.get, screens)):
             webbrowser.open(file.as_uri())
     return file
 
@@ -135,7 +136,7 @@ def _to_uint8(images: Tensor, mean: Any, std: Any) -> Tensor:
         pixels = pixels.float()
         low, high = pixels.nan_to_num(0.0, 0.0, 0.0).aminmax()
         if mean is not None:
-            shift, scale = (torch.tensor(n, dtype=torch.float32) for n in (mean, std))
+            shift, scale = (torch.as_tensor(n, dtype=torch.float32).cpu() for n in (mean, std))
             pixels = pixels * scale.reshape(-1, 1, 1) + shift.reshape(-1, 1, 1)
         elif low < -0.05 or high > 1.05:  # cubic resizing oversteps [0, 1] a little
             pixels = (pixels - low) / (high - low).clamp_min(1e-30)
@@ -173,7 +174,6 @@ def _draw_label(draw: Any, x: int, y: int, width: int, row: Any, names: Any) -> 
 
 
 def _outline(image: Tensor, target: Mapping[str, Tensor], scale: float) -> Tensor:
-    """Draw the boxes of a detection target."""
     boxes = target["boxes"]
     if isinstance(boxes, tv_tensors.BoundingBoxes):
         boxes = F.convert_bounding_box_format(boxes, new_format=tv_tensors.BoundingBoxFormat.XYXY)
@@ -183,7 +183,7 @@ def _outline(image: Tensor, target: Mapping[str, Tensor], scale: float) -> Tenso
 
 @cache
 def _font(size: int, plain: bool) -> Any:
-    """Load Pillow's font, which has ASCII characters only, or else a font of the system."""
+    """Load Pillow's own font, which has only ASCII characters, or a font of the system."""
     for name in () if plain else _FONTS:
         with contextlib.suppress(OSError):
             return ImageFont.truetype(name, size)
