@@ -1,4 +1,4 @@
-"""The demo: its check sees through every false label and pixel, and it shows what it says."""
+"""The demo finds every wrong label and pixel, and its pictures show their mixes."""
 
 import sys
 
@@ -7,97 +7,120 @@ import pytest
 import torch
 
 from tv_mixaug.cli import demo
+from tv_mixaug.engine.plan import PASTE
 from tv_mixaug.extras import flowers
-from tv_mixaug.transforms import CutMix, Cutout, Mixup
+from tv_mixaug.loading.collate import CollateFn
+from tv_mixaug.transforms.mix import CutMix, Cutout, Mixup
 
-PLAIN, CLASSES = flowers.draw_flowers(6, 40, seed=3)
-NAMES = flowers.CLASS_NAMES
-ARMS = {
+RAW, KINDS = flowers.draw_flowers(6, 40, seed=3)
+TRANSFORMS = {
+    "nothing": Cutout(num_classes=2, p=0.0),
     "cutout": Cutout(num_classes=2),
     "mixup": Mixup(num_classes=2, mode="sample"),
     "cutmix": CutMix(num_classes=2, mode="sample"),
 }
 
 
-def check(images, labels):
-    return demo._check_labels(images, labels, PLAIN, CLASSES, NAMES)
-
-
-@pytest.mark.parametrize("arm", ARMS)
-@pytest.mark.parametrize("seed", range(20))
-def test_check_accepts_true_labels(arm, seed):
-    """The demo's check finds share and partner from the pixels and agrees with our labels."""
+def mix(name, seed=0):
     torch.manual_seed(seed)
-    transform = ARMS[arm]
-    assert check(*transform(PLAIN, CLASSES))
+    (images, labels), plan = TRANSFORMS[name].mix((RAW, KINDS))
+    return images, labels, plan
 
 
-@pytest.mark.parametrize("arm", ARMS)
-def test_check_refuses_false_labels(arm):
-    """Labels off by a hundredth, or of a picture's partner, are found out."""
-    transform = ARMS[arm]
-    images, labels = transform(PLAIN, CLASSES)
-    assert not check(images, labels + torch.tensor([0.01, -0.01]))
-    assert not check(images, labels.roll(1, 1))
+def check(images, labels, plan):
+    return demo._check_batch(images, labels, plan, RAW, KINDS)
 
 
-@pytest.mark.parametrize("arm", ARMS)
-def test_check_refuses_false_pixels(arm, capsys):
-    """One wrong pixel in one picture is found out and said."""
-    transform = ARMS[arm]
-    images, labels = transform(PLAIN, CLASSES)
-    x = int((images[2] != 128).any(0)[0].nonzero()[0])
-    images[2, :, 0, x] = 128
-    images[2, :, -1, -1] = 255 - images[2, :, -1, -1]
-    assert not check(images, labels)
-    assert "no picture explains them" in capsys.readouterr().out
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_true_labels_are_accepted(name):
+    """The check agrees with the labels of each transform for many plans."""
+    assert all(check(*mix(name, seed)) for seed in range(20))
 
 
-def test_check_of_unmixed_pictures():
-    """Without mixing every pixel must be its own and every label one-hot."""
-    one_hot = torch.eye(2)[CLASSES]
-    assert check(PLAIN.clone(), one_hot)
-    assert not check(PLAIN.clone(), one_hot * 0.9)
-    assert not check(PLAIN.roll(1, 0), one_hot)
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_false_labels_are_found(name):
+    """Labels that are off by a hundredth, or exchanged, are found."""
+    images, labels, plan = mix(name)
+    assert not check(images, labels + torch.tensor([0.01, -0.01]), plan)
+    assert not check(images, labels.roll(1, 1), plan)
+    assert not check(images, torch.full_like(labels, torch.nan), plan)
 
 
-def test_a_pasted_box_is_found_with_partner_and_share():
-    """A box pasted by hand is found with its share and the picture it came from."""
-    mixed = PLAIN[0].clone()
-    mixed[:, 4:14, 10:30] = PLAIN[3, :, 4:14, 10:30]
-    finding = demo._find_mix(0, mixed, PLAIN)
-    assert finding.partner == 3
-    assert finding.own == pytest.approx(1 - 200 / 1600)
-    assert "12.5% pasted from 4" in finding.note
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_a_false_pixel_is_found(name, capsys):
+    """One wrong pixel in one picture is found and reported for that picture alone."""
+    images, labels, plan = mix(name)
+    images = images.clone()
+    images[2, 1, 0, 7] ^= 1
+    assert not check(images, labels, plan)
+    lines = capsys.readouterr().out.splitlines()
+    assert ["not those of the plan" in line for line in lines[:6]] == [i == 2 for i in range(6)]
+    assert "labels equal pixels: NO" in lines[6]
 
 
-def test_a_blend_is_solved_for_its_weight():
-    """A blend made by hand is found with its weight and the picture it was made with."""
-    mixed = (0.3 * PLAIN[1].double() + 0.7 * PLAIN[2].double()).round().to(torch.uint8)
-    finding = demo._find_mix(1, mixed, PLAIN)
-    assert finding.partner == 2
-    assert finding.own == pytest.approx(0.3, abs=finding.slack)
-    assert 0 < finding.slack < 1e-3
+def test_a_plan_is_printed_with_partner_and_share(capsys):
+    """A box of an eighth of the picture is printed with its share and the number of its source."""
+    images, labels, plan = mix("nothing")
+    plan = plan._replace(op=plan.op.clone(), partner=plan.partner.clone(), boxes=plan.boxes.clone())
+    plan.op[0], plan.partner[0] = PASTE, 3
+    plan.boxes[0, 0] = torch.tensor([10, 4, 30, 14])
+    images[0, :, 4:14, 10:30] = RAW[3, :, 4:14, 10:30]
+    labels[0] = torch.tensor([0.875, 0.125])
+    assert check(images, labels, plan)
+    line = capsys.readouterr().out.splitlines()[0]
+    text = "1 rose label: rose 0.875 tulip 0.125 pixels: 12.5% pasted from 4"
+    assert " ".join(line.split()) == text
+
+
+def test_the_kit_finds_a_false_transform(capsys):
+    """The test kit accepts each transform of the demo and refuses one with wrong labels."""
+    assert all(map(demo._check_transform, demo._make_transforms()))
+    assert capsys.readouterr().out.count("the test kit agrees for 960 other images") == 3
+    assert not demo._check_transform(lambda *batch: (batch[0], TRANSFORMS["cutmix"](*batch)[1]))
+    assert "the test kit finds a difference" in capsys.readouterr().out
 
 
 def test_demo_pairs_roses_with_tulips():
     """Every picture of the demo gets a partner of the other class, and each is used once."""
     labels = torch.tensor([0, 1, 1, 0, 0, 1])
-    partner = demo._pair_with_other_class(labels)
+    partner = demo._pair_classes(labels)
     assert (labels[partner] != labels).all()
     assert sorted(partner.tolist()) == list(range(6))
 
 
+@pytest.mark.parametrize("number", [1, 2])
+def test_every_picture_of_the_demo_shows_its_mix(number):
+    """For many seeds, Mixup and CutMix mix in some of the other class."""
+    transform = demo._make_transforms()[number]
+    for seed in range(200):
+        torch.manual_seed(seed)
+        _, labels = transform(RAW, KINDS)
+        assert labels.min() > 0.005
+
+
 def test_training_on_mixed_labels_lowers_the_loss(capsys):
-    """Forty steps are enough for the loss to fall, and what is returned is what is printed."""
+    """In forty steps the loss falls, and the returned numbers are printed."""
     first, last, right = demo._train(40, size=24)
     assert last < first - 0.1
     assert right > 0.8
     assert f"loss {first:.3f} -> {last:.3f}" in capsys.readouterr().out
 
 
+def test_training_mixes_differently_in_each_epoch():
+    """Batches are repeated for any number of steps, with the epoch set before each loop."""
+    epochs = []
+
+    class Loader(list):
+        def collate_fn(self):
+            raise AssertionError
+
+    Loader.collate_fn.set_epoch = epochs.append
+    assert list(demo._repeat(Loader("abc"), 7)) == list("abcabca")
+    assert epochs == [0, 1, 2]
+
+
 def test_demo_is_seeded(tmp_path, capsys, monkeypatch):
-    """Two runs print the same labels and draw the same picture."""
+    """Two runs print the same labels and draw the same sheet."""
     monkeypatch.setattr(demo, "_train", lambda steps: None)
     texts, sheets = [], []
     for name in "ab":
@@ -111,35 +134,29 @@ def test_demo_is_seeded(tmp_path, capsys, monkeypatch):
     assert kept == [".jpg"] * 4 + [".png"] * 4
 
 
-def test_demo_says_when_a_label_lies(tmp_path, monkeypatch, capsys):
-    """A transform whose labels lie makes the demo say NO and return it."""
-    mix_truly = CutMix.run
+class FalseCollateFn(CollateFn):
+    """A collate function that exchanges the labels of pasted batches."""
 
-    def mix(self, *given):
-        (images, labels), recipe = mix_truly(self, *given)
-        return [images, labels.roll(1, 1)], recipe
+    def __call__(self, samples):
+        """Collate and mix."""
+        images, labels, plan = super().__call__(samples)
+        return images, labels.roll(1, 1) if PASTE in plan.op else labels, plan
 
+
+def test_demo_reports_false_labels(tmp_path, monkeypatch, capsys):
+    """If the labels of CutMix are wrong, the demo prints NO once and returns False."""
     monkeypatch.setattr(demo, "_train", lambda steps: None)
-    monkeypatch.setattr(CutMix, "run", mix)
+    monkeypatch.setattr(demo, "make_collate_fn", FalseCollateFn)
     assert not demo.run_demo(tmp_path, size=32)[1]
     assert capsys.readouterr().out.count("labels equal pixels: NO") == 1
 
 
-@pytest.mark.parametrize("number", [1, 2])
-def test_every_picture_of_the_demo_shows_its_mix(number):
-    """Whatever the seed, Mixup and CutMix mix in something of the other class."""
-    samples = list(zip(PLAIN, CLASSES.tolist(), strict=True))
-    for seed in range(200):
-        collate_fn = demo._make_mixes(seed)
-        collate_fn.set_p([float(i == number) for i in range(3)])
-        _, labels = collate_fn(samples)
-        assert labels.min() > 0.005
-
-
 def test_progress_yields_everything_and_ends_with_a_full_bar(capsys, monkeypatch):
-    """The items pass unchanged; a terminal sees the bar grow, a file only the last line."""
+    """The items pass unchanged; a terminal shows the bar growing, a file only the last line."""
+    full = f"reading [{'#' * 30}] 3/3\n"
     assert list(demo.show_progress("abc", 3, "reading")) == ["a", "b", "c"]
-    assert capsys.readouterr().err == f"reading [{'#' * 30}] 3/3\n"
+    assert capsys.readouterr().err == full
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     assert list(demo.show_progress("abc", 3, "reading")) == ["a", "b", "c"]
-    assert capsys.readouterr().err.count("\r") == 3
+    first, second, last = capsys.readouterr().err.split("\r")
+    assert (first.split()[-1], second.split()[-1], last) == ("1/3", "2/3", full)

@@ -1,0 +1,1 @@
+"""The command ``tv-mixaug``. Nothing else in the package imports this folder."""
