@@ -1,20 +1,20 @@
-"""Prove that labels, masks and boxes tell the truth: assertions and strategies for your tests."""
+"""Assertions that labels, masks and boxes match the pixels, and hypothesis strategies."""
 
 from typing import Any
 
-from tv_mixaug.testing._coded import TruthReport, UntruthfulError
+from tv_mixaug.testing._runner import TruthReport, UntruthfulError
 from tv_mixaug.testing.contracts import (
     assert_inputs_unchanged,
     assert_one_label_format,
     assert_reproducible,
 )
-from tv_mixaug.testing.draws import (
+from tv_mixaug.testing.labels import assert_labels_match_pixels
+from tv_mixaug.testing.randomness import (
     assert_draws_independent,
     assert_probability,
     assert_switch_reaches_workers,
 )
 from tv_mixaug.testing.targets import assert_targets_follow_images
-from tv_mixaug.testing.truth import assert_labels_match_pixels
 
 _STRATEGIES = ("image_batches", "label_batches", "plans", "samples", "transforms")
 
@@ -34,7 +34,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # The assertions need no hypothesis; only those who ask for a strategy must have it.
+    # Only the strategies need hypothesis, so it is not imported for the assertions.
     if name in _STRATEGIES:
         from tv_mixaug.testing import strategies
 

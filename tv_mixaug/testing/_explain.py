@@ -1,83 +1,55 @@
-"""Say in words why a label is not what its pixels hold."""
+"""Explain why a label differs from the pixels of its image."""
 
 from __future__ import annotations
-
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from tv_mixaug.testing import _causes as causes
 from tv_mixaug.testing._causes import Cause
-from tv_mixaug.testing._coded import CodedBatch, decode
-
-
-class Explanation(NamedTuple):
-    """One row: what is there, what is said, why they may differ."""
-
-    held: Tensor  # (K,) float64
-    said: Tensor  # (K,) float64
-    own: int | None
-    unknown: float  # the share of pixels whose colour no mix of the samples gives
-    cause: Cause
-
-    def sentence(self) -> str:
-        """Write it in one line."""
-        there = list_shares(self.held, self.own)
-        if self.unknown > 0:
-            there += f", and {self.unknown:.1%} have a colour that no mix of the samples gives"
-        return f"its pixels hold {there}; its label says {list_shares(self.said, self.own)}."
-
-    def table(self) -> str:
-        """Write it as a table, a line for each class."""
-        lines = [("class", "pixels hold", "label says")]
-        listed = _listed(self.held, self.own) + _listed(self.said, self.own)
-        for k in list(dict.fromkeys(listed))[:8]:
-            name = f"{k}{' (its own)' if k == self.own else ''}"
-            lines.append((name, f"{self.held[k]:.2%}", f"{self.said[k]:.2%}"))
-        if self.unknown > 0:
-            lines.append(("nobody's colour", f"{self.unknown:.2%}", ""))
-        return "\n".join(f"  {a:<16}{b:>12}{c:>13}".rstrip() for a, b, c in lines)
+from tv_mixaug.testing._coded import CodedBatch, colour_tolerance, pixel_weights
+from tv_mixaug.testing._runner import Finding
 
 
 def explain_label(
+    batch: CodedBatch,
     pixels: Tensor,
     visible: Tensor,
     weights: Tensor,
-    batch: CodedBatch,
+    row: int,
     *,
-    own: int | None,
-    slack: float,
+    roundings: int,
     renormalized: bool,
-) -> Explanation:
-    """Describe one row: what its pixels hold, what its label says, and the probable cause.
+) -> Finding:
+    """Describe a wrong row: what its pixels hold, what its label says, and the probable cause.
 
     Args:
-        pixels: (C, H, W) float64 in [0, 1].
-        visible: (H, W) bool, False where a pixel is erased.
-        weights: (K,) float64, the label.
-        batch: what was fed.
-        own: the class that the row's own sample had, None if rows and samples are not in step.
-        slack: how far a colour may be from a mix of the batch's colours to be taken for it.
-        renormalized: shares are shares of the visible pixels.
+        batch: the input.
+        pixels: (B, C, H, W) float64 in [0, 1], the output.
+        visible: (B, H, W) bool, False where a pixel is erased.
+        weights: (B, K) float64, the labels of the output.
+        row: which row.
+        roundings: how often integer images are rounded.
+        renormalized: whether the shares are shares of the visible pixels.
 
     Returns:
-        The explanation.
+        The finding.
     """
-    present = batch.present
-    colours, counts = count_colours(pixels[:, visible])
-    mixes = decode(colours, batch.colours[present], tolerance=slack)
+    own = int(batch.classes[row]) if len(pixels) == len(batch.classes) else None
+    dtype, present = batch.images.dtype, batch.present
+    integer = not dtype.is_floating_point
+    pixels, visible, weights = pixels[row], visible[row], weights[row]
+    slack = 3 * colour_tolerance(dtype, roundings=roundings)
+    mixes = pixel_weights(pixels[None], batch.colours[present], tolerance=slack)[0][:, visible]
     total = max(1, int(visible.sum()) if renormalized else visible.numel())
     held = torch.zeros_like(weights)
-    held[present] = (mixes.nan_to_num(0) * counts[:, None]).sum(0) / total
-    unknown = float(counts[mixes[:, 0].isnan()].sum()) / total
+    held[present] = mixes.nan_to_num(0).sum(1) / total
+    unknown = float(mixes.isnan().any(0).sum()) / total
 
-    dtype = batch.images.dtype
-    integer = not dtype.is_floating_point
     near = 0.01 if integer else 1e-3
     if not weights.isfinite().all():
         cause = causes.NOT_FINITE
-    elif _are_rounded(weights, held, batch):
+    elif _are_rounded(weights, held, dtype):
         cause = causes.ROUNDED.of(dtype=dtype)
     elif _is_smoothed(weights, present):
         cause = causes.SMOOTHED
@@ -87,41 +59,53 @@ def explain_label(
         cause = causes.WRONG_SUM.of(total=float(weights.sum()))
     elif not visible.all() and bool((weights > near)[held > near].all()):
         cause = causes.STILL_COUNTED
-    elif named := _wrong_weights(
+    elif named := _wrong_classes(
         held, weights, near=near, own=own, integer=integer, line=1 / min(visible.shape)
     ):
         cause = named
-    elif len(colours) == 1:
+    elif (pixels - pixels[:, visible][:, :1, None]).abs()[:, visible].max() < 1e-7:  # a blend
         cause = causes.BLEND_TRUNCATED if integer else causes.OTHER_LAM
     else:
-        cause = _wrong_area(pixels, held, weights, batch, own)
-    return Explanation(held, weights, own, unknown, cause)
+        cause = _wrong_area(pixels, held, weights, None if own is None else batch.colours[own])
+    return Finding(
+        cause, _sentence(held, weights, own, unknown), _table(held, weights, own, unknown),
+        weights, held,
+    )  # fmt: skip
 
 
-def count_colours(pixels: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the distinct colours (U, C) of pixels (C, N), and how many pixels have each."""
-    colours, counts = torch.unique((pixels * 1e7).round(), dim=1, return_counts=True)
-    return colours.mT / 1e7, counts.to(torch.float64)
+def _sentence(held: Tensor, said: Tensor, own: int | None, unknown: float) -> str:
+    pixels = _list_shares(held, own)
+    if unknown > 0:
+        pixels += f", and {unknown:.1%} have a colour that no mix of the samples gives"
+    return f"its pixels hold {pixels}; its label says {_list_shares(said, own)}."
 
 
-def list_shares(shares: Tensor, own: int | None) -> str:
-    """Write (K,) shares as words, the own class first, then the largest six."""
-    listed = _listed(shares, own)
-    words = [f"{shares[k]:.2%} of class {k}{' (its own)' if k == own else ''}" for k in listed[:6]]
-    if len(listed) > len(words):
-        words.append(f"some of {len(listed) - len(words)} more classes")
+def _list_shares(shares: Tensor, own: int | None) -> str:
+    classes = _classes(shares, own)
+    words = [f"{shares[k]:.2%} of class {k}{' (its own)' if k == own else ''}" for k in classes[:6]]
+    if len(classes) > len(words):
+        words.append(f"some of {len(classes) - len(words)} more classes")
     return ", ".join(words) or "no class at all"
 
 
-def _listed(shares: Tensor, own: int | None) -> list[int]:
-    """Return the classes that have a share, the own one first, then the largest."""
+def _table(held: Tensor, said: Tensor, own: int | None, unknown: float) -> str:
+    listed = list(dict.fromkeys(_classes(held, own) + _classes(said, own)))[:8]
+    names = {k: f"{k} (its own)" if k == own else str(k) for k in listed}
+    lines = [("class", "pixels hold", "label says")]
+    lines += [(names[k], f"{held[k]:.2%}", f"{said[k]:.2%}") for k in listed]
+    if unknown > 0:
+        lines.append(("other colours", f"{unknown:.2%}", ""))
+    return "\n".join(f"  {a:<16}{b:>12}{c:>13}".rstrip() for a, b, c in lines)
+
+
+def _classes(shares: Tensor, own: int | None) -> list[int]:
+    """Return the classes that have a share, the sample's own first, then the largest."""
     listed: list[int] = (~(shares.abs() <= 5e-5)).nonzero()[:, 0].tolist()
     return sorted(listed, key=lambda k: (k != own, -abs(float(shares[k])), k))
 
 
-def _are_rounded(weights: Tensor, held: Tensor, batch: CodedBatch) -> bool:
-    """Return whether the label names the classes of the pixels as the images' dtype has them."""
-    dtype = batch.images.dtype
+def _are_rounded(weights: Tensor, held: Tensor, dtype: torch.dtype) -> bool:
+    """Whether the label has the classes of the pixels as the images' dtype represents them."""
     if not dtype.is_floating_point:
         return False
     numbers = torch.arange(len(weights), dtype=torch.float64)
@@ -132,7 +116,7 @@ def _are_rounded(weights: Tensor, held: Tensor, batch: CodedBatch) -> bool:
 
 
 def _is_smoothed(weights: Tensor, present: Tensor) -> bool:
-    """Return whether all classes that are not in the batch have one weight that is not 0."""
+    """Whether all classes that are not in the batch have the same nonzero weight."""
     absent = torch.ones_like(weights, dtype=torch.bool)
     absent[present] = False
     rest = weights[absent]
@@ -147,10 +131,10 @@ def _foreign_colours(pixels: Tensor) -> Cause:
     return causes.FOREIGN
 
 
-def _wrong_weights(
+def _wrong_classes(
     held: Tensor, weights: Tensor, *, near: float, own: int | None, integer: bool, line: float
 ) -> Cause | None:
-    """Name the causes that show in which classes have weight; a line is a row of pixels."""
+    """Find causes that show in which classes have weight; `line` is the share of a pixel row."""
     seen, said = held > near, weights > near
     mixed = int(seen.sum()) > 1
     hard = bool(((weights < near) | (weights > 1 - near)).all())
@@ -170,13 +154,11 @@ def _wrong_weights(
     return causes.OTHER_SAMPLES if gone.any() else None
 
 
-def _wrong_area(
-    pixels: Tensor, held: Tensor, weights: Tensor, batch: CodedBatch, own: int | None
-) -> Cause:
-    """Explain a label that names the right classes of a cut with the wrong weights."""
+def _wrong_area(pixels: Tensor, held: Tensor, weights: Tensor, colour: Tensor | None) -> Cause:
+    """Explain wrong weights of the right classes of a cut; `colour` is that of its own sample."""
     total = pixels[0].numel()
-    if own is not None:
-        pasted = (pixels - batch.colours[own][:, None, None]).abs().amax(0) > 1e-3
+    if colour is not None:
+        pasted = (pixels - colour[:, None, None]).abs().amax(0) > 1e-3
         ys, xs = pasted.nonzero(as_tuple=True)
         height, width = int(ys.max() - ys.min()) + 1, int(xs.max() - xs.min()) + 1
         off_by = float((weights - held).abs().max()) * total
