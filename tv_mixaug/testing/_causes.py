@@ -1,4 +1,4 @@
-"""Probable causes of wrong labels and targets, and their remedies."""
+"""Probable causes of failures and their remedies, as in the table of ``docs/guide/truth.md``."""
 
 from __future__ import annotations
 
@@ -6,10 +6,7 @@ from typing import NamedTuple
 
 
 class Cause(NamedTuple):
-    """Probable cause of a failure. The text may contain format fields.
-
-    Each cause is also a row of the table in ``docs/guide/truth.md``.
-    """
+    """Probable cause of a failure. The text may contain format fields."""
 
     text: str
     remedy: str
@@ -18,8 +15,6 @@ class Cause(NamedTuple):
         """Return the cause with the fields of its text filled in."""
         return self._replace(text=self.text.format(**values))
 
-
-# --- Labels ---------------------------------------------------------------------------------------
 
 NOT_FINITE = Cause(
     "the label contains NaN or infinity.",
@@ -42,10 +37,8 @@ RESCALED = Cause(
     "State the normalisation of the pipeline: `mean=` and `std=`, or `--mean` and `--std`.",
 )
 FOREIGN = Cause(
-    "pixels were erased (pass `erased=`), normalised (pass `mean=`, `std=`), or truncated or "
-    "wrapped around as integers.",
-    "State the value of erased pixels: `erased=`, or `--erased`. If nothing should be erased, "
-    "look for a cast of the images to integers.",
+    "pixels were erased (pass `erased=`), normalised (pass `mean=`, `std=`) or cast to integers.",
+    "State the value of erased pixels, `erased=` or `--erased`, or look for a cast of the images.",
 )
 WRONG_SUM = Cause(
     "the label's weights sum to {total:.4g}.",
@@ -104,9 +97,7 @@ NOT_CORRECTED = Cause(
     "After clipping the box set lam = 1 - area / (H * W), and use that for the labels.",
 )
 VAGUE = (FOREIGN, OTHER_PIXELS)  # reported if no other cause fits
-ALIKE = {NOT_CORRECTED: COVERED}  # cannot be told apart in large images
-
-# --- Masks and boxes ------------------------------------------------------------------------------
+ALIKE = ((NOT_CORRECTED, COVERED),)  # cannot be told apart in large images
 
 MASK_NOT_FILLED = Cause(
     "the mask was not filled where the image was erased.",
@@ -129,16 +120,13 @@ MASK_ELSEWHERE = Cause(
     "Sample one box, or one lam, and use it for both.",
 )
 MASK_FOREIGN = Cause(
-    "{count} pixels have a colour that no mix of the samples gives; if they are erased on purpose, "
-    "pass `erased=True`.",
-    "State that pixels may be erased: `erased=True`.",
+    "{count} pixels have a colour that no mix of the samples gives.",
+    "If pixels are erased on purpose, pass `erased=True`.",
 )
 BOXES_BEHIND = Cause(
     "boxes do not match the visible pixels of their objects.",
     "Cut, clip and drop boxes with the pixels, and their labels with the boxes.",
 )
-
-# --- Inputs and formats ---------------------------------------------------------------------------
 
 INPUTS_CHANGED = Cause(
     "the pipeline writes into its inputs.",
@@ -148,8 +136,6 @@ TWO_FORMATS = Cause(
     "the labels of unmixed batches have another format.",
     "Encode the labels of every batch, mixed or not, as (B, K) float32 or as pairs.",
 )
-
-# --- Randomness -----------------------------------------------------------------------------------
 
 P_IGNORED = Cause(
     "p is ignored: all {what} are mixed.",

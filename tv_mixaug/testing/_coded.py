@@ -34,6 +34,11 @@ class CodedBatch(NamedTuple):
     colours: Tensor  # (K, C) float64 in [0, 1]; 0 for classes that are not in the batch
     present: Tensor  # (M,) int64, the classes that are in the batch, ascending
 
+    @property
+    def palette(self) -> Tensor:
+        """Colours (M, C) of the classes that are in the batch."""
+        return self.colours[self.present]
+
 
 def private_generator(seed: int) -> torch.Generator:
     """Return a generator with another stream than `torch.manual_seed(seed)`."""
@@ -41,47 +46,41 @@ def private_generator(seed: int) -> torch.Generator:
 
 
 def coded_batch(
-    case: Case, *, num_classes: int, channels: int = 3, avoid: Sequence[float] | None = None
-) -> CodedBatch:
-    """Sample classes and colours for a batch.
-
-    No class occurs twice in three of four seeds, if there are enough classes. The values `avoid`,
-    one per channel in [0, 1], are far from every mix of the colours.
-    """
-    generator = private_generator(case.seed)
-    size = case.batch_size
-    if size <= num_classes and case.seed % 4 != 3:
-        classes = torch.randperm(num_classes, generator=generator)[:size]
-    else:
-        classes = torch.randint(num_classes, (size,), generator=generator)
-    return paint(classes, case, num_classes, channels, generator, avoid)
-
-
-def paint(
-    classes: Tensor,
     case: Case,
+    *,
     num_classes: int,
-    channels: int,
-    generator: torch.Generator,
+    channels: int = 3,
     avoid: Sequence[float] | None = None,
+    classes: Tensor | None = None,
 ) -> CodedBatch:
-    """Fill one image per class label with the colour of its class."""
+    """Fill each image of a batch with the colour of its class.
+
+    If `classes` is None, they are sampled; in three of four seeds no class occurs twice, if there
+    are enough. `avoid` is a colour in [0, 1] that every mix of the others is far from.
+    """
+    generator, size = private_generator(case.seed), case.batch_size
+    if classes is None and size <= num_classes and case.seed % 4 != 3:
+        classes = torch.randperm(num_classes, generator=generator)[:size]
+    elif classes is None:
+        classes = torch.randint(num_classes, (size,), generator=generator)
     present, index = torch.unique(classes, return_inverse=True)
-    palette = sample_palette(len(present), channels, case.dtype, generator, avoid)
+    palette = sample_palette((len(present), channels), case.dtype, generator, avoid)
     images = palette[index][:, :, None, None].expand(-1, -1, *case.size).contiguous()
     colours = torch.zeros(num_classes, channels, dtype=torch.float64)
-    colours[present] = to_unit(palette[:, :, None, None])[:, :, 0, 0]
+    colours[present] = to_unit(palette)
     return CodedBatch(images, classes, colours, present)
 
 
 def sample_palette(
-    count: int,
-    channels: int,
+    shape: tuple[int, int],
     dtype: torch.dtype,
     generator: torch.Generator,
     avoid: Sequence[float] | None = None,
 ) -> Tensor:
-    """Sample (count, channels) colours, each the farthest of 32 from the previous ones."""
+    """Sample (M, C) colours, each the farthest of 32 from the previous ones."""
+    if not (dtype.is_floating_point or dtype == torch.uint8):
+        raise ValueError(f"dtypes must be floating-point types or torch.uint8, got {dtype}.")
+    count, channels = shape
     low, high = torch.full((channels,), 10.0), torch.full((channels,), 245.0)
     if avoid is not None:
         # All colours lie on one side of the value, so no weighted mean of them can reach it.
@@ -118,11 +117,10 @@ def per_channel(
     """Return one float per channel, from one number or a sequence of them."""
     if value is None:
         return None
-    if isinstance(value, (int, float)):
-        return (float(value),) * channels
-    if len(value) != channels:
-        raise ValueError(f"{name} must have one value per channel ({channels}), got {len(value)}.")
-    return tuple(float(v) for v in value)
+    values = [value] * channels if isinstance(value, (int, float)) else value
+    if len(values) != channels:
+        raise ValueError(f"{name} must have one value per channel ({channels}), got {len(values)}.")
+    return tuple(map(float, values))
 
 
 def to_unit(
@@ -140,28 +138,18 @@ def to_unit(
 
 def colour_tolerance(*dtypes: torch.dtype, roundings: int = 1) -> float:
     """Return the largest error in [0, 1] units of colours that are mixed in these dtypes."""
-
-    def error(dtype: torch.dtype) -> float:
-        if dtype.is_floating_point:
-            return max(1e-5, 2 * torch.finfo(dtype).eps)
-        return 1e-5 + 0.5 * roundings / 255
-
-    return max(map(error, dtypes))
+    return max(
+        max(1e-5, 2 * torch.finfo(dtype).eps)
+        if dtype.is_floating_point
+        else 1e-5 + 0.5 * roundings / 255
+        for dtype in dtypes
+    )
 
 
 def pixel_weights(pixels: Tensor, palette: Tensor, *, tolerance: float) -> Tensor:
-    """Solve for the weight of each colour of a palette in each pixel.
-
-    Args:
-        pixels: (B, C, H, W) float64.
-        palette: (M, C) float64, colours that may have been mixed.
-        tolerance: largest error of a mix, in [0, 1] units.
-
-    Returns:
-        (B, M, H, W) float64, NaN where no mix fits.
-    """
+    """Return the weight (B, M, H, W) of each palette colour in each pixel, as `decode` does."""
     levels = (pixels * 1e7).round().to(torch.int64).movedim(1, -1)
-    # Distinct numbers are found much faster than distinct rows, so each colour gets a number.
+    # Each colour gets a number, since unique numbers are found much faster than unique rows.
     key = torch.randint(2**62, levels.shape[-1:], generator=private_generator(0)) | 1
     numbers, index = torch.unique((levels * key).sum(-1), return_inverse=True)
     colours = torch.empty(len(numbers), palette.shape[1], dtype=torch.float64)
@@ -170,16 +158,10 @@ def pixel_weights(pixels: Tensor, palette: Tensor, *, tolerance: float) -> Tenso
 
 
 def decode(colours: Tensor, palette: Tensor, *, tolerance: float) -> Tensor:
-    """Solve for the weights of a palette in each colour, with as few colours mixed as possible.
+    """Solve for the weights of the palette (M, C) in each colour (U, C), all float64 in [0, 1].
 
-    Args:
-        colours: (U, C) float64.
-        palette: (M, C) float64, colours that may have been mixed.
-        tolerance: largest error of a mix, in [0, 1] units.
-
-    Returns:
-        (U, M) float64: weights >= 0 that sum to 1 in each row, or NaN where no mix fits of up to
-        as many colours as there are channels (three at most).
+    As few palette colours are mixed as possible, and at most as many as there are channels. The
+    weights (U, M) sum to 1 in each row, or are NaN where no such mix is within the tolerance.
     """
     weights = torch.full((len(colours), len(palette)), torch.nan, dtype=torch.float64)
     # With more colours than channels some mix always fits, which would explain nothing.

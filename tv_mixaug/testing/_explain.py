@@ -21,26 +21,16 @@ def explain_label(
     roundings: int,
     renormalized: bool,
 ) -> Finding:
-    """Describe a wrong row: what its pixels hold, what its label says, and the probable cause.
+    """Explain a wrong row by its pixels (C, H, W), those that are visible, and its weights (K,).
 
-    Args:
-        batch: the input.
-        pixels: (B, C, H, W) float64 in [0, 1], the output.
-        visible: (B, H, W) bool, False where a pixel is erased.
-        weights: (B, K) float64, the labels of the output.
-        row: which row.
-        roundings: how often integer images are rounded.
-        renormalized: whether the shares are shares of the visible pixels.
-
-    Returns:
-        The finding.
+    All three are given for the whole batch; `renormalized` shares are shares of visible pixels.
     """
     own = int(batch.classes[row]) if len(pixels) == len(batch.classes) else None
     dtype, present = batch.images.dtype, batch.present
     integer = not dtype.is_floating_point
     pixels, visible, weights = pixels[row], visible[row], weights[row]
     slack = 3 * colour_tolerance(dtype, roundings=roundings)
-    mixes = pixel_weights(pixels[None], batch.colours[present], tolerance=slack)[0][:, visible]
+    mixes = pixel_weights(pixels[None], batch.palette, tolerance=slack)[0][:, visible]
     total = max(1, int(visible.sum()) if renormalized else visible.numel())
     held = torch.zeros_like(weights)
     held[present] = mixes.nan_to_num(0).sum(1) / total

@@ -1,8 +1,8 @@
 """Run a pipeline on coded batches, judge its output and report the smallest failure.
 
-Every assertion feeds a pipeline through :class:`Pipeline` and fails with :class:`UntruthfulError`.
-Assertions about single batches are a function `Case -> Trial` that :func:`compare` calls for many
-cases: it counts wrong rows, looks for a smaller case with the same cause and explains that.
+Every assertion calls the pipeline through :class:`Pipeline` and fails with
+:class:`UntruthfulError`. Assertions about single batches are functions `Case -> Trial` that
+:func:`compare` calls for many cases.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import product
 from typing import Any, NamedTuple
@@ -67,11 +67,10 @@ class UntruthfulError(AssertionError):
         rows: int = 0,
         evidence: Evidence | None = None,
     ) -> None:
-        self.cause = ""
         if cause is not None:
-            self.cause = cause.text
             message += f"\nProbable cause: {cause.text}\nWhat to do: {cause.remedy}"
         super().__init__(message)
+        self.cause = cause.text if cause is not None else ""
         self.case, self.wrong, self.rows, self.evidence = case, wrong, rows, evidence
 
 
@@ -109,6 +108,7 @@ class Pipeline:
     function: Callable[..., Any]
     collate: bool = False
     name: str = "pipeline"  # of the argument that it was passed as
+    seeds: bool = True  # whether each call is seeded
 
     def __post_init__(self) -> None:
         check_callable(self.name, self.function)
@@ -116,42 +116,40 @@ class Pipeline:
     def __call__(self, images: Tensor, targets: Any, case: Case) -> tuple[Tensor, Any]:
         """Return the images and targets that the pipeline makes of a batch."""
         inputs = (make_samples(images, targets),) if self.collate else (images, targets)
-        try:
-            result = self.function(*inputs)
-        except Exception as error:
-            if hasattr(error, "add_note"):  # Python 3.11
-                error.add_note(f"Raised by the pipeline under test for a {case}.")
-            raise
+        with seeded(case.seed) if self.seeds else nullcontext():
+            try:
+                result = self.function(*inputs)
+            except Exception as error:
+                if hasattr(error, "add_note"):  # Python 3.11
+                    error.add_note(f"Raised by the pipeline under test for a {case}.")
+                raise
         return read_output(result)
 
 
 def read_output(result: Any) -> tuple[Tensor, Any]:
     """Return the images and targets of a batch that a pipeline or loader returned."""
-    is_sequence = isinstance(result, (tuple, list))
-    if not is_sequence or len(result) != 2:
-        got = f"{len(result)} values" if is_sequence else type(result).__name__
-        raise TypeError(f"pipeline must return a pair, images first, got {got}; wrap it to do so.")
-    images, targets = result
-    if not isinstance(images, Tensor) or images.ndim != 4:
-        is_tensor = isinstance(images, Tensor)
-        got = f"shape {tuple(images.shape)}" if is_tensor else type(images).__name__
+    is_pair = isinstance(result, (tuple, list)) and len(result) == 2
+    if not is_pair or not isinstance(result[0], Tensor) or result[0].ndim != 4:
         raise TypeError(
-            f"pipeline must return images (B, C, H, W) first, got {got}; wrap it to do so."
+            "pipeline must return a pair of images (B, C, H, W) and labels or targets, "
+            f"got {describe(result)}; wrap it to do so."
         )
-    return images, targets
+    return result[0], result[1]
+
+
+def describe(value: Any) -> str:
+    """Return the type of a value, with the shapes and dtypes of tensors."""
+    if isinstance(value, Tensor):
+        return f"{tuple(value.shape)} {value.dtype} ({type(value).__name__})"
+    if isinstance(value, (tuple, list)):
+        return f"{type(value).__name__}[{', '.join(map(describe, value))}]"
+    return type(value).__name__
 
 
 def check_callable(name: str, value: Any) -> None:
     """Raise unless a value can be called."""
     if not callable(value):
         raise kind_error(name, "a callable", value)
-
-
-def check_dtypes(dtypes: Sequence[torch.dtype]) -> None:
-    """Raise unless images can have these dtypes."""
-    for dtype in dtypes:
-        if not (dtype.is_floating_point or dtype == torch.uint8):
-            raise ValueError(f"dtypes must be floating-point types or torch.uint8, got {dtype}.")
 
 
 @contextmanager
@@ -174,7 +172,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 @contextmanager
 def seeded_epochs(seed: int) -> Iterator[None]:
-    """Seed as `seeded` does, and ignore warnings that an epoch is repeated: it is on purpose."""
+    """Seed as `seeded` does, and ignore warnings about repeated epochs: they are on purpose."""
     with seeded(seed), warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*epoch", UserWarning)
         yield
@@ -192,7 +190,6 @@ def all_cases(
         check_integer("batch_sizes", batch_size, 1)
     for side in (side for size in sizes for side in size):
         check_integer("sizes", side, 1)
-    check_dtypes(dtypes)
     repeats = range(check_integer("draws", draws, 1))
     grid = product(dtypes, sorted(batch_sizes), sorted(sizes), repeats)
     cases = [Case(b, s, d, seed + n) for n, (d, b, s, _) in enumerate(grid)]
@@ -204,19 +201,9 @@ def all_cases(
 def compare(
     attempt: Callable[[Case], Trial], cases: Sequence[Case], heading: str, *, least_side: int = 1
 ) -> TruthReport:
-    """Judge a pipeline on all cases.
+    """Judge a pipeline on all cases and explain the smallest failure.
 
-    Args:
-        attempt: runs and judges the pipeline on one case.
-        cases: the cases.
-        heading: what is wrong, such as "Labels differ from the pixels".
-        least_side: smallest side of an image that a smaller case may have.
-
-    Returns:
-        The number of rows compared, and how many of them were mixed.
-
-    Raises:
-        UntruthfulError: rows are wrong.
+    `least_side` is the smallest side of an image that a smaller case may have.
     """
     __tracebackhide__ = True
     rows = wrong = mixed = 0
@@ -240,28 +227,36 @@ def compare(
         raise UntruthfulError(message, case=str(case), wrong=wrong, rows=rows)
     row, worst = next(iter(findings.items()))
     place = f"{case}, row {row}"
+    evidence, shown = None, list(findings)[:8]
+    said, held = ([getattr(findings[n], name) for n in shown] for name in ("said", "held"))
+    if worst.said is not None:
+        evidence = Evidence(
+            trial.pixels[shown], torch.stack(said), torch.stack(held), to_unit(trial.batch.images),
+            trial.batch.classes,
+        )  # fmt: skip
     raise UntruthfulError(
-        f"{heading}\nSmallest case found: {place}.\n{worst.table or worst.sentence}",
-        worst.cause,
-        case=f"{place}: {worst.sentence}",
-        wrong=wrong,
-        rows=rows,
-        evidence=_draw(trial, findings),
-    )
+        f"{heading}\nSmallest case found: {place}.\n{worst.table or worst.sentence}", worst.cause,
+        case=f"{place}: {worst.sentence}", wrong=wrong, rows=rows, evidence=evidence,
+    )  # fmt: skip
 
 
 def _shrink(
     attempt: Callable[[Case], Trial], failing: Case, least_side: int
 ) -> tuple[Case, Trial, dict[int, Finding]]:
-    """Find the smallest case that fails for the cause that most rows of the failing one have.
+    """Find the smallest case that fails for the most frequent cause of a failing case.
 
     A smaller case with another cause is skipped: with few samples one fault often looks like
     another. The findings that have the cause come first.
     """
     case, trial = failing, attempt(failing)
     findings = trial.findings()
+    if not findings:
+        return case, trial, findings
     likely = _likely(findings)
-    for smaller in _smaller_cases(failing, least_side) if findings else ():
+    sides = [side for side in (4, 8, 16) if least_side <= side < min(failing.size)]
+    sizes = [*((side, side) for side in sides), failing.size]
+    for batch_size, size, n in product(range(1, failing.batch_size + 1), sizes, range(8)):
+        smaller = Case(batch_size, size, failing.dtype, failing.seed + n)
         try:
             smaller_trial = attempt(smaller)
         except Exception:  # noqa: S112 - a batch that the pipeline refuses is not an example
@@ -275,34 +270,10 @@ def _shrink(
     return case, trial, {row: findings[row] for row in order}
 
 
-def _smaller_cases(failing: Case, least_side: int) -> Iterator[Case]:
-    """Yield cases that explain a failure better, the smallest first."""
-    squares = [(side, side) for side in (4, 8, 16) if least_side <= side < min(failing.size)]
-    sizes = [*squares, failing.size]
-    for batch_size, size, n in product(range(1, failing.batch_size + 1), sizes, range(8)):
-        yield Case(batch_size, size, failing.dtype, failing.seed + n)
-
-
 def _likely(findings: dict[int, Finding]) -> set[str]:
     """Return the remedies for the most frequent cause that is not vague."""
     remedies = [found.cause.remedy for found in findings.values() if found.cause not in VAGUE]
     if not remedies:
         return set()
     most = max(remedies, key=remedies.count)
-    return {most} | {other.remedy for cause, other in ALIKE.items() if cause.remedy == most}
-
-
-def _draw(trial: Trial, findings: dict[int, Finding]) -> Evidence | None:
-    """Collect the images and weights of up to eight wrong rows."""
-    shown = list(findings.items())[:8]
-    said = [found.said for _, found in shown if found.said is not None]
-    held = [found.held for _, found in shown if found.held is not None]
-    if not said or not held:
-        return None
-    return Evidence(
-        trial.pixels[[row for row, _ in shown]],
-        torch.stack(said),
-        torch.stack(held),
-        to_unit(trial.batch.images),
-        trial.batch.classes,
-    )
+    return {most, *(other.remedy for cause, other in ALIKE if cause.remedy == most)}

@@ -17,20 +17,12 @@ from torch.utils.data import DataLoader, Dataset
 from tv_mixaug._validation import check_choice, check_integer, check_probability
 from tv_mixaug.testing import _causes as causes
 from tv_mixaug.testing._causes import Cause
-from tv_mixaug.testing._coded import (
-    Case,
-    colour_tolerance,
-    decode,
-    paint,
-    private_generator,
-    to_unit,
-)
+from tv_mixaug.testing._coded import Case, coded_batch, colour_tolerance, pixel_weights, to_unit
 from tv_mixaug.testing._runner import (
     Pipeline,
     TruthReport,
     UntruthfulError,
     check_callable,
-    check_dtypes,
     read_output,
     seeded,
     seeded_epochs,
@@ -41,11 +33,9 @@ class CodedSamples(Dataset[tuple[Tensor, int]]):
     """Samples `(image, label)` with one colour each and alternating labels 0 and 1."""
 
     def __init__(self, case: Case) -> None:
-        check_dtypes([case.dtype])
-        self.case, count = case, case.batch_size
-        batch = paint(torch.arange(count), case, count, 3, private_generator(case.seed))
-        self.images, self.colours = batch.images, batch.colours
-        self.labels = torch.arange(count) % 2
+        numbers = torch.arange(case.batch_size)
+        batch = coded_batch(case, num_classes=case.batch_size, classes=numbers)
+        self.images, self.colours, self.labels = batch.images, batch.colours, numbers % 2
 
     def __len__(self) -> int:
         return len(self.images)
@@ -127,7 +117,7 @@ def assert_probability(
     check_integer("draws", draws, 50)
     check_integer("batch_size", batch_size, 4)
     case = Case(batch_size, size, dtype, seed)
-    shares = _call_often(Pipeline(mix, collate, "mix"), case, draws).foreign
+    shares = _call_often(Pipeline(mix, collate, "mix", seeds=False), case, draws).foreign
     shown = shares > 0
     slight = shares <= (0.01 if dtype.is_floating_point else 0.05)
     alone = 1 / (batch_size - 1)  # as many samples may be their own partners
@@ -205,7 +195,7 @@ def assert_draws_independent(
         >>> assert_draws_independent(CutMix(num_classes=2, mode="sample"), per="sample")
     """
     __tracebackhide__ = True
-    run = Pipeline(mix, collate, "mix")
+    run = Pipeline(mix, collate, "mix", seeds=False)
     check_choice("per", per, ("batch", "sample"))
     check_integer("draws", draws, 20)
     check_integer("batch_size", batch_size, 4)
@@ -331,8 +321,8 @@ def _read_rows(images: Tensor, colours: Tensor) -> tuple[Tensor, Tensor]:
     foreign = changed.double().mean((1, 2))
     blended = (foreign == 1).nonzero()[:, 0]
     if len(blended):
-        weights = decode(pixels[blended, :, 0, 0], colours, tolerance=2 * tolerance)
-        foreign[blended] = 1 - weights[torch.arange(len(blended)), blended]
+        weights = pixel_weights(pixels[blended, :, :1, :1], colours, tolerance=2 * tolerance)
+        foreign[blended] = 1 - weights[torch.arange(len(blended)), blended, 0, 0]
     places = []
     for lines in (changed.any(1), changed.any(2)):  # x, then y
         first = lines.int().argmax(1)
@@ -441,8 +431,8 @@ def _read_epoch(loader: Iterable[Any], data: CodedSamples) -> list[_Batch]:
     )
     plain = ~edges.any(1)
     weight = torch.full((len(pixels),), torch.nan, dtype=torch.float64)
-    seen, index = torch.unique(pixels[plain, :, 0, 0], dim=0, return_inverse=True)
-    weight[plain] = decode(seen, data.colours, tolerance=2 * tolerance).amax(1)[index]
+    blends = pixel_weights(pixels[plain, :, :1, :1], data.colours, tolerance=2 * tolerance)
+    weight[plain] = blends.amax(1)[:, 0, 0]
     _check_readable(plain & weight.isnan())
     mixed = ~(weight > 1 - 1e-3)
     sizes = [len(batch) for batch in images]

@@ -30,7 +30,6 @@ from tv_mixaug.testing._runner import (
     TruthReport,
     all_cases,
     compare,
-    seeded,
 )
 
 
@@ -114,8 +113,7 @@ def _try_masks(
     batch = coded_batch(case, num_classes=num_classes)
     filled = batch.classes.to(torch.uint8)[:, None, None].expand(-1, *case.size).contiguous()
     given = tv_tensors.Image(batch.images.clone()), tv_tensors.Mask(filled)
-    with seeded(case.seed):
-        images, masks = run(*given, case)
+    images, masks = run(*given, case)
     if not isinstance(masks, Tensor) or masks.ndim not in (3, 4) or len(masks) != len(images):
         got = tuple(masks.shape) if isinstance(masks, Tensor) else type(masks).__name__
         raise TypeError(
@@ -127,8 +125,7 @@ def _try_masks(
     tolerance = 1.5 * colour_tolerance(case.dtype, images.dtype)
     pixels = to_unit(images)
     held = torch.zeros(len(pixels), num_classes, *pixels.shape[2:], dtype=torch.float64)
-    palette = batch.colours[batch.present]
-    held[:, batch.present] = pixel_weights(pixels, palette, tolerance=tolerance)
+    held[:, batch.present] = pixel_weights(pixels, batch.palette, tolerance=tolerance)
     foreign = held.isnan().any(1)
     held = held.nan_to_num(0)
     if masks.ndim == 4:
@@ -189,7 +186,7 @@ def _try_boxes(run: Pipeline, case: Case, min_visible: float | None) -> Trial:
     generator = private_generator(case.seed)
     rectangles = [_sample_rectangles(case.size, generator) for _ in range(case.batch_size)]
     owners = torch.tensor([row for row, many in enumerate(rectangles) for _ in many]).long()
-    colours = sample_palette(case.batch_size + len(owners), 3, case.dtype, generator)
+    colours = sample_palette((case.batch_size + len(owners), 3), case.dtype, generator)
     background, objects = colours[: case.batch_size], colours[case.batch_size :]
     images = background[:, :, None, None].expand(-1, -1, *case.size).contiguous()
     targets: Any = []
@@ -203,12 +200,11 @@ def _try_boxes(run: Pipeline, case: Case, min_visible: float | None) -> Trial:
         boxes = tv_tensors.BoundingBoxes(corners, format="XYXY", canvas_size=case.size)
         targets.append({"boxes": boxes, "labels": labels})
 
-    units = to_unit(colours[:, :, None, None])[:, :, 0, 0]
+    units = to_unit(colours)
     batch = CodedBatch(
         images.clone(), torch.arange(case.batch_size), units, torch.arange(len(units))
     )
-    with seeded(case.seed):
-        images, targets = run(tv_tensors.Image(images), targets, case)
+    images, targets = run(tv_tensors.Image(images), targets, case)
     if not isinstance(targets, (list, tuple)) or len(targets) != len(images):
         raise TypeError("pipeline must return one target dict per image in a list.")
     pixels = to_unit(images)
