@@ -17,7 +17,7 @@ from torch import Tensor
 from tv_mixaug import testing, viz
 from tv_mixaug._validation import check_integer, check_probability
 from tv_mixaug.extras.io import write_image
-from tv_mixaug.testing._coded import Case, coded_batch
+from tv_mixaug.testing._coded import Case, coded_batch, per_channel
 from tv_mixaug.testing._pipeline import BATCH, KINDS, Target, find_target, in_a_line
 from tv_mixaug.testing._runner import Evidence
 
@@ -142,7 +142,8 @@ def _questions(
         "inputs are unchanged",
         partial(testing.assert_inputs_unchanged, target.function, *given, seed=seed),
     )
-    target = replace(target, mean=args.mean, std=args.std)
+    mean, std = per_channel("--mean", args.mean, 3), per_channel("--std", args.std, 3)
+    target = replace(target, mean=mean, std=std)
     if args.p is not None:
         what = "batches" if args.per == "batch" else "samples"
         ask = partial(testing.assert_probability, target, args.p, per=args.per, **sampled)

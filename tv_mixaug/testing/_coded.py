@@ -21,9 +21,8 @@ class Case(NamedTuple):
 
     def __str__(self) -> str:
         height, width = self.size
-        return (
-            f"batch of {self.batch_size}, {height} × {width} pixels, {self.dtype}, seed {self.seed}"
-        )
+        pixels = f"{height} × {width} pixels"
+        return f"batch of {self.batch_size}, {pixels}, {self.dtype}, seed {self.seed}"
 
 
 class CodedBatch(NamedTuple):
@@ -50,7 +49,7 @@ def coded_batch(
     *,
     num_classes: int,
     channels: int = 3,
-    avoid: Sequence[float] | None = None,
+    avoid: Tensor | None = None,
     classes: Tensor | None = None,
 ) -> CodedBatch:
     """Fill each image of a batch with the colour of its class.
@@ -72,10 +71,7 @@ def coded_batch(
 
 
 def sample_palette(
-    shape: tuple[int, int],
-    dtype: torch.dtype,
-    generator: torch.Generator,
-    avoid: Sequence[float] | None = None,
+    shape: tuple[int, int], dtype: torch.dtype, generator: torch.Generator, avoid: Any = None
 ) -> Tensor:
     """Sample (M, C) colours, each the farthest of 32 from the previous ones."""
     if not (dtype.is_floating_point or dtype == torch.uint8):
@@ -84,7 +80,7 @@ def sample_palette(
     low, high = torch.full((channels,), 10.0), torch.full((channels,), 245.0)
     if avoid is not None:
         # All colours lie on one side of the value, so no weighted mean of them can reach it.
-        value = 255 * torch.tensor(avoid).expand(channels)
+        value = 255 * avoid.flatten().float()
         low = torch.where(value < 128, (value + 25).clamp(min=10), low)
         high = torch.where(value >= 128, (value - 25).clamp(max=245), high)
     chosen = torch.empty(0, channels)
@@ -111,29 +107,22 @@ def make_samples(images: Tensor, targets: Any) -> list[tuple[Any, Any]]:
     return list(zip(rows(images), rows(targets), strict=True))
 
 
-def per_channel(
-    name: str, value: float | Sequence[float] | None, channels: int
-) -> tuple[float, ...] | None:
-    """Return one float per channel, from one number or a sequence of them."""
+def per_channel(name: str, value: float | Sequence[float] | None, channels: int) -> Tensor | None:
+    """Return one number, or one per channel, as float64 of shape (C, 1, 1)."""
     if value is None:
         return None
-    values = [value] * channels if isinstance(value, (int, float)) else value
-    if len(values) != channels:
+    values = torch.tensor(value, dtype=torch.float64)
+    if values.ndim and len(values) != channels:
         raise ValueError(f"{name} must have one value per channel ({channels}), got {len(values)}.")
-    return tuple(map(float, values))
+    return values.expand(channels)[:, None, None]
 
 
-def to_unit(
-    images: Tensor, mean: Sequence[float] | None = None, std: Sequence[float] | None = None
-) -> Tensor:
-    """Return images (…, C, H, W) as float64 in [0, 1], with a normalisation undone."""
+def to_unit(images: Tensor, mean: Tensor | None = None, std: Tensor | None = None) -> Tensor:
+    """Return images as float64 in [0, 1], with a normalisation undone."""
     unit = images.detach().cpu().to(torch.float64).as_subclass(Tensor)
     if not images.dtype.is_floating_point:
         unit = unit / 255
-    if mean is not None and std is not None:
-        scale, shift = (torch.tensor(v, dtype=torch.float64).view(-1, 1, 1) for v in (std, mean))
-        unit = unit * scale + shift
-    return unit
+    return unit if mean is None or std is None else unit * std + mean
 
 
 def colour_tolerance(*dtypes: torch.dtype, roundings: int = 1) -> float:

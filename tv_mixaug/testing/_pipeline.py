@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,8 @@ from tv_mixaug.testing._runner import seeded
 
 BATCH = 8  # samples in most batches
 KINDS = {"collate": "collate function", "batch": "batch transform", "loader": "DataLoader"}
+# Inputs of each kind: a list of samples, one argument per field, or one value that has all fields.
+FORMS = {"collate": ["samples"], "batch": ["fields", "batch"], "loader": ["samples"]}
 
 
 @dataclass(frozen=True)
@@ -34,15 +37,15 @@ class Target:
 
     function: Callable[..., Any]
     kind: str  # a key of KINDS
-    form: str  # input: "samples", a list; "batch", one value; "fields", one argument per field
+    form: str  # one of its FORMS
     keys: tuple[str | int, ...]  # of image, label and mask, in a sample or batch
     num_classes: int
     soft: bool = False  # labels go in as (B, K)
     arrays: bool = False  # images of samples are NumPy arrays
     loader: DataLoader[Any] | None = None
     sample: Any = None  # of the loader's own data set: its other fields are passed on
-    mean: tuple[float, ...] | None = None  # normalisation to undo in the output
-    std: tuple[float, ...] | None = None
+    mean: Tensor | None = None  # (C, 1, 1), normalisation to undo in the output
+    std: Tensor | None = None
 
     def feed(self, *fields: Any) -> tuple[Any, ...]:
         """Return the arguments that the pipeline takes, for images, labels and perhaps masks."""
@@ -101,17 +104,9 @@ class Target:
 
 
 def find_target(args: argparse.Namespace, dtype: torch.dtype) -> Target:
-    """Import a pipeline and find out how it is called.
+    """Import a pipeline and find out how it is called, by calling it on images of a dtype.
 
-    Args:
-        args: parsed arguments.
-        dtype: dtype of the images that it is tried with.
-
-    Returns:
-        The target, which was called successfully once.
-
-    Raises:
-        ValueError: it cannot be imported, called or read; the text says what to do.
+    A ValueError says what to do if it cannot be imported, called or read.
     """
     found, name, kind = _make(_import(args.target), args), args.target, args.kind
     loader = found if isinstance(found, DataLoader) else None
@@ -136,25 +131,21 @@ def find_target(args: argparse.Namespace, dtype: torch.dtype) -> Target:
         draft = _look_at_sample(draft, loader)
     if args.keys:
         draft = replace(draft, keys=tuple(args.keys))
-    collating = replace(draft, kind="collate")
-    batched = [replace(draft, kind="batch", form=form) for form in ("fields", "batch")]
-    if isinstance(draft.keys[0], str):
-        del batched[0]  # fields have no names as arguments
-    if loader is not None:
-        candidates = [draft]
-    elif kind is not None:
-        candidates = [collating] if kind == "collate" else batched
-    elif isinstance(function, torch.nn.Module) or len(_required(function)) > 1:
-        candidates = [*batched, collating]
-    else:  # most functions of one argument are collate functions
-        candidates = [collating, *batched]
+    kinds = ["batch", "collate"]
+    if not isinstance(function, torch.nn.Module) and len(_required(function)) < 2:
+        kinds.reverse()  # most functions of one argument are collate functions
+    if loader is not None or kind is not None:
+        kinds = [kind or "loader"]
     complaints = []
-    for target in candidates:
+    for kind, form in [(kind, form) for kind in kinds for form in FORMS[kind]]:
+        if form == "fields" and isinstance(draft.keys[0], str):
+            continue
+        target = replace(draft, kind=kind, form=form)
         complaint = _try(target, args, dtype)
         if complaint is None:
             return target
-        complaints.append(f"as a {KINDS[target.kind]} it {complaint}")
-    hint = "" if kind else "; say which it is by --as"
+        complaints.append(f"as a {KINDS[kind]} it {complaint}")
+    hint = "" if args.kind else "; say which it is by --as"
     if loader is not None:
         hint = "; if its data set mixes, name the function that does"
     raise ValueError(f"{name} cannot be checked: {'; '.join(dict.fromkeys(complaints))}{hint}.")
@@ -174,14 +165,13 @@ def _import(name: str) -> Any:
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
-        found: Any = importlib.import_module(module_name)
+        module = importlib.import_module(module_name)
     except (Exception, SystemExit) as error:
         raise ValueError(f"cannot import {module_name!r}: {in_a_line(error)}.") from error
-    for part in path.split("."):
-        if not hasattr(found, part):
-            raise ValueError(f"{module_name!r} has no {path!r}.")
-        found = getattr(found, part)
-    return found
+    try:
+        return attrgetter(path)(module)
+    except AttributeError:
+        raise ValueError(f"{module_name!r} has no {path!r}.") from None
 
 
 def _make(found: Any, args: argparse.Namespace) -> Any:

@@ -156,7 +156,9 @@ def check_callable(name: str, value: Any) -> None:
 def seeded(seed: int) -> Iterator[None]:
     """Seed torch, numpy and random, and restore their states afterwards."""
     numpy_state, python_state = np.random.get_state(), random.getstate()
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        # A repeated epoch is on purpose here.
+        warnings.filterwarnings("ignore", ".*epoch", UserWarning)
         # torch.manual_seed would queue a call for each GPU library that is not in use.
         torch.default_generator.manual_seed(seed)
         if torch.cuda.is_available():
@@ -168,14 +170,6 @@ def seeded(seed: int) -> Iterator[None]:
         finally:
             np.random.set_state(numpy_state)
             random.setstate(python_state)
-
-
-@contextmanager
-def seeded_epochs(seed: int) -> Iterator[None]:
-    """Seed as `seeded` does, and ignore warnings about repeated epochs: they are on purpose."""
-    with seeded(seed), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*epoch", UserWarning)
-        yield
 
 
 def all_cases(
@@ -228,12 +222,12 @@ def compare(
     row, worst = next(iter(findings.items()))
     place = f"{case}, row {row}"
     evidence, shown = None, list(findings)[:8]
-    said, held = ([getattr(findings[n], name) for n in shown] for name in ("said", "held"))
     if worst.said is not None:
-        evidence = Evidence(
-            trial.pixels[shown], torch.stack(said), torch.stack(held), to_unit(trial.batch.images),
-            trial.batch.classes,
-        )  # fmt: skip
+        said, held = (
+            torch.stack([getattr(findings[n], name) for n in shown]) for name in ("said", "held")
+        )
+        samples = to_unit(trial.batch.images)
+        evidence = Evidence(trial.pixels[shown], said, held, samples, trial.batch.classes)
     raise UntruthfulError(
         f"{heading}\nSmallest case found: {place}.\n{worst.table or worst.sentence}", worst.cause,
         case=f"{place}: {worst.sentence}", wrong=wrong, rows=rows, evidence=evidence,
@@ -271,9 +265,8 @@ def _shrink(
 
 
 def _likely(findings: dict[int, Finding]) -> set[str]:
-    """Return the remedies for the most frequent cause that is not vague."""
+    """Return the remedies for the most frequent cause that is not vague, and for those like it."""
     remedies = [found.cause.remedy for found in findings.values() if found.cause not in VAGUE]
-    if not remedies:
-        return set()
-    most = max(remedies, key=remedies.count)
-    return {most, *(other.remedy for cause, other in ALIKE if cause.remedy == most)}
+    most = max(remedies, key=remedies.count, default=None)
+    alike = {other.remedy for cause, other in ALIKE if cause.remedy == most}
+    return alike if most is None else {most, *alike}

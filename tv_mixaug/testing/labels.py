@@ -17,9 +17,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tv_mixaug._validation import check_choice, check_integer
-from tv_mixaug.testing._coded import Case, coded_batch, colour_tolerance, per_channel, to_unit
-from tv_mixaug.testing._explain import explain_label
-from tv_mixaug.testing._runner import Pipeline, Trial, TruthReport, all_cases, compare
+from tv_mixaug.testing import _causes as causes
+from tv_mixaug.testing._causes import Cause
+from tv_mixaug.testing._coded import (
+    Case,
+    CodedBatch,
+    coded_batch,
+    colour_tolerance,
+    per_channel,
+    pixel_weights,
+    to_unit,
+)
+from tv_mixaug.testing._runner import Finding, Pipeline, Trial, TruthReport, all_cases, compare
 
 
 def assert_labels_match_pixels(
@@ -54,8 +63,7 @@ def assert_labels_match_pixels(
             returns are (B,) class indices, (B, K) weights, or a triple
             `(labels, partner_labels, lam)` with lam the weight of the first.
         num_classes: number of classes K, at least 2.
-        collate: whether the pipeline is a collate function, called with a list of
-            `(image, label)`.
+        collate: whether the pipeline is a collate function of a list of `(image, label)`.
         label_format: labels that the pipeline takes: "index" (B,) int64 or "soft" (B, K) float32.
         label_smoothing: smoothing that the pipeline applies, in [0, 1).
         mean: per-channel mean that the pipeline subtracts last, in [0, 1] units; needs `std`.
@@ -80,8 +88,6 @@ def assert_labels_match_pixels(
 
     Raises:
         UntruthfulError: labels and pixels disagree; an `AssertionError` with the counts.
-        TypeError: the pipeline is not callable, or does not return images and labels.
-        ValueError: an argument is out of range, or the returned shapes do not match.
 
     Example:
         >>> from torchvision.transforms import v2
@@ -108,13 +114,11 @@ def assert_labels_match_pixels(
         fills = per_channel("erased", erased, channels)
 
     def attempt(case: Case) -> Trial:
-        fill = None
+        fill = fills
         if fills is not None:
             integer = not case.dtype.is_floating_point and means is None
-            value = torch.tensor(fills, dtype=torch.float64) / (255 if integer else 1)
-            fill = to_unit(value[:, None, None], means, stds)
-        avoid = None if fill is None else fill.flatten().tolist()
-        batch = coded_batch(case, num_classes=num_classes, channels=channels, avoid=avoid)
+            fill = to_unit(fills / (255 if integer else 1), means, stds)
+        batch = coded_batch(case, num_classes=num_classes, channels=channels, avoid=fill)
         labels: Any = batch.classes.clone()
         if label_format == "soft":
             labels = F.one_hot(labels, num_classes).to(torch.float32)
@@ -135,7 +139,7 @@ def assert_labels_match_pixels(
             visible = (pixels - palette).abs().amax(2).amin(0) <= allowed
         gaps = _gaps(pixels, visible, weights, batch.colours, renormalized=renormalized)
         explain = partial(
-            explain_label, batch, pixels, visible, weights, roundings=max(1, roundings),
+            _explain_label, batch, pixels, visible, weights, roundings=max(1, roundings),
             renormalized=renormalized,
         )  # fmt: skip
         mixed = int((weights.amax(dim=1) < 1 - 1e-6).sum())
@@ -189,3 +193,128 @@ def _dense(labels: Any, num_classes: int) -> Tensor:
         f"pipeline must return labels of shape (B,) or (B, {num_classes}), "
         f"got {tuple(given.shape)}; check num_classes."
     )
+
+
+def _explain_label(
+    batch: CodedBatch,
+    pixels: Tensor,
+    visible: Tensor,
+    weights: Tensor,
+    row: int,
+    *,
+    roundings: int,
+    renormalized: bool,
+) -> Finding:
+    """Explain a wrong row by its pixels (C, H, W), those that are visible, and its weights (K,).
+
+    All three are given for the whole batch; `renormalized` shares are shares of visible pixels.
+    """
+    own = int(batch.classes[row]) if len(pixels) == len(batch.classes) else None
+    dtype, present = batch.images.dtype, batch.present
+    integer = not dtype.is_floating_point
+    pixels, visible, weights = pixels[row], visible[row], weights[row]
+    slack = 3 * colour_tolerance(dtype, roundings=roundings)
+    mixes = pixel_weights(pixels[None], batch.palette, tolerance=slack)[0][:, visible]
+    total = max(1, int(visible.sum()) if renormalized else visible.numel())
+    held = torch.zeros_like(weights)
+    held[present] = mixes.nan_to_num(0).sum(1) / total
+    unknown = float(mixes.isnan().any(0).sum()) / total
+
+    near = 0.01 if integer else 1e-3
+    if not weights.isfinite().all():
+        cause = causes.NOT_FINITE
+    elif _are_rounded(weights, held, dtype):
+        cause = causes.ROUNDED.of(dtype=dtype)
+    elif _is_smoothed(weights, present):
+        cause = causes.SMOOTHED
+    elif unknown > 0:
+        rescaled = pixels.min() < -0.01 or pixels.max() > 1.01
+        foreign = causes.RESCALED if rescaled else causes.FOREIGN
+        cause = foreign if pixels.any() else causes.BLACK
+    elif abs(float(weights.sum() - held.sum())) > near:
+        cause = causes.WRONG_SUM.of(total=float(weights.sum()))
+    elif not visible.all() and bool((weights > near)[held > near].all()):
+        cause = causes.STILL_COUNTED
+    elif named := _wrong_classes(
+        held, weights, near=near, own=own, integer=integer, line=1 / min(visible.shape)
+    ):
+        cause = named
+    elif (pixels - pixels[:, visible][:, :1, None]).abs()[:, visible].max() < 1e-7:  # a blend
+        cause = causes.BLEND_TRUNCATED if integer else causes.OTHER_LAM
+    else:
+        cause = _wrong_area(pixels, held, weights, None if own is None else batch.colours[own])
+    classes = ((held > 5e-5) | ~(weights.abs() <= 5e-5)).nonzero()[:, 0].tolist()
+    classes.sort(key=lambda k: (k != own, -float(held[k]), -float(weights[k].abs())))
+    rows = [
+        (f"{k} (its own)" if k == own else str(k), f"{held[k]:.2%}", f"{weights[k]:.2%}")
+        for k in classes[:8]
+    ]
+    words = [f"class {k}: pixels hold {there}, label says {said}" for k, there, said in rows]
+    if unknown > 0:
+        rows.append(("other colours", f"{unknown:.2%}", ""))
+        words.append(f"{unknown:.2%} have other colours")
+    rows.insert(0, ("class", "pixels hold", "label says"))
+    table = [f"  {name:<16}{there:>12}{said:>13}".rstrip() for name, there, said in rows]
+    return Finding(cause, f"{'; '.join(words)}.", "\n".join(table), weights, held)
+
+
+def _are_rounded(weights: Tensor, held: Tensor, dtype: torch.dtype) -> bool:
+    """Whether the label has the classes of the pixels as the images' dtype represents them."""
+    if not dtype.is_floating_point:
+        return False
+    numbers = torch.arange(len(weights), dtype=torch.float64)
+    rounded = numbers.to(dtype).to(torch.int64).clamp(max=len(weights) - 1)
+    said = set((weights > 1e-3).nonzero()[:, 0].tolist())
+    seen = (held > 1e-3).nonzero()[:, 0]
+    return not said <= set(seen.tolist()) and said <= set(rounded[seen].tolist())
+
+
+def _is_smoothed(weights: Tensor, present: Tensor) -> bool:
+    """Whether all classes that are not in the batch have the same nonzero weight."""
+    absent = torch.ones_like(weights, dtype=torch.bool)
+    absent[present] = False
+    rest = weights[absent]
+    return len(rest) > 1 and bool(rest[0].abs() > 1e-6) and torch.allclose(rest, rest[0])
+
+
+def _wrong_classes(
+    held: Tensor, weights: Tensor, *, near: float, own: int | None, integer: bool, line: float
+) -> Cause | None:
+    """Find causes that show in which classes have weight; `line` is the share of a pixel row."""
+    seen, said = held > near, weights > near
+    mixed = int(seen.sum()) > 1
+    hard = bool(((weights < near) | (weights > 1 - near)).all())
+    pair = seen.nonzero()[:, 0]
+    if len(pair) == 2 and torch.allclose(weights[pair], held[pair].flip(0), atol=near):
+        return causes.SWAPPED
+    if mixed and hard and own is not None and said[own]:
+        return causes.LABELS_NOT_MIXED
+    # A box that is off by a line or two may leave no weight either.
+    if mixed and hard and (said & seen).any() and (held - weights).abs().max() > 2.5 * line:
+        return causes.LAM_TRUNCATED if integer else causes.PARTNER_ALONE
+    if not mixed and int(said.sum()) > 1:
+        return causes.IMAGES_NOT_MIXED
+    gone = said & ~seen
+    if int((said | seen).sum()) > 2 and (bool(said[seen].all()) or not gone.any()):
+        return causes.COVERED
+    return causes.OTHER_SAMPLES if gone.any() else None
+
+
+def _wrong_area(pixels: Tensor, held: Tensor, weights: Tensor, colour: Tensor | None) -> Cause:
+    """Explain wrong weights of the right classes of a cut; `colour` is that of its own sample."""
+    total = pixels[0].numel()
+    if colour is not None:
+        pasted = (pixels - colour[:, None, None]).abs().amax(0) > 1e-3
+        ys, xs = pasted.nonzero(as_tuple=True)
+        height, width = int(ys.max() - ys.min()) + 1, int(xs.max() - xs.min()) + 1
+        off_by = float((weights - held).abs().max()) * total
+        for side, line in ((height, "column"), (width, "row")):
+            if abs(off_by - side) < 1e-3:
+                return causes.ONE_LINE.of(height=height, width=width, line=line)
+    once, twice = (
+        (numbers - numbers.round()).abs().max() < 1e-3
+        for numbers in (weights * total, weights * total**2)
+    )
+    if once:
+        return causes.OTHER_PIXELS
+    return causes.COVERED if twice and total <= 64 else causes.NOT_CORRECTED

@@ -7,7 +7,7 @@ not its own, and where.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from itertools import combinations
+from itertools import combinations, pairwise
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -25,7 +25,6 @@ from tv_mixaug.testing._runner import (
     check_callable,
     read_output,
     seeded,
-    seeded_epochs,
 )
 
 
@@ -42,14 +41,6 @@ class CodedSamples(Dataset[tuple[Tensor, int]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         return self.images[index].clone(), int(self.labels[index])
-
-
-class _Calls(NamedTuple):
-    """What was sampled in n calls on one batch."""
-
-    foreign: Tensor  # (n, B) float64: how much of each image is not its own
-    place: Tensor  # (n, B, 4) float64: where a box begins, as a share of its room and in pixels, x
-    # and y; NaN if there is no box or too little room
 
 
 class _Batch(NamedTuple):
@@ -89,7 +80,7 @@ def assert_probability(
         mix: `(images, labels) -> (images, labels)`, images (B, 3, H, W), labels (B,), 0 or 1.
         p: the stated probability, in [0, 1].
         per: "batch": p is for a whole batch; "sample": for each sample independently.
-        collate: whether `mix` is a collate function, called with a list of `(image, label)`.
+        collate: whether `mix` is a collate function of a list of `(image, label)`.
         batch_size: number of samples B, at least 4.
         size: (height, width) in pixels.
         dtype: dtype of the images.
@@ -101,8 +92,6 @@ def assert_probability(
 
     Raises:
         UntruthfulError: another share is mixed; an `AssertionError`.
-        TypeError: `mix` is not callable, or does not return images and labels.
-        ValueError: an argument is out of range.
 
     Example:
         >>> from torchvision.transforms import v2
@@ -117,7 +106,7 @@ def assert_probability(
     check_integer("draws", draws, 50)
     check_integer("batch_size", batch_size, 4)
     case = Case(batch_size, size, dtype, seed)
-    shares = _call_often(Pipeline(mix, collate, "mix", seeds=False), case, draws).foreign
+    shares, _ = _call_often(Pipeline(mix, collate, "mix", seeds=False), case, draws)
     shown = shares > 0
     slight = shares <= (0.01 if dtype.is_floating_point else 0.05)
     alone = 1 / (batch_size - 1)  # as many samples may be their own partners
@@ -174,7 +163,7 @@ def assert_draws_independent(
     Args:
         mix: `(images, labels) -> (images, labels)`, images (B, 3, H, W), labels (B,), 0 or 1.
         per: "batch": one lam and box for the batch; "sample": each sample has its own.
-        collate: whether `mix` is a collate function, called with a list of `(image, label)`.
+        collate: whether `mix` is a collate function of a list of `(image, label)`.
         loader: whether `mix` is a function `dataset -> loader` that makes your loader; the
             data set has 12 * `batch_size` samples `(image, label)`.
         set_epoch: called with 0 and 1 before the two epochs of a loader, if its seed depends on it.
@@ -186,8 +175,6 @@ def assert_draws_independent(
 
     Raises:
         UntruthfulError: values are used again; an `AssertionError`.
-        TypeError: `mix` is not callable, or does not return images and labels.
-        ValueError: an argument is out of range, or too few batches are mixed.
 
     Example:
         >>> from tv_mixaug import CutMix
@@ -202,13 +189,12 @@ def assert_draws_independent(
     case = Case(batch_size, size, dtype, seed)
     fault: tuple[str, Cause] | None = None
     if not loader:
-        fault = _compare_calls(_call_often(run, case, draws), per)
+        fault = _compare_calls(*_call_often(run, case, draws), per)
     if fault is None and (loader or collate):
         samples = CodedSamples(case._replace(batch_size=12 * batch_size))
-        with seeded_epochs(seed):
-            made = mix(samples) if loader else DataLoader(
-                samples, batch_size, num_workers=2, collate_fn=mix
-            )  # fmt: skip
+        with seeded(seed):
+            options: dict[str, Any] = {"num_workers": 2, "collate_fn": mix}
+            made = mix(samples) if loader else DataLoader(samples, batch_size, **options)
             epochs = []
             for number in (0, 1):
                 if set_epoch is not None:
@@ -243,19 +229,15 @@ def assert_switch_reaches_workers(
     Raises:
         UntruthfulError: batches are mixed after mixing was switched off, or none is mixed after
             it was switched on again; an `AssertionError`.
-        TypeError: `make_loader` or `switch` is not callable.
-        ValueError: an argument is out of range, the workers are not persistent, or no batch is
-            mixed while mixing is switched on.
 
     Example:
         >>> from torch.utils.data import DataLoader
         >>> from tv_mixaug import Mixup, make_collate_fn
         >>> from tv_mixaug.testing import assert_switch_reaches_workers
         >>> collate = make_collate_fn(Mixup(num_classes=2))
+        >>> options = {"num_workers": 1, "persistent_workers": True}
         >>> assert_switch_reaches_workers(
-        ...     lambda data: DataLoader(
-        ...         data, 8, collate_fn=collate, num_workers=1, persistent_workers=True
-        ...     ),
+        ...     lambda data: DataLoader(data, 8, collate_fn=collate, **options),
         ...     lambda loader, on: loader.collate_fn.set_p(float(on)),
         ... )
     """
@@ -277,23 +259,20 @@ def assert_switch_reaches_workers(
             counts.append(sum(batch.mixed for batch in epoch))
     (before, off, after), total = counts, len(epoch)
     if not before:
-        raise ValueError(
-            f"make_loader must mix while it is switched on, got {total} plain batches."
-        )
-    text = ""
+        raise ValueError(f"make_loader must mix while switched on, got {total} plain batches.")
+    if not off and after:
+        return
+    text = f"Switched on again, none of {total} batches of the next epoch is mixed."
     if off:
         text = f"Switched off, {off} of {total} batches of the next epoch are still mixed."
-    elif not after:
-        text = f"Switched on again, none of {total} batches of the next epoch is mixed."
-    if text:
-        raise UntruthfulError(
-            f"The switch does not reach the workers.\n{text}", causes.SWITCH_LOST, case=text,
-            wrong=off or total, rows=total,
-        )  # fmt: skip
+    heading = "The switch does not reach the workers."
+    raise UntruthfulError(
+        f"{heading}\n{text}", causes.SWITCH_LOST, case=text, wrong=off or total, rows=total
+    )
 
 
-def _call_often(run: Pipeline, case: Case, draws: int) -> _Calls:
-    """Call a pipeline on one batch repeatedly and read what it samples."""
+def _call_often(run: Pipeline, case: Case, draws: int) -> tuple[Tensor, Tensor]:
+    """Call a pipeline n times on one batch; return (n, B) shares and (n, B, 4) places."""
     data, read = CodedSamples(case), []
     with seeded(case.seed):  # not for each call: that would hide a generator that is reset in it
         for _ in range(draws):
@@ -301,19 +280,21 @@ def _call_often(run: Pipeline, case: Case, draws: int) -> _Calls:
             read.append(_read_rows(images, data.colours))
     foreign, places = (torch.stack(values) for values in zip(*read, strict=True))
     _check_readable(foreign.isnan())
-    return _Calls(foreign.nan_to_num(1), places)
+    return foreign.nan_to_num(1), places
 
 
 def _check_readable(unknown: Tensor) -> None:
     """Raise if most images have one colour that no mix of the samples gives."""
     if unknown.double().mean() > 0.5:
-        raise ValueError(
-            "mix must return the colours of its samples, got others; undo a normalisation."
-        )
+        raise ValueError("mix must return colours of its samples, got others; do not normalise.")
 
 
 def _read_rows(images: Tensor, colours: Tensor) -> tuple[Tensor, Tensor]:
-    """Return (B,) shares of each image that are not its own, NaN if unknown, and (B, 4) places."""
+    """Return which share (B,) of each image is not its own, and where (B, 4) a box begins.
+
+    A share is NaN if it is unknown. A place is x and y, each as a share of its room and in pixels,
+    or NaN if there is no box or too little room.
+    """
     if len(images) != len(colours):
         raise ValueError(f"mix must return {len(colours)} images, got {len(images)}.")
     pixels, tolerance = to_unit(images), colour_tolerance(images.dtype)
@@ -352,15 +333,15 @@ def _explain_share(
     return causes.P_INVERTED if near(found, 1 - p) else causes.P_OTHER
 
 
-def _compare_calls(calls: _Calls, per: str) -> tuple[str, Cause] | None:
+def _compare_calls(foreign: Tensor, place: Tensor, per: str) -> tuple[str, Cause] | None:
     """Find values that successive calls, or the samples of a batch, share."""
-    mixed = (calls.foreign > 0).any(1)
+    mixed = (foreign > 0).any(1)
     if mixed.sum() < 10:
         raise ValueError(
             f"mix must mix at least 10 of {len(mixed)} batches to be checked, "
             f"got {int(mixed.sum())}; raise its p, or draws."
         )
-    foreign, place = calls.foreign[mixed], calls.place[mixed]
+    foreign, place = foreign[mixed], place[mixed]
     same = torch.isclose(foreign[1:], foreign[:-1], 0, 1e-6).all(1)
     same &= torch.isclose(place[1:], place[:-1], 0, 1e-6, equal_nan=True).flatten(1).all(1)
     if same.double().mean() > 1 / 3:
@@ -397,25 +378,20 @@ def _compare_epochs(
 
     Batch b comes from worker b % `workers`.
     """
-    stride, count = max(1, workers), len(first)
+    stride = max(1, workers)
+    neighbours = [pair for b, pair in enumerate(pairwise(first)) if b % stride < stride - 1]
     pairs = [
-        ("batch before", causes.DRAWN_ONCE, [(b, first, b + stride) for b in range(count)]),
-        ("epoch before", causes.EPOCHS_REPEAT, [(b, second, b) for b in range(count)]),
+        ("batch before", causes.DRAWN_ONCE, zip(first, first[stride:], strict=False)),
+        ("other worker", causes.WORKERS_REPEAT, neighbours),
+        ("epoch before", causes.EPOCHS_REPEAT, zip(first, second, strict=False)),
     ]
-    if workers > 1:
-        neighbours = [(b, first, b + 1) for b in range(count) if b % stride < stride - 1]
-        pairs.insert(1, ("other worker", causes.WORKERS_REPEAT, neighbours))
     compared = 0
-    for what, cause, places in pairs:
-        both = [
-            (first[b], others[other])
-            for b, others, other in places
-            if other < len(others) and first[b].mixed and others[other].mixed
-        ]
-        compared = max(compared, len(both))
-        same = sum(one.same_as(other) for one, other in both)
-        if len(both) >= 2 and same > len(both) / 3:
-            return f"{same} of {len(both)} batches have the values of the {what}.", cause
+    for what, cause, both in pairs:
+        mixed = [(one, other) for one, other in both if one.mixed and other.mixed]
+        compared = max(compared, len(mixed))
+        same = sum(one.same_as(other) for one, other in mixed)
+        if len(mixed) >= 2 and same > len(mixed) / 3:
+            return f"{same} of {len(mixed)} batches have the values of the {what}.", cause
     if compared < 2:
         raise ValueError("mix must give a loader that mixes four batches or more, got fewer.")
     return None

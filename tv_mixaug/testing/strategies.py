@@ -1,7 +1,7 @@
 """Hypothesis strategies for batches, samples, plans and transforms.
 
-As in hypothesis, options are keywords, wrong arguments raise `InvalidArgument` at once, and
-examples shrink to few samples, small sides and simple values.
+As in hypothesis, options are keywords, wrong arguments raise `hypothesis.errors.InvalidArgument` at
+once, and examples shrink to few samples, small sides and simple values.
 """
 
 from __future__ import annotations
@@ -47,9 +47,6 @@ def image_batches(
     Returns:
         A strategy for (B, C, H, W) tensors: uint8 in [0, 255], floating point in [0, 1].
 
-    Raises:
-        hypothesis.errors.InvalidArgument: an argument is out of range.
-
     Example:
         >>> from hypothesis import find
         >>> find(image_batches(), lambda images: True).shape
@@ -81,9 +78,6 @@ def label_batches(
 
     Returns:
         A strategy for label tensors.
-
-    Raises:
-        hypothesis.errors.InvalidArgument: an argument is out of range.
 
     Example:
         >>> from hypothesis import find
@@ -124,9 +118,6 @@ def plans(
         A strategy for :class:`~tv_mixaug.Plan`, boxes (B, 1, 4); the weights of pasted samples are
         counted from their boxes.
 
-    Raises:
-        hypothesis.errors.InvalidArgument: an argument is out of range.
-
     Example:
         >>> from hypothesis import find
         >>> find(plans(image_size=(4, 4)), lambda plan: True).lam
@@ -152,19 +143,12 @@ def samples(
 
     Args:
         num_classes: number of classes, >= 1.
-        min_size: smallest number of samples, >= 1.
-        max_size: largest number of samples.
-        min_side: smallest height and width in pixels, >= 1.
-        max_side: largest height and width in pixels.
-        dtypes: dtypes of the images to choose from.
+        min_size, max_size, min_side, max_side, dtypes: as for `image_batches`; min_size >= 1.
         layouts: "tuple": `(image, label)` with a plain tensor; "dict": `{"image", "label", "name"}`
             with an `Image`.
 
     Returns:
         A strategy for lists of samples, all images of one shape and dtype, labels as ints.
-
-    Raises:
-        hypothesis.errors.InvalidArgument: an argument is out of range.
 
     Example:
         >>> from hypothesis import find
@@ -211,9 +195,6 @@ def transforms(
     Returns:
         A strategy for transforms that take uint8 and floating-point images and do not write into
         them.
-
-    Raises:
-        hypothesis.errors.InvalidArgument: an argument is out of range.
 
     Example:
         >>> from hypothesis import find
