@@ -136,7 +136,7 @@ def _questions(
         testing.assert_one_label_format, lambda p: target, num_classes=classes, p=(0,), seed=seed,
         draws=2 * args.draws,
     )  # fmt: skip
-    batch = coded_batch(Case(BATCH, args.size, dtype, seed), num_classes=classes)
+    batch = coded_batch(Case(BATCH, args.size, dtype, seed), classes)
     given = target.feed(batch.images, batch.classes)
     yield (
         "inputs are unchanged",

@@ -18,19 +18,10 @@ from tv_mixaug.testing.targets import assert_targets_follow_images
 
 _STRATEGIES = ("image_batches", "label_batches", "plans", "samples", "transforms")
 
-__all__ = [
-    "TruthReport",
-    "UntruthfulError",
-    "assert_draws_independent",
-    "assert_inputs_unchanged",
-    "assert_labels_match_pixels",
-    "assert_one_label_format",
-    "assert_probability",
-    "assert_reproducible",
-    "assert_switch_reaches_workers",
-    "assert_targets_follow_images",
-    *_STRATEGIES,
-]
+__all__ = ["TruthReport", "UntruthfulError", "assert_draws_independent", "assert_inputs_unchanged"]
+__all__ += ["assert_labels_match_pixels", "assert_one_label_format", "assert_probability"]
+__all__ += ["assert_reproducible", "assert_switch_reaches_workers", "assert_targets_follow_images"]
+__all__ += _STRATEGIES
 
 
 def __getattr__(name: str) -> Any:

@@ -18,6 +18,8 @@ class Cause(NamedTuple):
 
 # With two lines per cause this reads as a table.
 # fmt: off
+UNREPEATABLE = Cause("the pipeline has a source of randomness besides torch, numpy and random.",
+    "Use one of their global generators, or seed its own generator from them in each call.")
 NOT_FINITE = Cause("the label contains NaN or infinity.",
     "Look for a lam that is divided by an empty box, or for labels of a narrow dtype.")
 ROUNDED = Cause("class numbers were rounded: {dtype} cannot represent all of them.",

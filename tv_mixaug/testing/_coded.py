@@ -33,11 +33,6 @@ class CodedBatch(NamedTuple):
     colours: Tensor  # (K, C) float64 in [0, 1]; 0 for classes that are not in the batch
     present: Tensor  # (M,) int64, the classes that are in the batch, ascending
 
-    @property
-    def palette(self) -> Tensor:
-        """Colours (M, C) of the classes that are in the batch."""
-        return self.colours[self.present]
-
 
 def private_generator(seed: int) -> torch.Generator:
     """Return a generator with another stream than `torch.manual_seed(seed)`."""
@@ -45,17 +40,12 @@ def private_generator(seed: int) -> torch.Generator:
 
 
 def coded_batch(
-    case: Case,
-    *,
-    num_classes: int,
-    channels: int = 3,
-    avoid: Tensor | None = None,
-    classes: Tensor | None = None,
+    case: Case, num_classes: int, channels: int = 3, *, avoid: Any = None, classes: Any = None
 ) -> CodedBatch:
     """Fill each image of a batch with the colour of its class.
 
-    If `classes` is None, they are sampled; in three of four seeds no class occurs twice, if there
-    are enough. `avoid` is a colour in [0, 1] that every mix of the others is far from.
+    Classes (B,) that are not given are sampled; in three of four seeds no class occurs twice, if
+    there are enough. Every mix of the colours is far from the colour `avoid`, (C, 1, 1) in [0, 1].
     """
     generator, size = private_generator(case.seed), case.batch_size
     if classes is None and size <= num_classes and case.seed % 4 != 3:
@@ -135,23 +125,18 @@ def colour_tolerance(*dtypes: torch.dtype, roundings: int = 1) -> float:
     )
 
 
-def pixel_weights(pixels: Tensor, palette: Tensor, *, tolerance: float) -> Tensor:
-    """Return the weight (B, M, H, W) of each palette colour in each pixel, as `decode` does."""
+def pixel_weights(pixels: Tensor, palette: Tensor, tolerance: float) -> Tensor:
+    """Solve for the weight (B, M, H, W) of each colour of a palette (M, C) in each pixel.
+
+    As few colours are mixed as possible, and at most as many as there are channels. The weights of
+    a pixel sum to 1, or are NaN where no such mix is within the tolerance.
+    """
     levels = (pixels * 1e7).round().to(torch.int64).movedim(1, -1)
     # Each colour gets a number, since unique numbers are found much faster than unique rows.
     key = torch.randint(2**62, levels.shape[-1:], generator=private_generator(0)) | 1
     numbers, index = torch.unique((levels * key).sum(-1), return_inverse=True)
     colours = torch.empty(len(numbers), palette.shape[1], dtype=torch.float64)
     colours[index.flatten()] = pixels.movedim(1, -1).flatten(0, 2)
-    return decode(colours, palette, tolerance=tolerance)[index].movedim(-1, 1)
-
-
-def decode(colours: Tensor, palette: Tensor, *, tolerance: float) -> Tensor:
-    """Solve for the weights of the palette (M, C) in each colour (U, C), all float64 in [0, 1].
-
-    As few palette colours are mixed as possible, and at most as many as there are channels. The
-    weights (U, M) sum to 1 in each row, or are NaN where no such mix is within the tolerance.
-    """
     weights = torch.full((len(colours), len(palette)), torch.nan, dtype=torch.float64)
     # With more colours than channels some mix always fits, which would explain nothing.
     most = min(3 if len(palette) <= 16 else 2, palette.shape[1], len(palette))
@@ -171,4 +156,4 @@ def decode(colours: Tensor, palette: Tensor, *, tolerance: float) -> Tensor:
         fits = (smallest <= tolerance).nonzero()[:, 0]
         weights[todo[fits]] = 0.0
         weights[todo[fits, None], members[best[fits]]] = share[fits, best[fits]]
-    return weights
+    return weights[index].movedim(-1, 1)

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import tv_tensors
 
 from tv_mixaug.testing._coded import Case, coded_batch, make_samples, to_unit
-from tv_mixaug.testing._runner import seeded
+from tv_mixaug.testing._runner import read_output, seeded
 
 BATCH = 8  # samples in most batches
 KINDS = {"collate": "collate function", "batch": "batch transform", "loader": "DataLoader"}
@@ -131,20 +131,19 @@ def find_target(args: argparse.Namespace, dtype: torch.dtype) -> Target:
         draft = _look_at_sample(draft, loader)
     if args.keys:
         draft = replace(draft, keys=tuple(args.keys))
-    kinds = ["batch", "collate"]
-    if not isinstance(function, torch.nn.Module) and len(_required(function)) < 2:
-        kinds.reverse()  # most functions of one argument are collate functions
-    if loader is not None or kind is not None:
-        kinds = [kind or "loader"]
+    kinds = [kind or "loader"]
+    if loader is None and kind is None:
+        kinds = ["batch", "collate"]
+        if not isinstance(function, torch.nn.Module) and _binds(function, None):
+            kinds.reverse()  # most functions of one argument are collate functions
     complaints = []
-    for kind, form in [(kind, form) for kind in kinds for form in FORMS[kind]]:
-        if form == "fields" and isinstance(draft.keys[0], str):
+    for target in [replace(draft, kind=k, form=form) for k in kinds for form in FORMS[k]]:
+        if target.form == "fields" and isinstance(target.keys[0], str):
             continue
-        target = replace(draft, kind=kind, form=form)
         complaint = _try(target, args, dtype)
         if complaint is None:
             return target
-        complaints.append(f"as a {KINDS[kind]} it {complaint}")
+        complaints.append(f"as a {KINDS[target.kind]} it {complaint}")
     hint = "" if args.kind else "; say which it is by --as"
     if loader is not None:
         hint = "; if its data set mixes, name the function that does"
@@ -175,32 +174,30 @@ def _import(name: str) -> Any:
 
 
 def _make(found: Any, args: argparse.Namespace) -> Any:
-    """Call a factory: a function or class that needs no argument, or only the classes' number."""
+    """Call a factory: a function or class that needs no argument but the number of classes."""
     is_class = isinstance(found, type)
     if not is_class and not inspect.isroutine(found):
         return found
-    required = _required(found)
-    if required not in ([], ["num_classes"]):
-        if is_class:
-            raise ValueError(
-                f"{args.target} is a class that needs {', '.join(required)}; name a function that "
-                "makes one."
-            )
-        return found
     parameters = inspect.signature(found).parameters
-    if not is_class and any(p.kind is p.VAR_POSITIONAL for p in parameters.values()):
+    options = {"num_classes": args.num_classes} if "num_classes" in parameters else {}
+    if is_class and not _binds(found, **options):
+        raise ValueError(f"{args.target} is a class that needs arguments; name what makes one.")
+    variable = any(p.kind is p.VAR_POSITIONAL for p in parameters.values())
+    if not is_class and (variable or not _binds(found, **options)):
         return found
     try:
-        return found(**({"num_classes": args.num_classes} if "num_classes" in parameters else {}))
+        return found(**options)
     except (Exception, SystemExit) as error:
         raise ValueError(f"{args.target} cannot be made: {in_a_line(error)}.") from error
 
 
-def _required(function: Callable[..., Any]) -> list[str]:
-    """Return the names of the parameters that have no default."""
-    variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    parameters = inspect.signature(function).parameters.values()
-    return [p.name for p in parameters if p.default is p.empty and p.kind not in variable]
+def _binds(function: Callable[..., Any], *args: Any, **options: Any) -> bool:
+    """Whether a function can be called with these arguments."""
+    try:
+        inspect.signature(function).bind(*args, **options)
+    except TypeError:
+        return False
+    return True
 
 
 def _look_at_sample(draft: Target, loader: DataLoader[Any]) -> Target:
@@ -231,13 +228,11 @@ def _look_at_sample(draft: Target, loader: DataLoader[Any]) -> Target:
 
 def _try(target: Target, args: argparse.Namespace, dtype: torch.dtype) -> str | None:
     """Call a pipeline until it changes something; return what is wrong with it, or None."""
-    batch = coded_batch(Case(BATCH, args.size, dtype, args.seed), num_classes=target.num_classes)
+    batch = coded_batch(Case(BATCH, args.size, dtype, args.seed), target.num_classes)
     try:
         with seeded(args.seed):
             for _ in range(200):
-                images, labels = target(batch.images.clone(), batch.classes.clone())
-                if not isinstance(images, Tensor) or images.ndim != 4:
-                    return f"returns images that are {type(images).__name__}, not (B, C, H, W)"
+                images, labels = read_output(target(batch.images.clone(), batch.classes.clone()))
                 if len(images) != BATCH:
                     return f"returns {len(images)} images for {BATCH} samples"
                 if images.shape != batch.images.shape or not torch.equal(images, batch.images):

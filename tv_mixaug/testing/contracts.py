@@ -13,14 +13,9 @@ from torch.utils._pytree import keystr, tree_flatten_with_path
 
 from tv_mixaug._validation import check_integer
 from tv_mixaug.testing import _causes as causes
+from tv_mixaug.testing import _runner as runner
 from tv_mixaug.testing._coded import Case, coded_batch
-from tv_mixaug.testing._runner import (
-    Pipeline,
-    UntruthfulError,
-    check_callable,
-    describe,
-    seeded,
-)
+from tv_mixaug.testing._runner import UntruthfulError
 
 
 def assert_inputs_unchanged(
@@ -45,10 +40,10 @@ def assert_inputs_unchanged(
         >>> assert_inputs_unchanged(v2.MixUp(num_classes=4), images, labels)
     """
     __tracebackhide__ = True
-    check_callable("pipeline", pipeline)
+    runner.check_callable("pipeline", pipeline)
     before = deepcopy(inputs)
     for n in range(check_integer("calls", calls, 1)):
-        with seeded(seed + n):
+        with runner.seeded(seed + n):
             pipeline(*inputs)
         difference = _first_difference(before, inputs)
         if difference is not None:
@@ -92,19 +87,19 @@ def assert_one_label_format(
         Labels change their format: (4
     """
     __tracebackhide__ = True
-    check_callable("make_pipeline", make_pipeline)
+    runner.check_callable("make_pipeline", make_pipeline)
     check_integer("num_classes", num_classes, 1)
     check_integer("batch_size", batch_size, 1)
     check_integer("draws", draws, 1)
     first: tuple[str, str] | None = None
     seeds = iter(range(seed, seed + draws * len(p)))
     for probability in p:
-        run = Pipeline(make_pipeline(probability), collate, "make_pipeline(p)")
+        run = runner.Pipeline(make_pipeline(probability), collate, "make_pipeline(p)")
         for _ in range(draws):
             case = Case(batch_size, (8, 8), torch.float32, next(seeds))
-            batch = coded_batch(case, num_classes=num_classes)
+            batch = coded_batch(case, num_classes)
             _, labels = run(batch.images, batch.classes, case)
-            now = (describe(labels), f"p={probability}, seed {case.seed}")
+            now = (runner.describe(labels), f"p={probability}, seed {case.seed}")
             first = first or now
             if now[0] != first[0]:
                 text = (
@@ -140,12 +135,12 @@ def assert_reproducible(
         ... )
     """
     __tracebackhide__ = True
-    check_callable("make_loader", make_loader)
+    runner.check_callable("make_loader", make_loader)
     if not num_workers:
         raise ValueError("num_workers must not be empty, got an empty sequence.")
     reference: list[Any] | None = None
     for workers in [num_workers[0], *num_workers]:
-        with seeded(seed):
+        with runner.seeded(seed):
             batches = [deepcopy(batch) for batch in make_loader(workers)]
         if not batches:
             raise ValueError("make_loader must return a loader of at least one batch, got none.")

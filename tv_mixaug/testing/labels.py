@@ -107,18 +107,15 @@ def assert_labels_match_pixels(
     if not 0 <= label_smoothing < 1:
         raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing}.")
     means, stds = per_channel("mean", mean, channels), per_channel("std", std, channels)
-    noise, fills = False, None
-    if isinstance(erased, str):
-        noise = bool(check_choice("erased", erased, ("noise",)))
-    else:
-        fills = per_channel("erased", erased, channels)
+    noise = isinstance(erased, str) and bool(check_choice("erased", erased, ("noise",)))
+    fills = None if isinstance(erased, str) else per_channel("erased", erased, channels)
 
     def attempt(case: Case) -> Trial:
         fill = fills
         if fills is not None:
             integer = not case.dtype.is_floating_point and means is None
             fill = to_unit(fills / (255 if integer else 1), means, stds)
-        batch = coded_batch(case, num_classes=num_classes, channels=channels, avoid=fill)
+        batch = coded_batch(case, num_classes, channels, avoid=fill)
         labels: Any = batch.classes.clone()
         if label_format == "soft":
             labels = F.one_hot(labels, num_classes).to(torch.float32)
@@ -135,13 +132,11 @@ def assert_labels_match_pixels(
         if fill is not None:
             visible = ((pixels - fill).abs() > allowed).any(dim=1)
         elif noise:
-            palette = batch.palette[:, None, :, None, None]
+            palette = batch.colours[batch.present][:, None, :, None, None]
             visible = (pixels - palette).abs().amax(2).amin(0) <= allowed
         gaps = _gaps(pixels, visible, weights, batch.colours, renormalized=renormalized)
-        explain = partial(
-            _explain_label, batch, pixels, visible, weights, roundings=max(1, roundings),
-            renormalized=renormalized,
-        )  # fmt: skip
+        slack = 3 * colour_tolerance(case.dtype, roundings=max(1, roundings))
+        explain = partial(_explain_label, batch, pixels, visible, weights, renormalized, slack)
         mixed = int((weights.amax(dim=1) < 1 - 1e-6).sum())
         # Not `gaps > allowed`: NaN is wrong too.
         return Trial(batch, pixels, gaps, ~(gaps <= allowed), mixed, explain)
@@ -196,25 +191,15 @@ def _dense(labels: Any, num_classes: int) -> Tensor:
 
 
 def _explain_label(
-    batch: CodedBatch,
-    pixels: Tensor,
-    visible: Tensor,
-    weights: Tensor,
-    row: int,
-    *,
-    roundings: int,
-    renormalized: bool,
-) -> Finding:
-    """Explain a wrong row by its pixels (C, H, W), those that are visible, and its weights (K,).
-
-    All three are given for the whole batch; `renormalized` shares are shares of visible pixels.
-    """
+    batch: CodedBatch, pixels: Tensor, visible: Tensor, weights: Tensor, renormalized: bool,
+    slack: float, row: int,
+) -> Finding:  # fmt: skip
+    """Explain a wrong row of a batch; `slack` is the tolerance by which its colours are read."""
     own = int(batch.classes[row]) if len(pixels) == len(batch.classes) else None
     dtype, present = batch.images.dtype, batch.present
     integer = not dtype.is_floating_point
     pixels, visible, weights = pixels[row], visible[row], weights[row]
-    slack = 3 * colour_tolerance(dtype, roundings=roundings)
-    mixes = pixel_weights(pixels[None], batch.palette, tolerance=slack)[0][:, visible]
+    mixes = pixel_weights(pixels[None], batch.colours[present], slack)[0][:, visible]
     total = max(1, int(visible.sum()) if renormalized else visible.numel())
     held = torch.zeros_like(weights)
     held[present] = mixes.nan_to_num(0).sum(1) / total
@@ -235,9 +220,7 @@ def _explain_label(
         cause = causes.WRONG_SUM.of(total=float(weights.sum()))
     elif not visible.all() and bool((weights > near)[held > near].all()):
         cause = causes.STILL_COUNTED
-    elif named := _wrong_classes(
-        held, weights, near=near, own=own, integer=integer, line=1 / min(visible.shape)
-    ):
+    elif named := _wrong_classes(held, weights, near, own, integer, 1 / min(visible.shape)):
         cause = named
     elif (pixels - pixels[:, visible][:, :1, None]).abs()[:, visible].max() < 1e-7:  # a blend
         cause = causes.BLEND_TRUNCATED if integer else causes.OTHER_LAM
@@ -271,14 +254,12 @@ def _are_rounded(weights: Tensor, held: Tensor, dtype: torch.dtype) -> bool:
 
 def _is_smoothed(weights: Tensor, present: Tensor) -> bool:
     """Whether all classes that are not in the batch have the same nonzero weight."""
-    absent = torch.ones_like(weights, dtype=torch.bool)
-    absent[present] = False
-    rest = weights[absent]
+    rest = weights[~torch.isin(torch.arange(len(weights)), present)]
     return len(rest) > 1 and bool(rest[0].abs() > 1e-6) and torch.allclose(rest, rest[0])
 
 
 def _wrong_classes(
-    held: Tensor, weights: Tensor, *, near: float, own: int | None, integer: bool, line: float
+    held: Tensor, weights: Tensor, near: float, own: int | None, integer: bool, line: float
 ) -> Cause | None:
     """Find causes that show in which classes have weight; `line` is the share of a pixel row."""
     seen, said = held > near, weights > near
@@ -311,10 +292,8 @@ def _wrong_area(pixels: Tensor, held: Tensor, weights: Tensor, colour: Tensor | 
         for side, line in ((height, "column"), (width, "row")):
             if abs(off_by - side) < 1e-3:
                 return causes.ONE_LINE.of(height=height, width=width, line=line)
-    once, twice = (
-        (numbers - numbers.round()).abs().max() < 1e-3
-        for numbers in (weights * total, weights * total**2)
-    )
+    pixel_counts = [weights * total, weights * total**2]
+    once, twice = ((counts - counts.round()).abs().max() < 1e-3 for counts in pixel_counts)
     if once:
         return causes.OTHER_PIXELS
     return causes.COVERED if twice and total <= 64 else causes.NOT_CORRECTED

@@ -16,16 +16,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from tv_mixaug._validation import check_choice, check_integer, check_probability
 from tv_mixaug.testing import _causes as causes
+from tv_mixaug.testing import _runner as runner
 from tv_mixaug.testing._causes import Cause
 from tv_mixaug.testing._coded import Case, coded_batch, colour_tolerance, pixel_weights, to_unit
-from tv_mixaug.testing._runner import (
-    Pipeline,
-    TruthReport,
-    UntruthfulError,
-    check_callable,
-    read_output,
-    seeded,
-)
+from tv_mixaug.testing._runner import TruthReport, UntruthfulError
 
 
 class CodedSamples(Dataset[tuple[Tensor, int]]):
@@ -33,7 +27,7 @@ class CodedSamples(Dataset[tuple[Tensor, int]]):
 
     def __init__(self, case: Case) -> None:
         numbers = torch.arange(case.batch_size)
-        batch = coded_batch(case, num_classes=case.batch_size, classes=numbers)
+        batch = coded_batch(case, case.batch_size, classes=numbers)
         self.images, self.colours, self.labels = batch.images, batch.colours, numbers % 2
 
     def __len__(self) -> int:
@@ -106,7 +100,7 @@ def assert_probability(
     check_integer("draws", draws, 50)
     check_integer("batch_size", batch_size, 4)
     case = Case(batch_size, size, dtype, seed)
-    shares, _ = _call_often(Pipeline(mix, collate, "mix", seeds=False), case, draws)
+    shares, _ = _call_often(runner.Pipeline(mix, collate, "mix", seeds=False), case, draws)
     shown = shares > 0
     slight = shares <= (0.01 if dtype.is_floating_point else 0.05)
     alone = 1 / (batch_size - 1)  # as many samples may be their own partners
@@ -182,7 +176,7 @@ def assert_draws_independent(
         >>> assert_draws_independent(CutMix(num_classes=2, mode="sample"), per="sample")
     """
     __tracebackhide__ = True
-    run = Pipeline(mix, collate, "mix", seeds=False)
+    run = runner.Pipeline(mix, collate, "mix", seeds=False)
     check_choice("per", per, ("batch", "sample"))
     check_integer("draws", draws, 20)
     check_integer("batch_size", batch_size, 4)
@@ -192,7 +186,7 @@ def assert_draws_independent(
         fault = _compare_calls(*_call_often(run, case, draws), per)
     if fault is None and (loader or collate):
         samples = CodedSamples(case._replace(batch_size=12 * batch_size))
-        with seeded(seed):
+        with runner.seeded(seed):
             options: dict[str, Any] = {"num_workers": 2, "collate_fn": mix}
             made = mix(samples) if loader else DataLoader(samples, batch_size, **options)
             epochs = []
@@ -242,10 +236,10 @@ def assert_switch_reaches_workers(
         ... )
     """
     __tracebackhide__ = True
-    check_callable("make_loader", make_loader)
-    check_callable("switch", switch)
+    runner.check_callable("make_loader", make_loader)
+    runner.check_callable("switch", switch)
     data = CodedSamples(Case(check_integer("samples", samples, 4), size, dtype, seed))
-    with seeded(seed):
+    with runner.seeded(seed):
         loader = make_loader(data)
         if isinstance(loader, DataLoader) and not loader.persistent_workers:
             raise ValueError(
@@ -271,10 +265,11 @@ def assert_switch_reaches_workers(
     )
 
 
-def _call_often(run: Pipeline, case: Case, draws: int) -> tuple[Tensor, Tensor]:
+def _call_often(run: runner.Pipeline, case: Case, draws: int) -> tuple[Tensor, Tensor]:
     """Call a pipeline n times on one batch; return (n, B) shares and (n, B, 4) places."""
     data, read = CodedSamples(case), []
-    with seeded(case.seed):  # not for each call: that would hide a generator that is reset in it
+    # Not in each call: that would hide a generator that is reset there.
+    with runner.seeded(case.seed):
         for _ in range(draws):
             images, _ = run(data.images.clone(), data.labels.clone(), case)
             read.append(_read_rows(images, data.colours))
@@ -302,7 +297,7 @@ def _read_rows(images: Tensor, colours: Tensor) -> tuple[Tensor, Tensor]:
     foreign = changed.double().mean((1, 2))
     blended = (foreign == 1).nonzero()[:, 0]
     if len(blended):
-        weights = pixel_weights(pixels[blended, :, :1, :1], colours, tolerance=2 * tolerance)
+        weights = pixel_weights(pixels[blended, :, :1, :1], colours, 2 * tolerance)
         foreign[blended] = 1 - weights[torch.arange(len(blended)), blended, 0, 0]
     places = []
     for lines in (changed.any(1), changed.any(2)):  # x, then y
@@ -399,7 +394,7 @@ def _compare_epochs(
 
 def _read_epoch(loader: Iterable[Any], data: CodedSamples) -> list[_Batch]:
     """Read what was sampled for each batch of a loader."""
-    images = [read_output(batch)[0] for batch in list(loader)]
+    images = [runner.read_output(batch)[0] for batch in list(loader)]
     tolerance = colour_tolerance(*(batch.dtype for batch in images))
     pixels = torch.cat([to_unit(batch) for batch in images])
     edges = torch.cat(
@@ -407,7 +402,7 @@ def _read_epoch(loader: Iterable[Any], data: CodedSamples) -> list[_Batch]:
     )
     plain = ~edges.any(1)
     weight = torch.full((len(pixels),), torch.nan, dtype=torch.float64)
-    blends = pixel_weights(pixels[plain, :, :1, :1], data.colours, tolerance=2 * tolerance)
+    blends = pixel_weights(pixels[plain, :, :1, :1], data.colours, 2 * tolerance)
     weight[plain] = blends.amax(1)[:, 0, 0]
     _check_readable(plain & weight.isnan())
     mixed = ~(weight > 1 - 1e-3)

@@ -126,7 +126,33 @@ def plans(
     if len(image_size) != 2 or min(image_size) < 1:
         raise InvalidArgument(f"image_size must be (height, width), both >= 1, got {image_size!r}.")
     codes = _choices("ops", ops, OPS).map(OPS.index)
-    return _plans(_integers("size", min_size, max_size, least=0), codes, image_size)
+    sizes = _integers("size", min_size, max_size, least=0)
+    height, width = image_size
+
+    @st.composite
+    def build(draw: st.DrawFn) -> Plan:
+        size = draw(sizes)
+
+        def column(values: SearchStrategy[int]) -> Tensor:
+            return torch.tensor(draw(_lists(values, size)), dtype=torch.int64)
+
+        op = column(codes).to(torch.uint8)
+        fills, blends, pastes = (op == OPS.index(name) for name in ("fill", "blend", "paste"))
+        partner = column(st.integers(0, max(0, size - 1)))
+        lam = 1 - column(st.integers(0, 64)) / 64
+        x1, x2 = torch.stack([column(st.integers(0, width)) for _ in range(2)]).sort(0).values
+        y1, y2 = torch.stack([column(st.integers(0, height)) for _ in range(2)]).sort(0).values
+        boxes = torch.stack([x1, y1, x2, y2], 1)
+        area = (x2 - x1) * (y2 - y1) / (height * width)
+        return Plan(  # fields that an operation does not use are as in the transforms' own plans
+            op=op,
+            partner=torch.where(blends | pastes, partner, torch.arange(size)),
+            lam=torch.where(blends, lam, torch.where(pastes, 1 - area, 1.0)),
+            boxes=torch.where((fills | pastes)[:, None], boxes, 0)[:, None],
+            noise=draw(SEEDS) + torch.arange(size),
+        )
+
+    return build()
 
 
 def samples(
@@ -143,7 +169,11 @@ def samples(
 
     Args:
         num_classes: number of classes, >= 1.
-        min_size, max_size, min_side, max_side, dtypes: as for `image_batches`; min_size >= 1.
+        min_size: smallest number of samples, >= 1.
+        max_size: largest number of samples.
+        min_side: smallest height and width in pixels, >= 1.
+        max_side: largest height and width in pixels.
+        dtypes: dtypes of the images to choose from.
         layouts: "tuple": `(image, label)` with a plain tensor; "dict": `{"image", "label", "name"}`
             with an `Image`.
 
@@ -249,37 +279,6 @@ def _make_rows(kind: str, shape: tuple[int, int], seed: int) -> Tensor:
     if kind == "onehot":
         return torch.nn.functional.one_hot(weights.argmax(1), shape[1])
     return weights < 0.5 if kind == "multihot" else weights / weights.sum(1, keepdim=True)
-
-
-@st.composite
-def _plans(
-    draw: st.DrawFn,
-    sizes: SearchStrategy[int],
-    codes: SearchStrategy[int],
-    image_size: tuple[int, int],
-) -> Plan:
-    size, (height, width) = draw(sizes), image_size
-
-    def column(values: SearchStrategy[int]) -> Tensor:
-        return torch.tensor(draw(_lists(values, size)), dtype=torch.int64)
-
-    op = column(codes).to(torch.uint8)
-    fills, blends, pastes = (op == OPS.index(name) for name in ("fill", "blend", "paste"))
-    partner = column(st.integers(0, max(0, size - 1)))
-    lam = 1 - column(st.integers(0, 64)) / 64
-    xs, ys = (
-        torch.stack([column(st.integers(0, side)) for _ in range(2)]).sort(0).values
-        for side in (width, height)
-    )
-    boxes = torch.stack([xs[0], ys[0], xs[1], ys[1]], 1)
-    area = (xs[1] - xs[0]) * (ys[1] - ys[0]) / (height * width)
-    return Plan(  # what an operation does not use is as the transforms leave it
-        op=op,
-        partner=torch.where(blends | pastes, partner, torch.arange(size)),
-        lam=torch.where(blends, lam, torch.where(pastes, 1 - area, 1.0)),
-        boxes=torch.where((fills | pastes)[:, None], boxes, 0)[:, None],
-        noise=draw(SEEDS) + torch.arange(size),
-    )
 
 
 def _lists(values: SearchStrategy[int], size: int) -> SearchStrategy[list[int]]:

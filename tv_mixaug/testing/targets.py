@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import random
+from collections.abc import Callable, Iterator, Sequence
+from itertools import product
 from typing import Any, Literal
 
 import torch
@@ -13,14 +15,7 @@ from torchvision.transforms import v2
 from tv_mixaug._validation import check_choice, check_integer
 from tv_mixaug.testing import _causes as causes
 from tv_mixaug.testing._causes import Cause
-from tv_mixaug.testing._coded import (
-    Case,
-    coded_batch,
-    colour_tolerance,
-    pixel_weights,
-    private_generator,
-    to_unit,
-)
+from tv_mixaug.testing._coded import Case, coded_batch, colour_tolerance, pixel_weights, to_unit
 from tv_mixaug.testing._runner import (
     Finding,
     Pipeline,
@@ -109,7 +104,7 @@ def assert_targets_follow_images(
 def _try_masks(
     run: Pipeline, case: Case, num_classes: int, erased: bool, mask_fill: int | None
 ) -> Trial:
-    batch = coded_batch(case, num_classes=num_classes)
+    batch = coded_batch(case, num_classes)
     given = batch.classes.to(torch.uint8)[:, None, None].expand(-1, *case.size).contiguous()
     images, masks = run(tv_tensors.Image(batch.images.clone()), tv_tensors.Mask(given), case)
     if not isinstance(masks, Tensor) or masks.ndim not in (3, 4) or len(masks) != len(images):
@@ -123,7 +118,9 @@ def _try_masks(
     tolerance = 1.5 * colour_tolerance(case.dtype, images.dtype)
     pixels = to_unit(images)
     held = torch.zeros(len(pixels), num_classes, *pixels.shape[2:], dtype=torch.float64)
-    held[:, batch.present] = pixel_weights(pixels, batch.palette, tolerance=tolerance)
+    held[:, batch.present] = pixel_weights(
+        pixels, batch.colours[batch.present], tolerance=tolerance
+    )
     foreign = held.isnan().any(1)
     held = held.nan_to_num(0)
     if masks.ndim == 4:
@@ -176,13 +173,13 @@ def _explain_mask(
 
 
 def _try_boxes(run: Pipeline, case: Case, min_visible: float | None) -> Trial:
-    generator, rows = private_generator(case.seed), range(case.batch_size)
+    generator, rows = random.Random(~case.seed), range(case.batch_size)
     objects = [(row, *box) for row in rows for box in _sample_rectangles(case.size, generator)]
     table = torch.tensor(objects, dtype=torch.int64).reshape(-1, 5)
     owners, corners = table[:, 0], table[:, 1:]
     # The backgrounds come first, then an image for each object, from which it is pasted.
     classes = torch.arange(case.batch_size + len(table))
-    batch = coded_batch(case, num_classes=len(classes), classes=classes)
+    batch = coded_batch(case, len(classes), classes=classes)
     images, patches = batch.images.tensor_split([case.batch_size])
     for patch, (row, x1, y1, x2, y2) in zip(patches, objects, strict=True):
         images[row, :, y1:y2, x1:x2] = patch[:, y1:y2, x1:x2]
@@ -215,19 +212,15 @@ def _try_boxes(run: Pipeline, case: Case, min_visible: float | None) -> Trial:
 
 
 def _sample_rectangles(
-    size: tuple[int, int], generator: torch.Generator
-) -> list[tuple[int, int, int, int]]:
+    size: tuple[int, int], generator: random.Random
+) -> Iterator[tuple[int, int, int, int]]:
     """Sample up to one rectangle in each quarter of the image, so that they do not overlap."""
-    half_h, half_w = size[0] // 2, size[1] // 2
-    drawn = []
-    for top, left in ((0, 0), (0, half_w), (half_h, 0), (half_h, half_w)):
-        if torch.rand((), generator=generator) < 0.5:
-            continue
-        y1, x1 = (int(torch.randint(h - 1, (), generator=generator)) for h in (half_h, half_w))
-        tall = 1 + int(torch.randint(half_h - y1, (), generator=generator))
-        wide = 1 + int(torch.randint(half_w - x1, (), generator=generator))
-        drawn.append((left + x1, top + y1, left + x1 + wide, top + y1 + tall))
-    return drawn
+    height, width = size[0] // 2, size[1] // 2
+    for top, left in product((0, height), (0, width)):
+        if generator.random() < 0.5:
+            y1, y2 = sorted(generator.sample(range(top, top + height + 1), 2))
+            x1, x2 = sorted(generator.sample(range(left, left + width + 1), 2))
+            yield x1, y1, x2, y2
 
 
 def _box_fault(
