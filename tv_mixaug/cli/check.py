@@ -26,30 +26,13 @@ class Answer(NamedTuple):
     """A row of the table."""
 
     question: str
-    verdict: str  # "holds", "refuses" or "wrong"
+    verdict: str  # "holds", "refuses" or "WRONG"
     text: str = ""
     error: testing.UntruthfulError | None = None
 
-    @property
-    def short(self) -> str:
-        """The verdict, with counts if there are any."""
-        if self.error is None:
-            return self.verdict
-        return f"WRONG in {self.error.wrong} of {self.error.rows}" if self.error.rows else "WRONG"
-
 
 def run_check(args: argparse.Namespace) -> int:
-    """Run all assertions on a pipeline and print the results.
-
-    Args:
-        args: parsed arguments of ``tv-mixaug check``.
-
-    Returns:
-        The exit code: 0 if no assertion fails, else 1.
-
-    Raises:
-        ValueError: the pipeline cannot be found, fed or read.
-    """
+    """Run all assertions on a pipeline, print the results and return the exit code."""
     args = _read_arguments(args)
     torch.set_num_threads(1)  # the batches are small
     with warnings.catch_warnings():
@@ -66,7 +49,7 @@ def run_check(args: argparse.Namespace) -> int:
             answer = _answer(question, ask)
             if not answers and answer.verdict == "refuses":
                 raise ValueError(f"{args.target} cannot be checked: {answer.text}")
-            print(f"  {question:<40}{answer.short}", flush=True)
+            print(f"  {question:<40}{answer.verdict}", flush=True)
             answers.append(answer)
     _print_reasons(answers)
     pictures: dict[str, tuple[str, Evidence]] = {}
@@ -76,17 +59,18 @@ def run_check(args: argparse.Namespace) -> int:
     if pictures:
         write_image(args.out, _draw_sheet(list(pictures.values())))
         print(f"\nContact sheet: {args.out.resolve()}")
-    return int(any(answer.verdict == "wrong" for answer in answers))
+    return int(any(answer.error is not None for answer in answers))
 
 
 def _read_arguments(given: argparse.Namespace) -> argparse.Namespace:
-    """Parse the values of the arguments; the assertions check their ranges."""
+    """Parse the values of the arguments; most ranges are checked by the assertions."""
     args = argparse.Namespace(**vars(given))
     args.keys = [int(k) if k.isdigit() else k for k in args.keys.split(",")] if args.keys else None
     args.dtype = [getattr(torch, name) for name in args.dtype or ["float32"]]
     sides = _read_numbers("--size", args.size.replace("x", ","), int)
     args.size = (sides[0], sides[-1])
-    check_integer("--size", min(args.size), 8)
+    for name, value, least in (("size", min(args.size), 8), ("num-classes", args.num_classes, 2)):
+        check_integer(f"--{name}", value, least)
     for name in ("mean", "std", "erased"):
         if (text := getattr(args, name)) not in (None, "noise"):
             numbers = _read_numbers(f"--{name}", text, float)
@@ -118,7 +102,7 @@ def _questions(
         name = str(each).removeprefix("torch.")
         yield f"labels equal pixels, {name}", partial(labels, dtypes=(each,), batch_sizes=(BATCH,))
     for size in (5, 1):
-        ask = partial(labels, dtypes=(dtype,), batch_sizes=(size,))
+        ask: partial[Any] = partial(labels, dtypes=(dtype,), batch_sizes=(size,))
         yield f"labels equal pixels, batch of {size}", ask
     if len(target.keys) > 2:
 
@@ -138,10 +122,8 @@ def _questions(
     )  # fmt: skip
     batch = coded_batch(Case(BATCH, args.size, dtype, seed), classes)
     given = target.feed(batch.images, batch.classes)
-    yield (
-        "inputs are unchanged",
-        partial(testing.assert_inputs_unchanged, target.function, *given, seed=seed),
-    )
+    ask = partial(testing.assert_inputs_unchanged, target.function, *given, seed=seed)
+    yield "inputs are unchanged", ask
     mean, std = per_channel("--mean", args.mean, 3), per_channel("--std", args.std, 3)
     target = replace(target, mean=mean, std=std)
     if args.p is not None:
@@ -177,7 +159,8 @@ def _answer(question: str, ask: Callable[[], object]) -> Answer:
     try:
         ask()
     except testing.UntruthfulError as error:
-        return Answer(question, "wrong", str(error), error)
+        counts = f" in {error.wrong} of {error.rows}" if error.rows else ""
+        return Answer(question, f"WRONG{counts}", str(error), error)
     except (Exception, SystemExit) as error:
         return Answer(question, "refuses", f"{in_a_line(error)}.")
     return Answer(question, "holds")
@@ -186,14 +169,13 @@ def _answer(question: str, ask: Callable[[], object]) -> Answer:
 def _print_reasons(answers: list[Answer]) -> None:
     """Print each wrong or refused answer; a case that two answers share is printed once."""
     told: dict[str, str] = {}
-    for answer in answers:
-        if not answer.text:
-            continue
-        print(f"\n{answer.question}: {answer.verdict}")
-        case = answer.error.case if answer.error else answer.text
-        lines = [f"As above: {told[case]}."] if case in told else answer.text.splitlines()
-        print("\n".join(f"  {line}" for line in lines))
-        told.setdefault(case, answer.question)
+    for question, _, text, error in answers:
+        if text:
+            print(f"\n{question}: {'wrong' if error else 'refuses'}")
+            case = error.case if error else text
+            lines = [f"As above: {told[case]}."] if case in told else text.splitlines()
+            print("\n".join(f"  {line}" for line in lines))
+            told.setdefault(case, question)
 
 
 def _draw_sheet(pictures: list[tuple[str, Evidence]]) -> npt.NDArray[np.uint8]:
@@ -209,7 +191,6 @@ def _draw_sheet(pictures: list[tuple[str, Evidence]]) -> npt.NDArray[np.uint8]:
             weights = labels.nan_to_num(0).clamp(min=0).float() if labels.ndim == 2 else labels
             strips.append(viz.draw_batch(shown, weights, title=title))
     width = max(strip.shape[1] for strip in strips)
-    sides = [((0, 0), (0, width - strip.shape[1]), (0, 0)) for strip in strips]
     return np.concatenate(
-        [np.pad(strip, side, mode="edge") for strip, side in zip(strips, sides, strict=True)]
+        [np.pad(s, ((0, 0), (0, width - s.shape[1]), (0, 0)), mode="edge") for s in strips]
     )

@@ -134,7 +134,7 @@ def find_target(args: argparse.Namespace, dtype: torch.dtype) -> Target:
     kinds = [kind or "loader"]
     if loader is None and kind is None:
         kinds = ["batch", "collate"]
-        if not isinstance(function, torch.nn.Module) and _binds(function, None):
+        if not isinstance(function, torch.nn.Module) and not _bind_error(function, None):
             kinds.reverse()  # most functions of one argument are collate functions
     complaints = []
     for target in [replace(draft, kind=k, form=form) for k in kinds for form in FORMS[k]]:
@@ -180,10 +180,10 @@ def _make(found: Any, args: argparse.Namespace) -> Any:
         return found
     parameters = inspect.signature(found).parameters
     options = {"num_classes": args.num_classes} if "num_classes" in parameters else {}
-    if is_class and not _binds(found, **options):
-        raise ValueError(f"{args.target} is a class that needs arguments; name what makes one.")
-    variable = any(p.kind is p.VAR_POSITIONAL for p in parameters.values())
-    if not is_class and (variable or not _binds(found, **options)):
+    missing = _bind_error(found, **options)
+    if is_class and missing:
+        raise ValueError(f"{args.target} is a class: {missing}; name a function that makes one.")
+    if not is_class and (missing or any(p.kind is p.VAR_POSITIONAL for p in parameters.values())):
         return found
     try:
         return found(**options)
@@ -191,13 +191,13 @@ def _make(found: Any, args: argparse.Namespace) -> Any:
         raise ValueError(f"{args.target} cannot be made: {in_a_line(error)}.") from error
 
 
-def _binds(function: Callable[..., Any], *args: Any, **options: Any) -> bool:
-    """Whether a function can be called with these arguments."""
+def _bind_error(function: Callable[..., Any], *args: Any, **options: Any) -> str:
+    """Return why a function cannot be called with these arguments; empty if it can."""
     try:
         inspect.signature(function).bind(*args, **options)
-    except TypeError:
-        return False
-    return True
+    except TypeError as error:
+        return str(error)
+    return ""
 
 
 def _look_at_sample(draft: Target, loader: DataLoader[Any]) -> Target:
