@@ -117,10 +117,9 @@ def to_unit(images: Tensor, mean: Tensor | None = None, std: Tensor | None = Non
 
 def colour_tolerance(*dtypes: torch.dtype, roundings: int = 1) -> float:
     """Return the largest error in [0, 1] units of colours that are mixed in these dtypes."""
+    rounding = 1e-5 + 0.5 * roundings / 255
     return max(
-        max(1e-5, 2 * torch.finfo(dtype).eps)
-        if dtype.is_floating_point
-        else 1e-5 + 0.5 * roundings / 255
+        max(1e-5, 2 * torch.finfo(dtype).eps) if dtype.is_floating_point else rounding
         for dtype in dtypes
     )
 

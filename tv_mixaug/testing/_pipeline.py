@@ -113,16 +113,14 @@ def find_target(args: argparse.Namespace, dtype: torch.dtype) -> Target:
     if kind and (kind == "loader") != (loader is not None):
         raise ValueError(f"{name} is a {type(found).__name__}, but --as says {kind}.")
     function = found if loader is None else loader.collate_fn
+    class_name = type(function).__name__
     if not callable(function):
         raise ValueError(
             f"{name} must be a function, transform or DataLoader, or a function without arguments "
-            f"that makes one, got {type(function).__name__}."
+            f"that makes one, got {class_name}."
         )
     if args.switch and not hasattr(function, args.switch):
-        raise ValueError(
-            f"--switch must name an attribute or method of {type(function).__name__}, "
-            f"got {args.switch!r}."
-        )
+        raise ValueError(f"--switch must name an attribute of {class_name}, got {args.switch!r}.")
     draft = Target(
         function, "loader", "samples", (0, 1), args.num_classes, args.label_format == "soft",
         args.arrays, loader,

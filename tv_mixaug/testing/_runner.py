@@ -149,9 +149,7 @@ def check_callable(name: str, value: Any) -> None:
 def seeded(seed: int) -> Iterator[None]:
     """Seed torch, numpy and random, and restore their states afterwards."""
     numpy_state, python_state = np.random.get_state(), random.getstate()
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        # A repeated epoch is on purpose here.
-        warnings.filterwarnings("ignore", ".*epoch", UserWarning)
+    with torch.random.fork_rng(devices=[]):
         # torch.manual_seed would queue a call for each GPU library that is not in use.
         torch.default_generator.manual_seed(seed)
         if torch.cuda.is_available():
@@ -163,6 +161,14 @@ def seeded(seed: int) -> Iterator[None]:
         finally:
             np.random.set_state(numpy_state)
             random.setstate(python_state)
+
+
+@contextmanager
+def seeded_epochs(seed: int) -> Iterator[None]:
+    """Seed as `seeded` does, and ignore warnings of a repeated epoch: it is repeated on purpose."""
+    with seeded(seed), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*epoch", UserWarning)
+        yield
 
 
 def all_cases(
@@ -208,8 +214,9 @@ def compare(
         raise UntruthfulError(heading, UNREPEATABLE, case=str(case), wrong=wrong, rows=rows)
     row, worst = next(iter(findings.items()))
     place = f"{case}, row {row}"
-    evidence, shown = None, list(findings)[:8]
+    evidence = None
     if worst.said is not None:
+        shown = list(findings)[:8]
         said, held = (
             torch.stack([getattr(findings[n], name) for n in shown]) for name in ("said", "held")
         )

@@ -91,7 +91,7 @@ def assert_one_label_format(
     check_integer("num_classes", num_classes, 1)
     check_integer("batch_size", batch_size, 1)
     check_integer("draws", draws, 1)
-    first: tuple[str, str] | None = None
+    formats: dict[str, str] = {}
     seeds = iter(range(seed, seed + draws * len(p)))
     for probability in p:
         run = runner.Pipeline(make_pipeline(probability), collate, "make_pipeline(p)")
@@ -99,12 +99,11 @@ def assert_one_label_format(
             case = Case(batch_size, (8, 8), torch.float32, next(seeds))
             batch = coded_batch(case, num_classes)
             _, labels = run(batch.images, batch.classes, case)
-            now = (runner.describe(labels), f"p={probability}, seed {case.seed}")
-            first = first or now
-            if now[0] != first[0]:
+            formats.setdefault(runner.describe(labels), f"p={probability}, seed {case.seed}")
+            if len(formats) > 1:
+                (first, there), (second, here) = formats.items()
                 text = (
-                    f"Labels change their format: {first[0]} with {first[1]}, "
-                    f"but {now[0]} with {now[1]}."
+                    f"Labels change their format: {first} with {there}, but {second} with {here}."
                 )
                 raise UntruthfulError(text, causes.TWO_FORMATS, case=text)
 
@@ -123,8 +122,7 @@ def assert_reproducible(
         seed: seed of torch, numpy and random.
 
     Raises:
-        UntruthfulError: two runs differ; an `AssertionError` that names the batch and the place
-            in it.
+        UntruthfulError: two runs differ; an `AssertionError` that names the place.
 
     Example:
         >>> from torch.utils.data import DataLoader
@@ -140,7 +138,7 @@ def assert_reproducible(
         raise ValueError("num_workers must not be empty, got an empty sequence.")
     reference: list[Any] | None = None
     for workers in [num_workers[0], *num_workers]:
-        with runner.seeded(seed):
+        with runner.seeded_epochs(seed):
             batches = [deepcopy(batch) for batch in make_loader(workers)]
         if not batches:
             raise ValueError("make_loader must return a loader of at least one batch, got none.")

@@ -124,10 +124,8 @@ def assert_probability(
     if right:
         return TruthReport(shown.numel(), int(shown.sum()))
     cause = _explain_share(p, found, rows, what, margin + 0.01, alone)
-    text = (
-        f"{int(units.sum())} of {count} {what} are mixed, and {rows:.1%} of all samples; "
-        f"p is {p:g}."
-    )
+    mixed = int(units.sum())
+    text = f"{mixed} of {count} {what} and {rows:.1%} of all samples are mixed, but p = {p:g}."
     raise UntruthfulError(f"The share of mixed {what} is not p.\n{text}", cause, case=text)
 
 
@@ -186,7 +184,7 @@ def assert_draws_independent(
         fault = _compare_calls(*_call_often(run, case, draws), per)
     if fault is None and (loader or collate):
         samples = CodedSamples(case._replace(batch_size=12 * batch_size))
-        with runner.seeded(seed):
+        with runner.seeded_epochs(seed):
             options: dict[str, Any] = {"num_workers": 2, "collate_fn": mix}
             made = mix(samples) if loader else DataLoader(samples, batch_size, **options)
             epochs = []
@@ -196,8 +194,8 @@ def assert_draws_independent(
                 epochs.append(_read_epoch(made, samples))
         fault = _compare_epochs(epochs[0], epochs[1], getattr(made, "num_workers", 0))
     if fault is not None:
-        text, cause = fault
-        raise UntruthfulError(f"Sampled values are used again.\n{text}", cause, case=text)
+        message = f"Sampled values are used again.\n{fault[0]}"
+        raise UntruthfulError(message, fault[1], case=fault[0])
 
 
 def assert_switch_reaches_workers(
@@ -221,8 +219,7 @@ def assert_switch_reaches_workers(
         seed: seed of torch, numpy and random.
 
     Raises:
-        UntruthfulError: batches are mixed after mixing was switched off, or none is mixed after
-            it was switched on again; an `AssertionError`.
+        UntruthfulError: the switch has no effect in the workers; an `AssertionError`.
 
     Example:
         >>> from torch.utils.data import DataLoader
@@ -242,10 +239,8 @@ def assert_switch_reaches_workers(
     with runner.seeded(seed):
         loader = make_loader(data)
         if isinstance(loader, DataLoader) and not loader.persistent_workers:
-            raise ValueError(
-                "make_loader must return a loader with num_workers > 0 and "
-                f"persistent_workers=True, got {loader.num_workers} workers that do not stay."
-            )
+            got = f"{loader.num_workers} workers that do not stay"
+            raise ValueError(f"make_loader must use persistent_workers=True, got {got}.")
         counts = []
         for on in (True, False, True):
             switch(loader, on)
@@ -369,11 +364,8 @@ def _median_correlation(values: Tensor) -> float:
 def _compare_epochs(
     first: list[_Batch], second: list[_Batch], workers: int
 ) -> tuple[str, Cause] | None:
-    """Find values that the workers or the epochs of a loader share.
-
-    Batch b comes from worker b % `workers`.
-    """
-    stride = max(1, workers)
+    """Find values that the workers or the epochs of a loader share."""
+    stride = max(1, workers)  # batch b comes from worker b % stride
     neighbours = [pair for b, pair in enumerate(pairwise(first)) if b % stride < stride - 1]
     pairs = [
         ("batch before", causes.DRAWN_ONCE, zip(first, first[stride:], strict=False)),

@@ -23,6 +23,7 @@ DTYPES = (torch.float32, torch.uint8, torch.float64, torch.float16, torch.bfloat
 INDEX_DTYPES = (torch.int64, torch.int32, torch.int16, torch.uint8, torch.int8)
 LABEL_KINDS = ("index", "onehot", "multihot", "soft")
 OPS = ("none", "fill", "blend", "paste")
+SEEDS = st.integers(0, 2**32 - 1)
 
 
 def image_batches(
@@ -263,11 +264,8 @@ def transforms(
     return st.one_of(built)
 
 
-SEEDS = st.integers(0, 2**32 - 1)
-
-
 def _make_pixels(shape: tuple[int, ...], dtype: torch.dtype, seed: int) -> Tensor:
-    # One seed for all pixels: sampling each by itself would be slow, and show nothing more.
+    # One seed for all pixels: to sample each pixel by itself would be slow and show nothing more.
     generator = torch.Generator().manual_seed(seed)
     if dtype.is_floating_point:
         return torch.rand(shape, generator=generator).to(dtype)
