@@ -1,4 +1,8 @@
-"""Assertions that labels, masks and boxes match the pixels, and hypothesis strategies."""
+"""Assertions that labels, masks and boxes match the pixels, and hypothesis strategies.
+
+The assertions judge any pipeline from outside and share no code with the transforms. Only the
+strategies import hypothesis, and only `cli` imports this folder.
+"""
 
 from typing import Any
 

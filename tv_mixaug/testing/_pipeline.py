@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import importlib
 import inspect
-import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from operator import attrgetter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -159,8 +159,8 @@ def _import(name: str) -> Any:
     module_name = module_name.removesuffix(".py").replace("/", ".")
     if not module_name or not path:
         raise ValueError(f"the target must be MODULE:NAME, such as train:collate, got {name!r}.")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
     try:
         module = importlib.import_module(module_name)
     except (Exception, SystemExit) as error:

@@ -18,7 +18,6 @@ from torch import Tensor
 
 from tv_mixaug._validation import check_choice, check_integer
 from tv_mixaug.testing import _causes as causes
-from tv_mixaug.testing._causes import Cause
 from tv_mixaug.testing._coded import (
     Case,
     CodedBatch,
@@ -260,7 +259,7 @@ def _is_smoothed(weights: Tensor, present: Tensor) -> bool:
 
 def _wrong_classes(
     held: Tensor, weights: Tensor, near: float, own: int | None, integer: bool, line: float
-) -> Cause | None:
+) -> causes.Cause | None:
     """Find causes that show in which classes have weight; `line` is the share of a pixel row."""
     seen, said = held > near, weights > near
     mixed = int(seen.sum()) > 1
@@ -281,7 +280,9 @@ def _wrong_classes(
     return causes.OTHER_SAMPLES if gone.any() else None
 
 
-def _wrong_area(pixels: Tensor, held: Tensor, weights: Tensor, colour: Tensor | None) -> Cause:
+def _wrong_area(
+    pixels: Tensor, held: Tensor, weights: Tensor, colour: Tensor | None
+) -> causes.Cause:
     """Explain wrong weights of the right classes of a cut; `colour` is that of its own sample."""
     total = pixels[0].numel()
     if colour is not None:

@@ -17,7 +17,6 @@ from torch.utils.data import DataLoader, Dataset
 from tv_mixaug._validation import check_choice, check_integer, check_probability
 from tv_mixaug.testing import _causes as causes
 from tv_mixaug.testing import _runner as runner
-from tv_mixaug.testing._causes import Cause
 from tv_mixaug.testing._coded import Case, coded_batch, colour_tolerance, pixel_weights, to_unit
 from tv_mixaug.testing._runner import TruthReport, UntruthfulError
 
@@ -179,7 +178,7 @@ def assert_draws_independent(
     check_integer("draws", draws, 20)
     check_integer("batch_size", batch_size, 4)
     case = Case(batch_size, size, dtype, seed)
-    fault: tuple[str, Cause] | None = None
+    fault: tuple[str, causes.Cause] | None = None
     if not loader:
         fault = _compare_calls(*_call_often(run, case, draws), per)
     if fault is None and (loader or collate):
@@ -306,7 +305,7 @@ def _read_rows(images: Tensor, colours: Tensor) -> tuple[Tensor, Tensor]:
 
 def _explain_share(
     p: float, found: float, rows: float, what: str, margin: float, alone: float
-) -> Cause:
+) -> causes.Cause:
     """Find the rule that gives the share of mixed batches or samples."""
 
     def near(share: float, stated: float) -> bool:
@@ -323,7 +322,7 @@ def _explain_share(
     return causes.P_INVERTED if near(found, 1 - p) else causes.P_OTHER
 
 
-def _compare_calls(foreign: Tensor, place: Tensor, per: str) -> tuple[str, Cause] | None:
+def _compare_calls(foreign: Tensor, place: Tensor, per: str) -> tuple[str, causes.Cause] | None:
     """Find values that successive calls, or the samples of a batch, share."""
     mixed = (foreign > 0).any(1)
     if mixed.sum() < 10:
@@ -363,7 +362,7 @@ def _median_correlation(values: Tensor) -> float:
 
 def _compare_epochs(
     first: list[_Batch], second: list[_Batch], workers: int
-) -> tuple[str, Cause] | None:
+) -> tuple[str, causes.Cause] | None:
     """Find values that the workers or the epochs of a loader share."""
     stride = max(1, workers)  # batch b comes from worker b % stride
     neighbours = [pair for b, pair in enumerate(pairwise(first)) if b % stride < stride - 1]

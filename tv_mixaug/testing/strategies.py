@@ -224,8 +224,7 @@ def transforms(
         max_smoothing: largest label smoothing, in [0, 1).
 
     Returns:
-        A strategy for transforms that take uint8 and floating-point images and do not write into
-        them.
+        A strategy for transforms of uint8 and floating-point images, which are not written to.
 
     Example:
         >>> from hypothesis import find

@@ -14,7 +14,6 @@ from torchvision.transforms import v2
 
 from tv_mixaug._validation import check_choice, check_integer
 from tv_mixaug.testing import _causes as causes
-from tv_mixaug.testing._causes import Cause
 from tv_mixaug.testing._coded import Case, coded_batch, colour_tolerance, pixel_weights, to_unit
 from tv_mixaug.testing._runner import (
     Finding,
@@ -147,7 +146,7 @@ def _try_masks(
 
 def _explain_mask(
     named: Tensor, held: Tensor, foreign: Tensor, bad: Tensor, own: int | None, erased: bool
-) -> tuple[Cause, str]:
+) -> tuple[causes.Cause, str]:
     """Explain a wrong mask by the classes (H, W) it names and the weights (K, H, W) of pixels."""
     if foreign.any() and not erased:
         cause = causes.MASK_FOREIGN.of(count=int(foreign.sum()))
