@@ -1,77 +1,18 @@
-"""Pictures whose pixels say whose they are, and the way back from pixels to samples."""
+"""Coded images: the colours of the pixels tell which samples they come from."""
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from itertools import combinations, product
+from collections.abc import Sequence
+from itertools import combinations
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 from torchvision import tv_tensors
 
-from tv_mixaug.testing._arguments import at_least, check_dtypes
-from tv_mixaug.testing._causes import Cause
-
-
-class TruthReport(NamedTuple):
-    """How much was compared.
-
-    Attributes:
-        rows: number of rows (samples of all batches) compared.
-        mixed: how many of them were mixed; a check that never met one shows little.
-    """
-
-    rows: int
-    mixed: int
-
-
-class Evidence(NamedTuple):
-    """The rows of the smallest case that are wrong, fit to be drawn."""
-
-    images: Tensor  # (N, C, H, W) float64 in [0, 1]
-    said: Tensor  # (N, K) float64, what the labels or targets say
-    held: Tensor  # (N, K) float64, what the pixels hold, as far as they can be told
-    samples: Tensor  # (B, C, H, W) float64 in [0, 1], what went in
-    classes: Tensor  # (B,) int64
-
-
-class UntruthfulError(AssertionError):
-    """What was asked of a pipeline does not hold.
-
-    Attributes:
-        wrong: number of rows (or batches, as the text says) that are wrong; 0 if none is counted.
-        rows: number of rows (or batches) compared.
-        case: the smallest case found.
-        cause: the probable cause.
-        evidence: pictures of the wrong rows with what is said and held of them, or None.
-    """
-
-    def __init__(
-        self,
-        message: str,
-        *,
-        wrong: int = 0,
-        rows: int = 0,
-        case: str = "",
-        cause: str = "",
-        evidence: Evidence | None = None,
-    ) -> None:
-        super().__init__(message)
-        self.wrong, self.rows = wrong, rows
-        self.case, self.cause, self.evidence = case, cause, evidence
-
-
-def because(cause: Cause) -> str:
-    """Write a cause, and what to do about it, in two lines."""
-    return f"Probable cause: {cause.text}\nWhat to do: {cause.remedy}"
-
 
 class Case(NamedTuple):
-    """What one trial feeds to a pipeline."""
+    """Size, dtype and seed of one batch."""
 
     batch_size: int
     size: tuple[int, int]
@@ -80,13 +21,12 @@ class Case(NamedTuple):
 
     def __str__(self) -> str:
         height, width = self.size
-        return (
-            f"batch of {self.batch_size}, {height} × {width} pixels, {self.dtype}, seed {self.seed}"
-        )
+        pixels = f"{height} × {width} pixels"
+        return f"batch of {self.batch_size}, {pixels}, {self.dtype}, seed {self.seed}"
 
 
 class CodedBatch(NamedTuple):
-    """One-coloured images; all images of a class have the colour of the class."""
+    """Images of one colour each; images of the same class have the same colour."""
 
     images: Tensor  # (B, C, H, W), the dtype under test
     classes: Tensor  # (B,) int64
@@ -94,172 +34,43 @@ class CodedBatch(NamedTuple):
     present: Tensor  # (M,) int64, the classes that are in the batch, ascending
 
 
-def all_cases(
-    batch_sizes: Sequence[int],
-    sizes: Sequence[tuple[int, int]],
-    dtypes: Sequence[torch.dtype],
-    draws: int,
-    seed: int,
-) -> list[Case]:
-    """List the trials, small ones first, each with a seed of its own."""
-    for batch_size in batch_sizes:
-        at_least("batch_sizes", batch_size, 1)
-    for side in (side for size in sizes for side in size):
-        at_least("sizes", side, 1)
-    check_dtypes(dtypes)
-    grid = product(dtypes, sorted(batch_sizes), sorted(sizes), range(at_least("draws", draws, 1)))
-    cases = [Case(b, s, d, seed + n) for n, (d, b, s, _) in enumerate(grid)]
-    if not cases:
-        raise ValueError("batch_sizes, sizes and dtypes must not be empty, got an empty one.")
-    return cases
-
-
-def smaller_cases(failing: Case) -> Iterator[Case]:
-    """Yield trials that would explain a failure better, the smallest first."""
-    squares = [(side, side) for side in (4, 8, 16) if side < min(failing.size)]
-    sizes = [*squares, failing.size]
-    for batch_size, size, n in product(range(1, failing.batch_size + 1), sizes, range(8)):
-        yield Case(batch_size, size, failing.dtype, failing.seed + n)
-
-
-def unrepeatable(failing: Case) -> str:
-    """Say of a failure that did not come again what that means."""
-    return (
-        f"First seen for a {failing}, but not again under the same seed: the pipeline has a "
-        "source of randomness besides torch, numpy and random."
-    )
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Seed torch, numpy and random, and give them their old state back."""
-    numpy_state, python_state = np.random.get_state(), random.getstate()
-    with torch.random.fork_rng(devices=[]):
-        # torch.manual_seed would note down a call for each GPU library that is not in use.
-        torch.default_generator.manual_seed(seed)
-        if torch.cuda.is_available():
-            torch.cuda.manual_seed_all(seed)
-        np.random.seed(seed % 2**32)
-        random.seed(seed)
-        try:
-            yield
-        finally:
-            np.random.set_state(numpy_state)
-            random.setstate(python_state)
-
-
 def private_generator(seed: int) -> torch.Generator:
-    """Return a generator whose stream has nothing to do with `torch.manual_seed(seed)`."""
+    """Return a generator with another stream than `torch.manual_seed(seed)`."""
     return torch.Generator().manual_seed(seed ^ 0x5DEECE66D)
 
 
-def call(
-    pipeline: Callable[..., Any], case: Case, images: Any, targets: Any, *, collate: bool
-) -> tuple[Tensor, Any]:
-    """Call a pipeline under the case's seed, on a batch or on samples; take images and the rest."""
-    inputs = (make_samples(images, targets),) if collate else (images, targets)
-    with seeded(case.seed):
-        try:
-            result = pipeline(*inputs)
-        except Exception as error:
-            if hasattr(error, "add_note"):  # Python 3.11
-                error.add_note(f"Raised by the pipeline under test for a {case}.")
-            raise
-    return read_result(result)
-
-
-def make_samples(images: Tensor, targets: Any) -> list[tuple[Any, Any]]:
-    """Take a batch apart into the `(image, target)` that a data set yields."""
-
-    def rows(leaf: Any) -> list[Any]:
-        if not isinstance(leaf, Tensor):
-            return list(leaf)
-        if leaf.ndim == 1:
-            return leaf.tolist()
-        return [tv_tensors.wrap(row, like=leaf) for row in leaf.as_subclass(Tensor)]
-
-    return list(zip(rows(images), rows(targets), strict=True))
-
-
-def read_result(result: Any) -> tuple[Tensor, Any]:
-    """Return the images and the targets that a pipeline gave, or say that these are none."""
-    if not isinstance(result, (tuple, list)) or len(result) != 2:
-        got = (
-            f"{len(result)} values" if isinstance(result, (tuple, list)) else type(result).__name__
-        )
-        raise TypeError(f"pipeline must return a pair, images first, got {got}; wrap it to do so.")
-    images, rest = result
-    if not isinstance(images, Tensor) or images.ndim != 4:
-        got = (
-            f"shape {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
-        )
-        raise TypeError(
-            f"pipeline must return images (B, C, H, W) first, got {got}; wrap it to do so."
-        )
-    return images, rest
-
-
-def to_unit(
-    images: Tensor, mean: Sequence[float] | None = None, std: Sequence[float] | None = None
-) -> Tensor:
-    """Return images (…, C, H, W) as float64 in [0, 1]: bytes scaled, a normalisation undone."""
-    unit = images.detach().cpu().to(torch.float64).as_subclass(Tensor)
-    if not images.dtype.is_floating_point:
-        unit = unit / 255
-    if mean is not None and std is not None:
-        unit = unit * torch.tensor(std, dtype=torch.float64).reshape(-1, 1, 1)
-        unit = unit + torch.tensor(mean, dtype=torch.float64).reshape(-1, 1, 1)
-    return unit
-
-
-def colour_tolerance(dtype: torch.dtype, roundings: int = 1) -> float:
-    """Return how far a correctly mixed colour may be off, in [0, 1] units."""
-    if dtype.is_floating_point:
-        return max(1e-5, 2 * torch.finfo(dtype).eps)
-    return 1e-5 + 0.5 * roundings / 255
-
-
 def coded_batch(
-    case: Case, *, num_classes: int, channels: int, avoid: Sequence[float] | None = None
+    case: Case, num_classes: int, channels: int = 3, *, avoid: Any = None, classes: Any = None
 ) -> CodedBatch:
-    """Draw classes and colours for one trial.
+    """Fill each image of a batch with the colour of its class.
 
-    Args:
-        case: batch size, image size, dtype and seed.
-        num_classes: number of classes. Three trials in four use no class twice if there are
-            enough of them; the others draw classes freely, so that some repeat.
-        channels: number of channels.
-        avoid: per channel, a value in [0, 1] that no mix of colours may come near.
-
-    Returns:
-        The batch.
+    Classes (B,) that are not given are sampled; in three of four seeds no class occurs twice, if
+    there are enough. Every mix of the colours is far from the colour `avoid`, (C, 1, 1) in [0, 1].
     """
-    generator = private_generator(case.seed)
-    size = case.batch_size
-    if size <= num_classes and case.seed % 4 != 3:
+    generator, size = private_generator(case.seed), case.batch_size
+    if classes is None and size <= num_classes and case.seed % 4 != 3:
         classes = torch.randperm(num_classes, generator=generator)[:size]
-    else:
+    elif classes is None:
         classes = torch.randint(num_classes, (size,), generator=generator)
     present, index = torch.unique(classes, return_inverse=True)
-    palette = draw_palette(len(present), channels, case.dtype, generator, avoid)
+    palette = sample_palette((len(present), channels), case.dtype, generator, avoid)
     images = palette[index][:, :, None, None].expand(-1, -1, *case.size).contiguous()
     colours = torch.zeros(num_classes, channels, dtype=torch.float64)
-    colours[present] = to_unit(palette[:, :, None, None])[:, :, 0, 0]
+    colours[present] = to_unit(palette)
     return CodedBatch(images, classes, colours, present)
 
 
-def draw_palette(
-    count: int,
-    channels: int,
-    dtype: torch.dtype,
-    generator: torch.Generator,
-    avoid: Sequence[float] | None = None,
+def sample_palette(
+    shape: tuple[int, int], dtype: torch.dtype, generator: torch.Generator, avoid: Any = None
 ) -> Tensor:
-    """Draw (count, channels) colours, each the farthest of 32 from those before."""
+    """Sample (M, C) colours, each the farthest of 32 from the previous ones."""
+    if not (dtype.is_floating_point or dtype == torch.uint8):
+        raise ValueError(f"dtypes must be floating-point types or torch.uint8, got {dtype}.")
+    count, channels = shape
     low, high = torch.full((channels,), 10.0), torch.full((channels,), 245.0)
     if avoid is not None:
-        # All colours on one side of the value: no weighted mean of them can reach it.
-        value = 255 * torch.tensor(avoid).expand(channels)
+        # All colours lie on one side of the value, so no weighted mean of them can reach it.
+        value = 255 * avoid.flatten().float()
         low = torch.where(value < 128, (value + 25).clamp(min=10), low)
         high = torch.where(value >= 128, (value - 25).clamp(max=245), high)
     chosen = torch.empty(0, channels)
@@ -273,20 +84,60 @@ def draw_palette(
     return levels.to(dtype)
 
 
-def decode(colours: Tensor, palette: Tensor, *, tolerance: float) -> Tensor:
-    """Solve for the weights of the palette in each colour, with as few colours mixed as will do.
+def make_samples(images: Tensor, targets: Any) -> list[tuple[Any, Any]]:
+    """Split a batch into the `(image, target)` samples of a data set."""
 
-    Args:
-        colours: (U, C) float64, what is seen.
-        palette: (M, C) float64, what may have been mixed.
-        tolerance: how far from a seen colour the mix may be, in [0, 1] units.
+    def rows(field: Any) -> list[Any]:
+        if not isinstance(field, Tensor):
+            return list(field)
+        if field.ndim == 1:
+            return field.tolist()
+        return [tv_tensors.wrap(row, like=field) for row in field.as_subclass(Tensor)]
 
-    Returns:
-        (U, M) float64: weights >= 0 that sum to 1 in each row, or NaN where no mix of up to as
-        many colours as there are channels (three at most) fits.
+    return list(zip(rows(images), rows(targets), strict=True))
+
+
+def per_channel(name: str, value: float | Sequence[float] | None, channels: int) -> Tensor | None:
+    """Return one number, or one per channel, as float64 of shape (C, 1, 1)."""
+    if value is None:
+        return None
+    values = torch.tensor(value, dtype=torch.float64)
+    if values.ndim and len(values) != channels:
+        raise ValueError(f"{name} must have one value per channel ({channels}), got {len(values)}.")
+    return values.expand(channels)[:, None, None]
+
+
+def to_unit(images: Tensor, mean: Tensor | None = None, std: Tensor | None = None) -> Tensor:
+    """Return images as float64 in [0, 1], with a normalisation undone."""
+    unit = images.detach().cpu().to(torch.float64).as_subclass(Tensor)
+    if not images.dtype.is_floating_point:
+        unit = unit / 255
+    return unit if mean is None or std is None else unit * std + mean
+
+
+def colour_tolerance(*dtypes: torch.dtype, roundings: int = 1) -> float:
+    """Return the largest error in [0, 1] units of colours that are mixed in these dtypes."""
+    rounding = 1e-5 + 0.5 * roundings / 255
+    return max(
+        max(1e-5, 2 * torch.finfo(dtype).eps) if dtype.is_floating_point else rounding
+        for dtype in dtypes
+    )
+
+
+def pixel_weights(pixels: Tensor, palette: Tensor, tolerance: float) -> Tensor:
+    """Solve for the weight (B, M, H, W) of each colour of a palette (M, C) in each pixel.
+
+    As few colours are mixed as possible, and at most as many as there are channels. The weights of
+    a pixel sum to 1, or are NaN where no such mix is within the tolerance.
     """
+    levels = (pixels * 1e7).round().to(torch.int64).movedim(1, -1)
+    # Each colour gets a number, since unique numbers are found much faster than unique rows.
+    key = torch.randint(2**62, levels.shape[-1:], generator=private_generator(0)) | 1
+    numbers, index = torch.unique((levels * key).sum(-1), return_inverse=True)
+    colours = torch.empty(len(numbers), palette.shape[1], dtype=torch.float64)
+    colours[index.flatten()] = pixels.movedim(1, -1).flatten(0, 2)
     weights = torch.full((len(colours), len(palette)), torch.nan, dtype=torch.float64)
-    # More colours than channels always fit somehow, and would explain nothing.
+    # With more colours than channels some mix always fits, which would explain nothing.
     most = min(3 if len(palette) <= 16 else 2, palette.shape[1], len(palette))
     for parts in range(1, most + 1):
         todo = weights[:, 0].isnan().nonzero()[:, 0]
@@ -301,7 +152,7 @@ def decode(colours: Tensor, palette: Tensor, *, tolerance: float) -> Tensor:
         share = share / share.sum(-1, keepdim=True)
         fitted = (share[..., None] * palette[members]).sum(-2)
         smallest, best = (fitted - colours[todo][:, None]).abs().amax(-1).min(dim=1)
-        for at in (smallest <= tolerance).nonzero()[:, 0]:
-            weights[todo[at]] = 0.0
-            weights[todo[at], members[best[at]]] = share[at, best[at]]
-    return weights
+        fits = (smallest <= tolerance).nonzero()[:, 0]
+        weights[todo[fits]] = 0.0
+        weights[todo[fits, None], members[best[fits]]] = share[fits, best[fits]]
+    return weights[index].movedim(-1, 1)

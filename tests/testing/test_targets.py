@@ -1,0 +1,154 @@
+"""assert_targets_follow_images passes targets that follow their images, and explains the rest."""
+
+import pytest
+import torch
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+from tv_mixaug import CutMix, Cutout, Mixup
+from tv_mixaug.testing import UntruthfulError, assert_targets_follow_images
+
+FEW = {"batch_sizes": (1, 4), "sizes": ((8, 12),), "draws": 5}
+DTYPES = {"dtypes": (torch.float32, torch.uint8, torch.float64, torch.float16, torch.bfloat16)}
+cutmix = CutMix(labels_getter=None)
+
+
+def ask(pipeline, kind, **options):
+    """Check targets with few draws."""
+    return assert_targets_follow_images(pipeline, kind=kind, **FEW, **options)
+
+
+MASKS_RIGHT = {
+    "nothing": (lambda images, masks: (images, masks), {}),
+    "flip": (v2.RandomHorizontalFlip(), {}),
+    "cut": (CutMix(mode="sample", labels_getter=None), DTYPES),
+    "soft": (Mixup(masks="soft", num_mask_classes=16, labels_getter=None), DTYPES),
+    "dominant": (Mixup(masks="dominant", mode="sample", labels_getter=None), {}),
+    "erased": (Cutout(labels_getter=None), {"erased": True}),
+    "filled": (Cutout(labels_getter=None, mask_fill=15), {"erased": True, "mask_fill": 15}),
+    "extra axis": (lambda images, masks: (images, masks[:, None]), {}),
+}
+
+
+@pytest.mark.parametrize("name", MASKS_RIGHT)
+def test_right_masks_pass(name):
+    """Masks that follow their images pass: index masks, soft planes, filled or not."""
+    pipeline, options = MASKS_RIGHT[name]
+    report = ask(pipeline, "masks", **options)
+    assert report.rows == 25 * len(options.get("dtypes", [1]))
+    assert report.mixed or name not in ("cut", "soft", "dominant")
+
+
+def blend_numbers(images, masks):
+    mixed = (masks.float() + masks.flip(0).float()) / 2
+    return (images + images.flip(0)) / 2, mixed.to(masks.dtype)
+
+
+MASKS_WRONG = {
+    "blended": (blend_numbers, "class ids were blended"),
+    "alone": (lambda i, m: (i, m.roll(1, 0)), "the mask was mixed and the image was not"),
+    "soft": (lambda i, m: (i, torch.ones(len(i), 16, *i.shape[2:]) / 16), "and the mask says 0"),
+    "erased": (Cutout(labels_getter=None), "pass `erased=True`"),
+    "no class": (lambda i, m: (i, m.long() - 300), r"the mask says -\d+; 16 of 16 pixels"),
+}
+
+
+@pytest.mark.parametrize("name", MASKS_WRONG)
+def test_wrong_masks_fail(name):
+    """Masks that do not fit their images fail, and the text says how."""
+    pipeline, text = MASKS_WRONG[name]
+    with pytest.raises(UntruthfulError, match=text) as caught:
+        ask(pipeline, "masks")
+    assert caught.value.evidence.said.shape == caught.value.evidence.held.shape
+
+
+def flip(images, targets):
+    """Flip each image with its target."""
+    pairs = [
+        v2.RandomHorizontalFlip()(tv_tensors.Image(image), target)
+        for image, target in zip(images, targets, strict=True)
+    ]
+    return torch.stack([image for image, _ in pairs]), [target for _, target in pairs]
+
+
+@pytest.mark.parametrize("min_visible", [0.1, 0.6])
+@pytest.mark.parametrize("transform", [CutMix, Cutout])
+def test_right_boxes_pass(transform, min_visible):
+    """Boxes that are the tight boxes of what is visible pass, and so do flipped ones."""
+    pipeline = transform(mode="sample", labels_getter=None, min_visible=min_visible)
+    report = ask(pipeline, "boxes", min_visible=min_visible)
+    assert report.mixed or transform is Cutout
+    assert ask(flip, "boxes", min_visible=min_visible).rows == 25
+
+
+def relist(change):
+    """Change boxes and labels of every target."""
+    return lambda images, targets: (
+        images,
+        [dict(zip(t, change(*t.values()), strict=True)) for t in targets],
+    )
+
+
+BOXES_WRONG = {
+    "left behind": (lambda i, t: (i.roll(1, 0), t), "its box was left behind"),
+    "dropped": (relist(lambda b, y: (b[:0], y[:0])), "is 100% visible but not listed"),
+    "moved": (relist(lambda b, y: (b + 1, y)), r"is seen in \[.*\] but its box is"),
+    "labels lost": (relist(lambda b, y: (b, y[:0])), "boxes and 0 labels"),
+    "doubled": (relist(lambda *t: [torch.cat([x, x]) for x in t]), "listed twice"),
+    "unknown": (relist(lambda b, y: (b, y + 100)), "is 100% visible but not listed"),
+}
+
+
+@pytest.mark.parametrize("name", BOXES_WRONG)
+def test_wrong_boxes_fail(name):
+    """Boxes that do not fit what is seen fail, and the text says how."""
+    pipeline, text = BOXES_WRONG[name]
+    with pytest.raises(UntruthfulError, match=text):
+        ask(pipeline, "boxes")
+
+
+def test_a_share_other_than_min_visible_fails():
+    """Objects that are kept below the stated share, or dropped above it, are found."""
+    mix = CutMix(mode="sample", labels_getter=None, min_visible=0.5)
+    with pytest.raises(UntruthfulError, match="visible but not listed"):
+        ask(mix, "boxes", min_visible=0.1)
+    with pytest.raises(UntruthfulError, match=r"is listed but only \d+% of it is visible"):
+        ask(mix, "boxes", min_visible=0.9)
+
+
+BAD = [
+    ({"kind": "points"}, ValueError, "kind must be one of"),
+    ({"kind": "masks", "num_classes": 4}, ValueError, "num_classes must be >= 8"),
+    ({"kind": "boxes", "sizes": ((8, 4),)}, ValueError, "sizes must be at least 8"),
+    ({"kind": "masks", "pipeline": lambda i, m: (i, None)}, TypeError, "must return masks"),
+    ({"kind": "boxes", "pipeline": lambda i, t: (i, t[:0])}, TypeError, "one target dict per"),
+    ({"kind": "masks", "pipeline": None}, TypeError, "must be a callable, got NoneType"),
+]
+
+
+@pytest.mark.parametrize(("options", "error", "text"), BAD)
+def test_wrong_questions_are_refused(options, error, text):
+    """Wrong arguments and unreadable targets are refused with their names."""
+    with pytest.raises(error, match=text):
+        assert_targets_follow_images(**{"pipeline": lambda images, rest: (images, rest), **options})
+
+
+def collating(mix):
+    """Return a collate function of images with masks or detection targets."""
+
+    def collate(samples):
+        images, targets = zip(*samples, strict=True)
+        stacked = tv_tensors.Image(torch.stack(images))
+        if isinstance(targets[0], torch.Tensor):
+            return mix(stacked, tv_tensors.Mask(torch.stack(targets)))
+        return mix(stacked, list(targets))
+
+    return collate
+
+
+@pytest.mark.parametrize("kind", ["masks", "boxes"])
+def test_collated_masks_and_boxes_are_checked(kind):
+    """Collate functions are fed with samples of image and mask, or image and target."""
+    ask(collating(cutmix), kind, collate=True)
+    with pytest.raises(UntruthfulError, match=r"was left behind|not listed"):
+        ask(collating(lambda images, targets: (cutmix(images), targets)), kind, collate=True)

@@ -1,0 +1,266 @@
+"""Run a pipeline on coded batches, judge its output and report the smallest failure.
+
+Every assertion calls the pipeline through :class:`Pipeline` and fails with
+:class:`UntruthfulError`. Assertions about single batches are functions `Case -> Trial` that
+:func:`compare` calls for many cases.
+"""
+
+from __future__ import annotations
+
+import random
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from itertools import product
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tv_mixaug._validation import check_integer, kind_error
+from tv_mixaug.testing._causes import ALIKE, UNREPEATABLE, VAGUE, Cause
+from tv_mixaug.testing._coded import Case, CodedBatch, make_samples, to_unit
+
+
+class TruthReport(NamedTuple):
+    """Number of rows that an assertion compared.
+
+    Attributes:
+        rows: number of rows (samples of all batches) compared.
+        mixed: number of rows that were mixed. An assertion without a mixed row shows little.
+    """
+
+    rows: int
+    mixed: int
+
+
+class Evidence(NamedTuple):
+    """Images of the wrong rows of the smallest case, for drawing."""
+
+    images: Tensor  # (N, C, H, W) float64 in [0, 1]
+    said: Tensor  # (N, K) float64, weights according to the labels or targets
+    held: Tensor  # (N, K) float64, weights according to the pixels
+    samples: Tensor  # (B, C, H, W) float64 in [0, 1], the inputs
+    classes: Tensor  # (B,) int64
+
+
+class UntruthfulError(AssertionError):
+    """A pipeline failed an assertion of `tv_mixaug.testing`.
+
+    Attributes:
+        wrong: number of wrong rows (or batches, see the message); 0 if they are not counted.
+        rows: number of rows (or batches) compared.
+        case: the smallest failing case, in one line.
+        cause: the probable cause.
+        evidence: images of the wrong rows with their weights, or None.
+    """
+
+    def __init__(
+        self, message: str, cause: Cause | None = None, *, case: str = "", wrong: int = 0,
+        rows: int = 0, evidence: Evidence | None = None,
+    ) -> None:  # fmt: skip
+        if cause is not None:
+            message += f"\nProbable cause: {cause.text}\nWhat to do: {cause.remedy}"
+        super().__init__(message)
+        self.cause = cause.text if cause is not None else ""
+        self.case, self.wrong, self.rows, self.evidence = case, wrong, rows, evidence
+
+
+class Finding(NamedTuple):
+    """Explanation of one wrong row."""
+
+    cause: Cause
+    sentence: str
+    table: str = ""  # shown instead of the sentence where there is room
+    said: Tensor | None = None  # (K,) float64
+    held: Tensor | None = None  # (K,) float64
+
+
+class Trial(NamedTuple):
+    """Judged output of a pipeline for one batch."""
+
+    batch: CodedBatch
+    pixels: Tensor  # (B, C, H, W) float64 in [0, 1]
+    gaps: Tensor  # (B,) float64, how wrong each row is
+    wrong: Tensor  # (B,) bool
+    mixed: int  # number of mixed rows
+    explain: Callable[[int], Finding]  # of a wrong row
+
+    def findings(self) -> dict[int, Finding]:
+        """Explain the wrong rows, the most wrong one first."""
+        order = self.gaps.nan_to_num(torch.inf).argsort(descending=True, stable=True).tolist()
+        return {row: self.explain(row) for row in order if self.wrong[row]}
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """A pipeline under test, called with a batch or, as a collate function, with samples."""
+
+    function: Callable[..., Any]
+    collate: bool = False
+    name: str = "pipeline"  # of the argument that it was passed as
+    seeds: bool = True  # whether each call is seeded
+
+    def __post_init__(self) -> None:
+        check_callable(self.name, self.function)
+
+    def __call__(self, images: Tensor, targets: Any, case: Case) -> tuple[Tensor, Any]:
+        """Return the images and targets that the pipeline makes of a batch."""
+        inputs = (make_samples(images, targets),) if self.collate else (images, targets)
+        with seeded(case.seed) if self.seeds else nullcontext():
+            try:
+                result = self.function(*inputs)
+            except Exception as error:
+                if hasattr(error, "add_note"):  # Python 3.11
+                    error.add_note(f"Raised by the pipeline under test for a {case}.")
+                raise
+        return read_output(result)
+
+
+def read_output(result: Any) -> tuple[Tensor, Any]:
+    """Return the images and targets of a batch that a pipeline or loader returned."""
+    is_pair = isinstance(result, (tuple, list)) and len(result) == 2
+    if not is_pair or not isinstance(result[0], Tensor) or result[0].ndim != 4:
+        raise TypeError(
+            "pipeline must return a pair of images (B, C, H, W) and labels or targets, "
+            f"got {describe(result)}; wrap it to do so."
+        )
+    return result[0], result[1]
+
+
+def describe(value: Any) -> str:
+    """Return the type of a value, with the shapes and dtypes of tensors."""
+    if isinstance(value, Tensor):
+        return f"{tuple(value.shape)} {value.dtype} ({type(value).__name__})"
+    if isinstance(value, (tuple, list)):
+        return f"{type(value).__name__}[{', '.join(map(describe, value))}]"
+    return type(value).__name__
+
+
+def check_callable(name: str, value: Any) -> None:
+    """Raise unless a value can be called."""
+    if not callable(value):
+        raise kind_error(name, "a callable", value)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seed torch, numpy and random, and restore their states afterwards."""
+    numpy_state, python_state = np.random.get_state(), random.getstate()
+    with torch.random.fork_rng(devices=[]):
+        # torch.manual_seed would queue a call for each GPU library that is not in use.
+        torch.default_generator.manual_seed(seed)
+        if torch.cuda.is_available():
+            torch.cuda.manual_seed_all(seed)
+        np.random.seed(seed % 2**32)
+        random.seed(seed)
+        try:
+            yield
+        finally:
+            np.random.set_state(numpy_state)
+            random.setstate(python_state)
+
+
+@contextmanager
+def seeded_epochs(seed: int) -> Iterator[None]:
+    """Seed as `seeded` does, and ignore warnings of a repeated epoch: it is repeated on purpose."""
+    with seeded(seed), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*epoch", UserWarning)
+        yield
+
+
+def all_cases(
+    batch_sizes: Sequence[int], sizes: Sequence[tuple[int, int]], dtypes: Sequence[torch.dtype],
+    draws: int, seed: int,
+) -> list[Case]:  # fmt: skip
+    """List the cases to try, small ones first, each with its own seed."""
+    for batch_size in batch_sizes:
+        check_integer("batch_sizes", batch_size, 1)
+    for side in (side for size in sizes for side in size):
+        check_integer("sizes", side, 1)
+    repeats = range(check_integer("draws", draws, 1))
+    grid = product(dtypes, sorted(batch_sizes), sorted(sizes), repeats)
+    cases = [Case(b, s, d, seed + n) for n, (d, b, s, _) in enumerate(grid)]
+    if not cases:
+        raise ValueError("batch_sizes, sizes and dtypes must not be empty, got an empty one.")
+    return cases
+
+
+def compare(
+    attempt: Callable[[Case], Trial], cases: Sequence[Case], heading: str, *, least_side: int = 1
+) -> TruthReport:
+    """Judge a pipeline on all cases and explain the smallest failure.
+
+    `least_side` is the smallest side of an image that a smaller case may have.
+    """
+    __tracebackhide__ = True
+    rows = wrong = mixed = 0
+    first: Case | None = None
+    for case in cases:
+        trial = attempt(case)
+        rows += len(trial.wrong)
+        mixed += trial.mixed
+        wrong += int(trial.wrong.sum())
+        if first is None and trial.wrong.any():
+            first = case
+    if first is None:
+        return TruthReport(rows, mixed)
+    heading += f" in {wrong} of {rows} rows."
+    case, trial, findings = _shrink(attempt, first, least_side)
+    if not findings:
+        heading += f"\nFirst seen for a {case}, but not again under the same seed."
+        raise UntruthfulError(heading, UNREPEATABLE, case=str(case), wrong=wrong, rows=rows)
+    row, worst = next(iter(findings.items()))
+    place = f"{case}, row {row}"
+    evidence = None
+    if worst.said is not None:
+        shown = list(findings)[:8]
+        said, held = (
+            torch.stack([getattr(findings[n], name) for n in shown]) for name in ("said", "held")
+        )
+        samples = to_unit(trial.batch.images)
+        evidence = Evidence(trial.pixels[shown], said, held, samples, trial.batch.classes)
+    raise UntruthfulError(
+        f"{heading}\nSmallest case found: {place}.\n{worst.table or worst.sentence}", worst.cause,
+        case=f"{place}: {worst.sentence}", wrong=wrong, rows=rows, evidence=evidence,
+    )  # fmt: skip
+
+
+def _shrink(
+    attempt: Callable[[Case], Trial], failing: Case, least_side: int
+) -> tuple[Case, Trial, dict[int, Finding]]:
+    """Find the smallest case that fails for the most frequent cause of a failing case.
+
+    A smaller case with another cause is skipped: with few samples one fault often looks like
+    another. The findings that have the cause come first.
+    """
+    case, trial = failing, attempt(failing)
+    findings = trial.findings()
+    if not findings:
+        return case, trial, findings
+    likely = _likely(findings)
+    sides = [side for side in (4, 8, 16) if least_side <= side < min(failing.size)]
+    sizes = [*((side, side) for side in sides), failing.size]
+    for batch_size, size, n in product(range(1, failing.batch_size + 1), sizes, range(8)):
+        smaller = Case(batch_size, size, failing.dtype, failing.seed + n)
+        try:
+            smaller_trial = attempt(smaller)
+        except Exception:  # noqa: S112 - a batch that the pipeline refuses is not an example
+            continue
+        found = smaller_trial.findings()
+        if found and (not likely or any(f.cause.remedy in likely for f in found.values())):
+            case, trial, findings = smaller, smaller_trial, found
+            break
+    likely = likely or _likely(findings)
+    order = sorted(findings, key=lambda row: findings[row].cause.remedy not in likely)
+    return case, trial, {row: findings[row] for row in order}
+
+
+def _likely(findings: dict[int, Finding]) -> set[str]:
+    """Return the remedies for the most frequent cause that is not vague, and for those like it."""
+    remedies = [found.cause.remedy for found in findings.values() if found.cause not in VAGUE]
+    most = max(remedies, key=remedies.count, default=None)
+    alike = {other.remedy for cause, other in ALIKE if cause.remedy == most}
+    return alike if most is None else {most, *alike}

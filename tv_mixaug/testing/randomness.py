@@ -1,0 +1,402 @@
+"""Check how often a pipeline mixes, and that it samples new values where it should.
+
+Every sample has its own colour. The pixels therefore show what was sampled: how much of an image is
+not its own, and where.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from itertools import combinations, pairwise
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from tv_mixaug._validation import check_choice, check_integer, check_probability
+from tv_mixaug.testing import _causes as causes
+from tv_mixaug.testing import _runner as runner
+from tv_mixaug.testing._coded import Case, coded_batch, colour_tolerance, pixel_weights, to_unit
+from tv_mixaug.testing._runner import TruthReport, UntruthfulError
+
+
+class CodedSamples(Dataset[tuple[Tensor, int]]):
+    """Samples `(image, label)` with one colour each and alternating labels 0 and 1."""
+
+    def __init__(self, case: Case) -> None:
+        numbers = torch.arange(case.batch_size)
+        batch = coded_batch(case, case.batch_size, classes=numbers)
+        self.images, self.colours, self.labels = batch.images, batch.colours, numbers % 2
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.images[index].clone(), int(self.labels[index])
+
+
+class _Batch(NamedTuple):
+    """What was sampled for a batch of a loader, whose rows may be in any order."""
+
+    weight: Tensor  # (B,) float64: the larger weight of each blend, NaN if it is no blend
+    edges: Tensor  # (B, H + W) bool: rows and columns at which a box begins or ends
+    mixed: bool
+
+    def same_as(self, other: _Batch) -> bool:
+        """Whether the same values were sampled for both."""
+        if self.weight.shape != other.weight.shape or not torch.equal(self.edges, other.edges):
+            return False
+        return bool(torch.isclose(self.weight, other.weight, 0, 1e-3, equal_nan=True).all())
+
+
+def assert_probability(
+    mix: Callable[..., Any],
+    p: float,
+    *,
+    per: Literal["batch", "sample"] = "batch",
+    collate: bool = False,
+    batch_size: int = 8,
+    size: tuple[int, int] = (32, 32),
+    dtype: torch.dtype = torch.float32,
+    draws: int = 400,
+    seed: int = 0,
+) -> TruthReport:
+    """Check that batches, or samples, are mixed with probability p.
+
+    The share that is mixed must equal p within five standard deviations. If p is for batches, all
+    samples of a mixed batch must be mixed. A mix with a lam of 1 or an empty box leaves no trace
+    and cannot be counted: for each mix that shows less than one per cent, four more are allowed
+    for, and one sample in each batch may be its own partner.
+
+    Args:
+        mix: `(images, labels) -> (images, labels)`, images (B, 3, H, W), labels (B,), 0 or 1.
+        p: the stated probability, in [0, 1].
+        per: "batch": p is for a whole batch; "sample": for each sample independently.
+        collate: whether `mix` is a collate function of a list of `(image, label)`.
+        batch_size: number of samples B, at least 4.
+        size: (height, width) in pixels.
+        dtype: dtype of the images.
+        draws: number of calls, at least 50.
+        seed: seed of torch, numpy and random before the first call.
+
+    Returns:
+        The number of rows, and how many of them were mixed.
+
+    Raises:
+        UntruthfulError: another share is mixed; an `AssertionError`.
+
+    Example:
+        >>> from torchvision.transforms import v2
+        >>> from tv_mixaug.testing import assert_probability
+        >>> report = assert_probability(v2.RandomApply([v2.MixUp(num_classes=2)], p=0.3), p=0.3)
+        >>> report.rows
+        3200
+    """
+    __tracebackhide__ = True
+    check_probability("p", p)
+    check_choice("per", per, ("batch", "sample"))
+    check_integer("draws", draws, 50)
+    check_integer("batch_size", batch_size, 4)
+    case = Case(batch_size, size, dtype, seed)
+    shares, _ = _call_often(runner.Pipeline(mix, collate, "mix", seeds=False), case, draws)
+    shown = shares > 0
+    slight = shares <= (0.01 if dtype.is_floating_point else 0.05)
+    alone = 1 / (batch_size - 1)  # as many samples may be their own partners
+    rows = shown.double().mean().item()
+    if per == "batch":
+        what, units, most = "batches", shown.any(1), 1.02
+        faint = units & slight.all(1)
+    else:
+        what, units, most = "samples", shown.flatten(), 1.02 + alone
+        faint = (shown & slight).flatten()
+    count, found = len(units), units.double().mean().item()
+    margin = 5 * (p * (1 - p) / count) ** 0.5
+    seen = int(faint.sum())  # of the faint mixes; few are counted, so the others are estimated
+    unseen = 4 * (seen + 2 * (seen + 1) ** 0.5) / count
+    largest = max(found, min(1, found * most + unseen)) + margin
+    right = found - margin - 1e-9 <= p <= largest + 1e-9
+    if per == "batch" and found:
+        # All samples of a mixed batch must be mixed, except those that are their own partners.
+        whole = (shown | faint[:, None])[units].double().mean().item()
+        right = right and whole >= 1 - alone - 0.05 - 4 * seen / count
+    if right:
+        return TruthReport(shown.numel(), int(shown.sum()))
+    cause = _explain_share(p, found, rows, what, margin + 0.01, alone)
+    mixed = int(units.sum())
+    text = f"{mixed} of {count} {what} and {rows:.1%} of all samples are mixed, but p = {p:g}."
+    raise UntruthfulError(f"The share of mixed {what} is not p.\n{text}", cause, case=text)
+
+
+def assert_draws_independent(
+    mix: Callable[..., Any],
+    *,
+    per: Literal["batch", "sample"] = "batch",
+    collate: bool = False,
+    loader: bool = False,
+    set_epoch: Callable[[int], Any] | None = None,
+    batch_size: int = 8,
+    size: tuple[int, int] = (32, 32),
+    dtype: torch.dtype = torch.float32,
+    draws: int = 60,
+    seed: int = 0,
+) -> None:
+    """Check that lam and boxes are sampled for each batch, sample, worker and epoch.
+
+    - Two successive calls must not sample the same values.
+    - With `per="sample"` the samples of a batch must not share lam, nor the place of their boxes.
+    - A collate function is also used in a loader with two workers: they must not sample the same
+      values as each other, nor the same values again in the next epoch. A loader is checked for
+      this only.
+
+    Values that are fixed on purpose, such as one lam for all batches, fail too: do not check them.
+
+    Args:
+        mix: `(images, labels) -> (images, labels)`, images (B, 3, H, W), labels (B,), 0 or 1.
+        per: "batch": one lam and box for the batch; "sample": each sample has its own.
+        collate: whether `mix` is a collate function of a list of `(image, label)`.
+        loader: whether `mix` is a function `dataset -> loader` that makes your loader; the
+            data set has 12 * `batch_size` samples `(image, label)`.
+        set_epoch: called with 0 and 1 before the two epochs of a loader, if its seed depends on it.
+        batch_size: number of samples B, at least 4.
+        size: (height, width) in pixels.
+        dtype: dtype of the images.
+        draws: number of calls, at least 20.
+        seed: seed of torch, numpy and random before the first call.
+
+    Raises:
+        UntruthfulError: values are used again; an `AssertionError`.
+
+    Example:
+        >>> from tv_mixaug import CutMix
+        >>> from tv_mixaug.testing import assert_draws_independent
+        >>> assert_draws_independent(CutMix(num_classes=2, mode="sample"), per="sample")
+    """
+    __tracebackhide__ = True
+    run = runner.Pipeline(mix, collate, "mix", seeds=False)
+    check_choice("per", per, ("batch", "sample"))
+    check_integer("draws", draws, 20)
+    check_integer("batch_size", batch_size, 4)
+    case = Case(batch_size, size, dtype, seed)
+    fault: tuple[str, causes.Cause] | None = None
+    if not loader:
+        fault = _compare_calls(*_call_often(run, case, draws), per)
+    if fault is None and (loader or collate):
+        samples = CodedSamples(case._replace(batch_size=12 * batch_size))
+        with runner.seeded_epochs(seed):
+            options: dict[str, Any] = {"num_workers": 2, "collate_fn": mix}
+            made = mix(samples) if loader else DataLoader(samples, batch_size, **options)
+            epochs = []
+            for number in (0, 1):
+                if set_epoch is not None:
+                    set_epoch(number)
+                epochs.append(_read_epoch(made, samples))
+        fault = _compare_epochs(epochs[0], epochs[1], getattr(made, "num_workers", 0))
+    if fault is not None:
+        message = f"Sampled values are used again.\n{fault[0]}"
+        raise UntruthfulError(message, fault[1], case=fault[0])
+
+
+def assert_switch_reaches_workers(
+    make_loader: Callable[[Dataset[Any]], Iterable[Any]],
+    switch: Callable[[Any, bool], Any],
+    *,
+    samples: int = 32,
+    size: tuple[int, int] = (16, 16),
+    dtype: torch.dtype = torch.float32,
+    seed: int = 0,
+) -> None:
+    """Check that mixing can be switched off and on while persistent workers run.
+
+    Args:
+        make_loader: `dataset -> loader`, with persistent workers; the data set yields
+            `(image, label)`, the loader batches of `(images, labels)`.
+        switch: `(loader, on)`: what a training loop does to switch mixing on or off.
+        samples: length of the data set, at least 4.
+        size: (height, width) in pixels.
+        dtype: dtype of the images.
+        seed: seed of torch, numpy and random.
+
+    Raises:
+        UntruthfulError: the switch has no effect in the workers; an `AssertionError`.
+
+    Example:
+        >>> from torch.utils.data import DataLoader
+        >>> from tv_mixaug import Mixup, make_collate_fn
+        >>> from tv_mixaug.testing import assert_switch_reaches_workers
+        >>> collate = make_collate_fn(Mixup(num_classes=2))
+        >>> options = {"num_workers": 1, "persistent_workers": True}
+        >>> assert_switch_reaches_workers(
+        ...     lambda data: DataLoader(data, 8, collate_fn=collate, **options),
+        ...     lambda loader, on: loader.collate_fn.set_p(float(on)),
+        ... )
+    """
+    __tracebackhide__ = True
+    runner.check_callable("make_loader", make_loader)
+    runner.check_callable("switch", switch)
+    data = CodedSamples(Case(check_integer("samples", samples, 4), size, dtype, seed))
+    with runner.seeded(seed):
+        loader = make_loader(data)
+        if isinstance(loader, DataLoader) and not loader.persistent_workers:
+            got = f"{loader.num_workers} workers that do not stay"
+            raise ValueError(f"make_loader must use persistent_workers=True, got {got}.")
+        counts = []
+        for on in (True, False, True):
+            switch(loader, on)
+            epoch = _read_epoch(loader, data)
+            counts.append(sum(batch.mixed for batch in epoch))
+    (before, off, after), total = counts, len(epoch)
+    if not before:
+        raise ValueError(f"make_loader must mix while switched on, got {total} plain batches.")
+    if not off and after:
+        return
+    text = f"Switched on again, none of {total} batches of the next epoch is mixed."
+    if off:
+        text = f"Switched off, {off} of {total} batches of the next epoch are still mixed."
+    heading = "The switch does not reach the workers."
+    raise UntruthfulError(
+        f"{heading}\n{text}", causes.SWITCH_LOST, case=text, wrong=off or total, rows=total
+    )
+
+
+def _call_often(run: runner.Pipeline, case: Case, draws: int) -> tuple[Tensor, Tensor]:
+    """Call a pipeline n times on one batch; return (n, B) shares and (n, B, 4) places."""
+    data, read = CodedSamples(case), []
+    # Not in each call: that would hide a generator that is reset there.
+    with runner.seeded(case.seed):
+        for _ in range(draws):
+            images, _ = run(data.images.clone(), data.labels.clone(), case)
+            read.append(_read_rows(images, data.colours))
+    foreign, places = (torch.stack(values) for values in zip(*read, strict=True))
+    _check_readable(foreign.isnan())
+    return foreign.nan_to_num(1), places
+
+
+def _check_readable(unknown: Tensor) -> None:
+    """Raise if most images have one colour that no mix of the samples gives."""
+    if unknown.double().mean() > 0.5:
+        raise ValueError("mix must return colours of its samples, got others; do not normalise.")
+
+
+def _read_rows(images: Tensor, colours: Tensor) -> tuple[Tensor, Tensor]:
+    """Return which share (B,) of each image is not its own, and where (B, 4) a box begins.
+
+    A share is NaN if it is unknown. A place is x and y, each as a share of its room and in pixels,
+    or NaN if there is no box or too little room.
+    """
+    if len(images) != len(colours):
+        raise ValueError(f"mix must return {len(colours)} images, got {len(images)}.")
+    pixels, tolerance = to_unit(images), colour_tolerance(images.dtype)
+    changed = (pixels - colours[:, :, None, None]).abs().amax(1) > tolerance
+    foreign = changed.double().mean((1, 2))
+    blended = (foreign == 1).nonzero()[:, 0]
+    if len(blended):
+        weights = pixel_weights(pixels[blended, :, :1, :1], colours, 2 * tolerance)
+        foreign[blended] = 1 - weights[torch.arange(len(blended)), blended, 0, 0]
+    places = []
+    for lines in (changed.any(1), changed.any(2)):  # x, then y
+        first = lines.int().argmax(1)
+        room = lines.shape[1] - lines.sum(1)
+        chosen = lines.any(1) & (room >= 4)  # with less room, rounding hides what was sampled
+        shares = first / room.clamp(min=1)
+        places += [torch.where(chosen, at, torch.nan) for at in (shares, first.double())]
+    return foreign, torch.stack(places, 1)
+
+
+def _explain_share(
+    p: float, found: float, rows: float, what: str, margin: float, alone: float
+) -> causes.Cause:
+    """Find the rule that gives the share of mixed batches or samples."""
+
+    def near(share: float, stated: float) -> bool:
+        return stated * (1 - alone) - margin < share < stated + margin
+
+    if not found:
+        return causes.NEVER_MIXED.of(what=what)
+    if near(rows, p * p):
+        return causes.P_TWICE.of(squared=p * p)
+    if what == "batches" and near(rows, p) and found > rows + margin:
+        return causes.P_UNIT
+    if found > 0.95:
+        return causes.P_IGNORED.of(what=what)
+    return causes.P_INVERTED if near(found, 1 - p) else causes.P_OTHER
+
+
+def _compare_calls(foreign: Tensor, place: Tensor, per: str) -> tuple[str, causes.Cause] | None:
+    """Find values that successive calls, or the samples of a batch, share."""
+    mixed = (foreign > 0).any(1)
+    if mixed.sum() < 10:
+        raise ValueError(
+            f"mix must mix at least 10 of {len(mixed)} batches to be checked, "
+            f"got {int(mixed.sum())}; raise its p, or draws."
+        )
+    foreign, place = foreign[mixed], place[mixed]
+    same = torch.isclose(foreign[1:], foreign[:-1], 0, 1e-6).all(1)
+    same &= torch.isclose(place[1:], place[:-1], 0, 1e-6, equal_nan=True).flatten(1).all(1)
+    if same.double().mean() > 1 / 3:
+        text = f"{int(same.sum())} of {len(same)} calls sample the values of the call before."
+        return text, causes.DRAWN_ONCE
+    if per == "sample":
+        of_weights = _median_correlation(foreign.where(foreign > 0, torch.nan))
+        of_places = max(_median_correlation(place[..., axis]) for axis in range(4))
+        # If boxes begin at one place, their shares are correlated too.
+        if of_places > 0.5 and of_weights < 0.95:
+            text = f"The places of two boxes of a batch have a correlation of {of_places:.2f}."
+            return text, causes.SHARED_PLACE
+        if of_weights > 0.5:
+            text = f"The weights of two samples of a batch have a correlation of {of_weights:.2f}."
+            return text, causes.SHARED_LAM
+    return None
+
+
+def _median_correlation(values: Tensor) -> float:
+    """Return the median correlation of two columns of (n, B), over the rows that have both."""
+    found = []
+    for i, j in combinations(range(values.shape[1]), 2):
+        both = values[:, [i, j]]
+        both = both[both.isfinite().all(1)]
+        if len(both) >= 10:
+            found.append(torch.corrcoef(both.mT)[0, 1].nan_to_num(0))
+    return float(torch.stack(found).median()) if found else 0.0
+
+
+def _compare_epochs(
+    first: list[_Batch], second: list[_Batch], workers: int
+) -> tuple[str, causes.Cause] | None:
+    """Find values that the workers or the epochs of a loader share."""
+    stride = max(1, workers)  # batch b comes from worker b % stride
+    neighbours = [pair for b, pair in enumerate(pairwise(first)) if b % stride < stride - 1]
+    pairs = [
+        ("batch before", causes.DRAWN_ONCE, zip(first, first[stride:], strict=False)),
+        ("other worker", causes.WORKERS_REPEAT, neighbours),
+        ("epoch before", causes.EPOCHS_REPEAT, zip(first, second, strict=False)),
+    ]
+    compared = 0
+    for what, cause, both in pairs:
+        mixed = [(one, other) for one, other in both if one.mixed and other.mixed]
+        compared = max(compared, len(mixed))
+        same = sum(one.same_as(other) for one, other in mixed)
+        if len(mixed) >= 2 and same > len(mixed) / 3:
+            return f"{same} of {len(mixed)} batches have the values of the {what}.", cause
+    if compared < 2:
+        raise ValueError("mix must give a loader that mixes four batches or more, got fewer.")
+    return None
+
+
+def _read_epoch(loader: Iterable[Any], data: CodedSamples) -> list[_Batch]:
+    """Read what was sampled for each batch of a loader."""
+    images = [runner.read_output(batch)[0] for batch in list(loader)]
+    tolerance = colour_tolerance(*(batch.dtype for batch in images))
+    pixels = torch.cat([to_unit(batch) for batch in images])
+    edges = torch.cat(
+        [(pixels.diff(dim=d).abs().amax(1) > tolerance).any(4 - d) for d in (2, 3)], 1
+    )
+    plain = ~edges.any(1)
+    weight = torch.full((len(pixels),), torch.nan, dtype=torch.float64)
+    blends = pixel_weights(pixels[plain, :, :1, :1], data.colours, 2 * tolerance)
+    weight[plain] = blends.amax(1)[:, 0, 0]
+    _check_readable(plain & weight.isnan())
+    mixed = ~(weight > 1 - 1e-3)
+    sizes = [len(batch) for batch in images]
+    rows = zip(*(torch.split(x, sizes) for x in (weight, edges, mixed)), strict=True)
+    return [_Batch(w, e, bool(m.any())) for w, e, m in rows]
