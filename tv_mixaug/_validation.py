@@ -14,10 +14,12 @@ def kind_error(name: str, expected: str, got: Any) -> TypeError:
     return TypeError(f"{name} must be {expected}, got {type(got).__name__} {got!r}.")
 
 
-def ensure(holds: bool, name: str, expected: str, got: Any) -> None:
-    """Raise a ValueError that names the value unless a condition holds."""
+def ensure(
+    holds: bool, name: str, expected: str, got: Any, error: type[Exception] = ValueError
+) -> None:
+    """Raise an error that names the value unless a condition holds."""
     if not holds:
-        raise ValueError(f"{name} must be {expected}, got {got}.")
+        raise error(f"{name} must be {expected}, got {got}.")
 
 
 def checked(default: Any, check: Callable[..., Any], *options: Any) -> Any:

@@ -68,10 +68,11 @@ from tqdm import tqdm
 
 from tv_mixaug import CutMix, Cutout, Mixup, OneOf, RandomErasing, make_collate_fn
 from tv_mixaug.transforms import mix as transforms
-from tv_mixaug.engine.apply import SMALL_SAMPLE, Samples, apply_plan
+from tv_mixaug.engine.apply import LazyStack, apply_plan
+from tv_mixaug.engine.kernels import SMALL_SAMPLE
 from tv_mixaug import PairedLabels
 from tv_mixaug.losses import MixCriterion
-from tv_mixaug.engine.plan import CompactPlan
+from tv_mixaug.engine.plan import compact
 
 OURS, PLAIN = "tv_mixaug", "plain"
 CLASSES = 10
@@ -480,7 +481,7 @@ def bounds(options: argparse.Namespace) -> list[Row]:
         ]
         for work, transform in (("Mixup", Mixup()), ("CutMix", CutMix())):
             drawn = [transform.mix((pixels, torch.eye(len(samples))))[1] for _ in range(32)]
-            mix = mix_again(samples, pixels, list(map(CompactPlan.of, drawn)))
+            mix = mix_again(samples, pixels, list(map(compact, drawn)))
             contenders.append(Contender(work, OURS, "pixels, into the same memory again", mix))
         case = f"{shape_name} {dtype_name}, 1 thread"
         rows += measure(case, contenders, options.rounds)
@@ -494,7 +495,7 @@ def mix_again(samples: Any, out: torch.Tensor, recipes: Sequence[Any]) -> Callab
 
     def run() -> None:
         held = torch.stack(samples, out=spare) if is_small else samples
-        apply_plan(Samples(held, lambda size, dtype: out), next(in_turn))
+        apply_plan(LazyStack(held, lambda size, dtype: out), next(in_turn))
 
     return run
 

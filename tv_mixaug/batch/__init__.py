@@ -3,16 +3,6 @@
 This folder imports engine.
 """
 
-from tv_mixaug.batch.spec import (
-    FIELD_RULES,
-    BatchSpec,
-    FieldRule,
-    FieldSpec,
-    Mix,
-    PairedLabels,
-    ParsedBatch,
-    Role,
-)
+from tv_mixaug.batch.spec import FIELD_RULES, FieldRule, FieldSpec, Mix, ParsedBatch, Role
 
-__all__ = ["FIELD_RULES", "BatchSpec", "FieldRule", "FieldSpec", "Mix", "PairedLabels"]
-__all__ += ["ParsedBatch", "Role"]
+__all__ = ["FIELD_RULES", "FieldRule", "FieldSpec", "Mix", "ParsedBatch", "Role"]

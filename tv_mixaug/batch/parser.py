@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tv_mixaug._validation import ensure
 from tv_mixaug.batch import tree
-from tv_mixaug.batch.infer import infer_spec
-from tv_mixaug.batch.spec import FIELD_RULES, BatchOptions, BatchSpec, ParsedBatch, rule_of
+from tv_mixaug.batch.infer import Inference
+from tv_mixaug.batch.spec import FIELD_RULES, BatchOptions, ParsedBatch, rule_of
 from tv_mixaug.batch.validate import check_writable
 
 # A loader gives two signatures, of full batches and of the last one.
@@ -18,7 +19,7 @@ MAX_SPECS = 64
 
 
 class BatchParser:
-    """Parse batches as the options say; the specs of the latest signatures are kept.
+    """Parse batches as the options say; what is known about the latest signatures is kept.
 
     Args:
         options: How batches are read.
@@ -27,10 +28,10 @@ class BatchParser:
 
     def __init__(self, options: BatchOptions, members: Sequence[BatchOptions] = ()) -> None:
         self.options, self.members = options, tuple(members) or (options,)
-        self.specs: dict[Any, BatchSpec] = {}
+        self.known: dict[Any, ParsedBatch] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Copy without specs, whose keys may be types that cannot be pickled."""
+        """Copy without signatures, which may hold types that cannot be pickled."""
         return BatchParser, (self.options, self.members)
 
     def parse(self, batch: Any, *, inplace: bool | None = None) -> ParsedBatch:
@@ -49,9 +50,7 @@ class BatchParser:
         if torch.compiler.is_compiling():  # once per graph, and without a look at values
             signature = tree.flatten(batch, values)
             returned = self._returned_labels(batch, values)
-            return ParsedBatch(
-                values, self._infer(batch, signature, values, returned), batch, signature
-            )
+            return self._infer(batch, signature, values, returned)
         try:
             signature = tree.flatten(batch, values)
         except RecursionError:
@@ -63,46 +62,45 @@ class BatchParser:
             ) from error
         returned = self._returned_labels(batch, values)
         key = signature, returned, len(FIELD_RULES)
-        spec = self.specs.get(key)
-        if spec is None:
-            spec = self._infer(batch, signature, values, returned)
-            if len(self.specs) >= MAX_SPECS:
-                self.specs.clear()
-            self.specs[key] = spec
-        parsed = ParsedBatch(values, spec, batch, signature)
-        for place in spec.steps:
-            rule = rule_of(spec.fields[place])
+        if key not in self.known:
+            if len(self.known) >= MAX_SPECS:
+                self.known.clear()
+            found = self._infer(batch, signature, values, returned)
+            self.known[key] = found._replace(values=[], structure=None)
+        parsed = self.known[key]._replace(values=values, structure=batch)
+        for place in parsed.steps:
+            rule = rule_of(parsed.specs[place])
             if rule and rule.check:
-                rule.check(values[place], spec.fields[place], parsed, self.options)
+                rule.check(values[place], parsed.specs[place], parsed, self.options)
         if self.options.inplace if inplace is None else inplace:
             check_writable(parsed.fields())
         return parsed
 
-    def _infer(self, batch: Any, signature: Any, values: list[Any], returned: Any) -> BatchSpec:
-        place = None if returned is None else returned[0]
-        return infer_spec(batch, signature, values, self.options, self.members, place)
+    def _infer(self, batch: Any, signature: Any, values: list[Any], returned: Any) -> ParsedBatch:
+        paths = list(tree.field_paths(batch, signature))
+        labels = None if returned is None else returned[0]
+        found = Inference(paths, values, self.options, labels).infer(self.members)
+        return found._replace(structure=batch, signature=signature)
 
     def _returned_labels(self, batch: Any, values: list[Any]) -> Any:
         """Put the labels that ``labels_getter`` returns into their field, and return its index."""
-        getter = self.options.labels_getter
+        getter, name = self.options.labels_getter, "labels_getter"
         if not callable(getter):
             return None
         found = getter(batch)
-        if not isinstance(found, Tensor):
-            raise TypeError(f"labels_getter must return a tensor, got {type(found).__name__}.")
-        places = [i for i, value in enumerate(values) if value is found]
-        places = places or [i for i, value in enumerate(values) if _is_view(found, value)]
-        if not places:
-            raise ValueError(
-                "labels_getter must return a field of the batch or a view of one, got a tensor of "
-                f"shape {tuple(found.shape)} that is neither; compute labels in the data set."
-            )
-        values[places[0]] = found
-        return places[0], found.shape, found.dtype
+        expected = "a function that returns a field of the batch or a view of one"
+        ensure(isinstance(found, Tensor), name, expected, type(found).__name__, TypeError)
+        places = [(one is not found, i) for i, one in enumerate(values) if _shares(one, found)]
+        got = f"a copy of shape {tuple(found.shape)}; compute labels in the data set"
+        ensure(bool(places), name, expected, got)
+        place = min(places)[1]
+        values[place] = found
+        return place, found.shape, found.dtype
 
 
-def _is_view(found: Tensor, field: Any) -> bool:
+def _shares(field: Any, found: Tensor) -> bool:
+    """Whether a field is a tensor with the memory of another one."""
     if not isinstance(field, Tensor) or not found.layout is field.layout is torch.strided:
-        return False
-    memory = found.untyped_storage().data_ptr()
-    return found.numel() > 0 and memory == field.untyped_storage().data_ptr()
+        return field is found
+    same = found.untyped_storage().data_ptr() == field.untyped_storage().data_ptr()
+    return field is found or (found.numel() > 0 and same)

@@ -1,4 +1,4 @@
-"""What is known about a batch: options, roles, and the spec of each field."""
+"""What is known about a batch: options, roles, the spec of each field, and the rules for fields."""
 
 from __future__ import annotations
 
@@ -11,17 +11,9 @@ import torch
 from torch import Tensor
 from torchvision import tv_tensors
 
+from tv_mixaug.engine import plan as plans
 from tv_mixaug.engine.apply import Allocate
-from tv_mixaug.engine.plan import (
-    APPLIED,
-    BLEND,
-    FILL,
-    PASTE,
-    CompactPlan,
-    Plan,
-    accept_iterable,
-    summarize,
-)
+from tv_mixaug.engine.plan import BLEND, FILL, PASTE, CompactPlan, Plan
 
 NumClasses = int | Literal["multi", "regression"] | None
 LabelsGetter = Callable[[Any], Any] | str | None
@@ -48,7 +40,7 @@ class PairedLabels(NamedTuple):
     lam: Tensor
 
     def __repr__(self) -> str:
-        return summarize(self)
+        return plans.summarize(self)
 
     def to(self, device: torch.device | str | int, non_blocking: bool = False) -> PairedLabels:
         """Move the three tensors to a device, as ``Tensor.to`` does.
@@ -61,11 +53,11 @@ class PairedLabels(NamedTuple):
         return PairedLabels(*(x.to(device=device, non_blocking=non_blocking) for x in self))
 
 
-accept_iterable(PairedLabels)
+plans.accept_iterable(PairedLabels)
 
 
 class Role(Enum):
-    """What a field is, which decides the rule that mixes it."""
+    """What a field is, which decides the rule that mixes it; text names the fields with checks."""
 
     IMAGE = "images"
     MASK = "masks"
@@ -75,6 +67,15 @@ class Role(Enum):
     CUSTOM = 2  # of a type with a rule of the user
     PASSTHROUGH = 3  # unchanged, as the user asked
     OTHER = 4
+
+
+# The role that follows from a type; plain tensors have none yet.
+TYPE_ROLES = {
+    PairedLabels: Role.PAIRED,
+    tv_tensors.Mask: Role.MASK,
+    tv_tensors.Image: Role.IMAGE,
+    tv_tensors.Video: Role.IMAGE,
+}
 
 
 class BatchOptions(NamedTuple):
@@ -129,15 +130,13 @@ def merge_options(
             if old == new or option in per_rule or not options.uses(option):
                 continue
             if option == "ops":
-                value: Any = tuple(op for op in APPLIED if op in old or op in new)
-            elif not before.uses(option):
-                value = new
+                new = tuple(op for op in plans.APPLIED if op in old or op in new)
             elif option == "masks" and "soft" not in (old, new):
-                value = "dominant"
-            else:
+                new = "dominant"
+            elif before.uses(option):
                 got = f"{old!r} of {first} and {new!r} of {name}"
                 raise ValueError(f"transforms must agree on {option}, got {got}.")
-            merged = merged._replace(**{option: value})
+            merged = merged._replace(**{option: new})
     return merged
 
 
@@ -182,10 +181,15 @@ class FieldSpec(NamedTuple):
         return next(keys, "")
 
     @property
+    def has_label_name(self) -> bool:
+        """Whether the nearest key that is text is a usual name for labels."""
+        return self.name in LABEL_NAMES
+
+    @property
     def is_called_label(self) -> bool:
         """Whether its own key is a name for labels."""
         named = bool(self.path) and isinstance(self.path[-1], str)
-        return named and ("label" in self.name or self.name in LABEL_NAMES)
+        return named and ("label" in self.name or self.has_label_name)
 
     @property
     def is_plain(self) -> bool:
@@ -194,54 +198,39 @@ class FieldSpec(NamedTuple):
 
     def __str__(self) -> str:
         """Return what it is and where, for errors."""
-        if self.dtype is None:
-            return f"a {self.type.__name__} at {self.where}"
         dtype = str(self.dtype).removeprefix("torch.")
-        return f"a {self.type.__name__} of shape {self.shape} and dtype {dtype} at {self.where}"
+        traits = "" if self.dtype is None else f" of shape {self.shape} and dtype {dtype}"
+        return f"a {self.type.__name__}{traits} at {self.where}"
 
 
-class BatchSpec(NamedTuple):
-    """What is known about all batches with one signature.
+class ParsedBatch(NamedTuple):
+    """A batch as flat fields, and what is known about all batches with its signature.
 
     Attributes:
-        fields: The spec of each field, in order.
+        values: The fields in order: tensors, lists of images or of targets, or anything else.
+        specs: The spec of each field.
         steps: The indices of the fields with a rule, images last: no image is written to if another
             field cannot be mixed.
         length: B.
         size: The sides in pixels that boxes cut: (H, W), perhaps with the time or depth first.
-        sizes: (H, W) of each image of a list if they differ, else empty.
+        ragged: (H, W) of each image of a list if they differ, else empty.
+        structure: The batch as given, whose nesting the result has.
+        signature: The signature of the batch.
     """
 
-    fields: tuple[FieldSpec, ...]
+    values: list[Any]
+    specs: tuple[FieldSpec, ...]
     steps: tuple[int, ...]
     length: int
     size: tuple[int, ...]
-    sizes: tuple[tuple[int, int], ...] = ()
-
-
-class ParsedBatch(NamedTuple):
-    """A batch as flat fields: their values, their spec, and the nested batch with its signature."""
-
-    values: list[Any]
-    spec: BatchSpec
+    ragged: tuple[tuple[int, int], ...] = ()
     structure: Any = None
     signature: Any = None
 
     @property
-    def length(self) -> int:
-        """B, the number of samples."""
-        return self.spec.length
-
-    @property
-    def size(self) -> tuple[int, ...]:
-        """The sides in pixels that boxes cut: (H, W), perhaps with the time or depth first."""
-        return self.spec.size
-
-    @property
-    def sizes(self) -> tuple[tuple[int, int], ...]:
+    def sizes(self) -> tuple[Any, ...]:
         """(H, W) of each image."""
-        height, width = self.size[-2:]
-        return self.spec.sizes or ((height, width),) * self.length
+        return self.ragged or (self.size[-2:],) * self.length
 
     @property
     def labels(self) -> Tensor | None:
@@ -250,7 +239,7 @@ class ParsedBatch(NamedTuple):
 
     def fields(self) -> Iterator[tuple[FieldSpec, Any]]:
         """Return the spec and the value of each field."""
-        return zip(self.spec.fields, self.values, strict=True)
+        return zip(self.specs, self.values, strict=True)
 
 
 class Mix(NamedTuple):

@@ -11,16 +11,7 @@ from torchvision import tv_tensors
 
 from tv_mixaug._tv_tensors import unwrap
 from tv_mixaug._validation import ensure
-from tv_mixaug.batch.spec import (
-    BOX_NAME,
-    LABEL_NAMES,
-    MASK_NAME,
-    BatchOptions,
-    FieldSpec,
-    NumClasses,
-    Path,
-    Role,
-)
+from tv_mixaug.batch.spec import BOX_NAME, MASK_NAME, BatchOptions, FieldSpec, Role
 from tv_mixaug.engine import kernels
 from tv_mixaug.engine.plan import BLEND, FILL
 
@@ -32,12 +23,10 @@ def check_field(field: FieldSpec, value: Any, length: int, options: BatchOptions
     place = f"{field.role.value} at {field.where}"
     tensors = [unwrap(v) for v in (value if field.is_list else [value]) if isinstance(v, Tensor)]
     for tensor in tensors:
-        if tensor.layout is not torch.strided or tensor.is_quantized:
-            got = tensor.dtype if tensor.is_quantized else tensor.layout
-            raise TypeError(
-                f"{place} must be dense, got {got}; call to_dense(), dequantize() or "
-                "torch.nested.to_padded_tensor()."
-            )
+        dense = tensor.layout is torch.strided and not tensor.is_quantized
+        got = tensor.dtype if tensor.is_quantized else tensor.layout
+        hint = "call to_dense(), dequantize() or torch.nested.to_padded_tensor()"
+        ensure(dense, place, "dense", f"{got}; {hint}", TypeError)
     if field.role is Role.LABEL:
         _check_labels(field, value, place, options)
     elif field.role is Role.IMAGE:
@@ -45,7 +34,7 @@ def check_field(field: FieldSpec, value: Any, length: int, options: BatchOptions
     ensure(field.shape[:1] == (length,), place, f"of the batch's length {length}", field.shape)
 
 
-def are_indices(labels: Any, kind: NumClasses) -> bool:
+def are_indices(labels: Any, kind: Any) -> bool:
     """Whether labels are class indices: (B,), or (B, 1) integers as FFCV and DALI return them."""
     if kind in ("multi", "regression") or not isinstance(labels, Tensor):
         return False
@@ -54,25 +43,19 @@ def are_indices(labels: Any, kind: NumClasses) -> bool:
 
 
 def _check_labels(field: FieldSpec, labels: Any, place: str, options: BatchOptions) -> None:
-    kind = field.kind
-    if not isinstance(labels, Tensor):
-        raise TypeError(f"{place} must be a tensor, got {type(labels).__name__}.")
-    if labels.is_complex():
-        raise TypeError(f"{place} must be real, got {labels.dtype}.")
-    if kind == "regression":
-        return
-    if not field.indices:
+    kind, is_tensor = field.kind, isinstance(labels, Tensor)
+    ensure(is_tensor, place, "a tensor", type(labels).__name__, TypeError)
+    ensure(not labels.is_complex(), place, "real", labels.dtype, TypeError)
+    if field.indices:
+        is_integer = not (labels.is_floating_point() or labels.dtype == torch.bool)
+        got = f"{labels.dtype}; float targets need num_classes='regression'"
+        ensure(is_integer, f"{place} of shape (B,)", "integer class indices", got, TypeError)
+        has_count = kind is not None or options.targets != "soft" or not options.mixes
+        ensure(has_count, "num_classes", f"given for the class indices at {field.where}", None)
+    elif kind != "regression":
         ensure(labels.ndim == 2, place, "of shape (B,) or (B, K)", tuple(labels.shape))
         fits = not isinstance(kind, int) or labels.shape[1] == kind
         ensure(fits, place, f"of num_classes = {kind} columns", labels.shape[1])
-        return
-    if labels.is_floating_point() or labels.dtype == torch.bool:
-        raise TypeError(
-            f"{place} of shape (B,) must be integer class indices, got {labels.dtype}; float "
-            "targets need num_classes='regression'."
-        )
-    if kind is None and options.targets == "soft" and options.mixes:
-        raise ValueError(f"num_classes must be given for the class indices at {field.where}.")
 
 
 def _check_image(
@@ -90,8 +73,8 @@ def _check_image(
             f"{sorted({tuple(v.shape) for v in tensors})}; resize or pad them first, in "
             "collate_fn= for example, or mix them where they overlap, with sizes='overlap'."
         )
-    if field.dtype not in kernels.MIXED_DTYPES:
-        raise TypeError(f"{place} must be uint8 or floating point, got {field.dtype}.")
+    known = field.dtype in kernels.MIXED_DTYPES
+    ensure(known, place, "uint8 or floating point", field.dtype, TypeError)
     expected = " x ".join(axes) if axes else "(B, C, H, W) or (B, T, C, H, W)"
     ensure(len(shape) in ((len(axes),) if axes else (4, 5)), place, expected, shape)
     # Images as cv2.imread returns them: the last axis holds 1, 3 or 4 channels.
@@ -101,8 +84,8 @@ def _check_image(
             "v2.ToImage() to the data set, permute the axes, or pass "
             f"layout='{'BTHWC' if len(shape) == 5 else 'BHWC'}'."
         )
-    if options.cut == "cuboid":
-        ensure(len(field.axes) == 3, place, "have a time or depth axis for cut='cuboid'", shape)
+    deep = options.cut != "cuboid" or len(field.axes) == 3
+    ensure(deep, place, "images with a time or depth axis for cut='cuboid'", shape)
     ensure(not length or 0 not in shape, place, "not empty", shape)
 
 
@@ -151,33 +134,27 @@ def check_plain_images(images: Sequence[FieldSpec]) -> None:
 
 def check_rules(field: FieldSpec, options: BatchOptions) -> None:
     """Refuse a field that the transform has no rule for."""
-    if field.role is Role.PAIRED and options.mixes:
-        raise ValueError(
-            f"the labels at {field.where} are PairedLabels, which cannot be mixed a second time; "
-            "use targets='soft' in a chain."
-        )
-    if field.role is Role.MASK and BLEND in options.ops and options.masks is None:
-        raise ValueError(
-            f"masks must be 'soft' or 'dominant' to mix the mask at {field.where}, got None; class "
-            "ids cannot be blended."
-        )
-    if field.role is Role.DETECTION and options.cut == "cuboid":
-        raise ValueError(
-            f"cut must be 'spatial' to mix the targets at {field.where}, got 'cuboid'."
-        )
-    if FILL not in options.ops:
-        return
-    if field.role is Role.MASK and options.mask_fill is not None:
-        kernels.check_fits("mask_fill", options.mask_fill, field.dtype)
-    if field.role is Role.IMAGE and not isinstance(options.fill, str):
-        kernels.check_fits("fill", options.fill, field.dtype)
-        if isinstance(options.fill, tuple) and len(options.fill) != field.channels:
-            expected = f"a value for each channel of the images at {field.where}"
-            got = f"{len(options.fill)} values for shape {field.shape}"
-            raise ValueError(f"fill must have {expected}, got {got}.")
+    where, role, fill = field.where, field.role, options.fill
+    if role is Role.PAIRED:
+        expected = "soft rows to be mixed a second time, with targets='soft'"
+        ensure(not options.mixes, f"labels at {where}", expected, "PairedLabels")
+    elif role is Role.DETECTION:
+        flat = options.cut != "cuboid"
+        ensure(flat, "cut", f"'spatial' to mix the targets at {where}", "'cuboid'")
+    elif role is Role.MASK:
+        blends = BLEND in options.ops and options.masks is None
+        expected = f"'soft' or 'dominant' to mix the mask at {where}, since ids cannot be blended"
+        ensure(not blends, "masks", expected, None)
+        if options.mask_fill is not None:
+            kernels.check_fits("mask_fill", options.mask_fill, field.dtype)
+    elif role is Role.IMAGE and FILL in options.ops and not isinstance(fill, str):
+        kernels.check_fits("fill", fill, field.dtype)
+        fits = not isinstance(fill, tuple) or len(fill) == field.channels
+        expected = f"a value for each channel of the images at {where}, shape {field.shape}"
+        ensure(fits, "fill", expected, fill)
 
 
-def check_other(field: FieldSpec, value: Any, length: int, lists: Sequence[Path]) -> None:
+def check_other(field: FieldSpec, value: Any, length: int, lists: Sequence[Any]) -> None:
     """Refuse a field without a rule that may depend on the pixels.
 
     Those are tv_tensors, boxes by their name or their place beside images, tensors of one value per
@@ -199,7 +176,7 @@ def check_other(field: FieldSpec, value: Any, length: int, lists: Sequence[Path]
         rows = (length, *shape) if is_per_sample else shape
         named = bool(BOX_NAME.search(field.name)) and shape[-1:] in ((2,), (3,), (4,))
         # Unnamed rows are what detectors collate: (N, 4) boxes, or an index, a class and a box.
-        unnamed = not field.name or field.name in LABEL_NAMES
+        unnamed = not field.name or field.has_label_name
         is_rows = unnamed and field.is_plain and len(shape) == 2 and shape[1] in (4, 5, 6)
         is_box = len(shape) > 1 and (named or (is_rows and field.dtype.is_floating_point))
         if is_box or (len(rows) > 2 and rows[0] == length):

@@ -23,7 +23,7 @@ def mix_images(value: Any, field: FieldSpec, mix: Mix) -> Any:
         mixed = apply_plan(unwrap(value), *how, inplace=mix.inplace)
         return value if mix.inplace else rewrap(mixed, value)
     images = [unwrap(one) for one in value]
-    if mix.batch.spec.sizes or len({one.shape for one in images}) > 1:
+    if mix.batch.ragged or len({one.shape for one in images}) > 1:
         parts = apply_plan_ragged(images, *how)
     else:
         parts = list(apply_plan(torch.stack(images), *how, inplace=True).unbind(0))

@@ -21,8 +21,8 @@ FIELD_RULES.update(
 def mix_fields(mix: Mix) -> ParsedBatch:
     """Mix each field of a batch by the rule of its role, or of its type."""
     values = list(mix.batch.values)
-    for place in mix.batch.spec.steps:
-        field, value = mix.batch.spec.fields[place], values[place]
+    for place in mix.batch.steps:
+        field, value = mix.batch.specs[place], values[place]
         rule = rule_of(field)
         # Samples without a rule are not stacked yet.
         values[place] = rule.mix(value, field, mix) if rule else value.wrap(value.stack())

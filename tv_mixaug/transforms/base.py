@@ -19,7 +19,7 @@ from tv_mixaug.batch.spec import BatchOptions, LabelsGetter, Mix, ParsedBatch, R
 from tv_mixaug.batch.tree import unflatten
 from tv_mixaug.engine.apply import Allocate
 from tv_mixaug.engine.plan import BLEND, PASTE, CompactPlan, Plan, clip_to_overlap, compact
-from tv_mixaug.engine.sampling import Source, is_on_device, sampling_kwargs
+from tv_mixaug.engine.sampling import Source, sampling_kwargs
 from tv_mixaug.targets.detection import BOX_FORMATS, BoxFormat
 from tv_mixaug.targets.rules import mix_fields
 
@@ -177,10 +177,8 @@ class BatchTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no 
         source: Source = generator
         if device is not None:
             wanted = torch.device(device)
-            on_device = generator is None or generator.device.type == wanted.type
-            ensure(
-                on_device, "generator", f"on {wanted}", f"one on {generator and generator.device}"
-            )
+            found = wanted if generator is None else generator.device
+            ensure(found.type == wanted.type, "generator", f"on {wanted}", f"one on {found}")
             source = wanted if generator is None and wanted.type != "cpu" else generator
         reader, p = self.choose(self.p if p is None else self.check_p(p), source)
         if not isinstance(reader, MixTransform):
@@ -190,9 +188,7 @@ class BatchTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no 
         rule: Any
         rule, p = reader.choose(p, source)
         plan: CompactPlan = rule.sample_plan(parsed, p, source)
-        if is_on_device(source) and plan.known:  # the rule samples on the host
-            return plan.on(sampling_kwargs(source)["device"])
-        return plan.plan(sampling_kwargs(source)["device"])
+        return plan.on(torch.device(sampling_kwargs(source)["device"]))
 
     def _no_plan(self, method: str) -> ValueError:
         return ValueError(f"{method} is not available for {self.display_name}, which has no plan.")
@@ -328,7 +324,7 @@ class MixTransform(BatchTransform):
     def sample_plan(self, batch: ParsedBatch, p: Any, source: Source) -> CompactPlan:
         """Sample the plan for a batch, clipped to where images of unequal sizes overlap."""
         plan = compact(self.sample(batch, p, source))
-        return compact(clip_to_overlap(plan.plan(), batch.sizes)) if batch.spec.sizes else plan
+        return compact(clip_to_overlap(plan.plan(), batch.sizes)) if batch.ragged else plan
 
     def run(
         self,
@@ -365,15 +361,13 @@ def _source_in_graph(batch: ParsedBatch, source: Source) -> torch.device:
     """Return where a compiled graph samples: on the images' device, from its own stream."""
     if isinstance(source, torch.device):
         return source
-    if source is not None:
-        raise ValueError("generator must be None inside torch.compile, which has its own stream.")
-    target = next((field for field in batch.spec.fields if field.role is Role.DETECTION), None)
-    if target is not None:
-        raise TypeError(
-            f"the detection targets at {target.where} cannot be mixed inside torch.compile, since "
-            "their number changes; mix them in the DataLoader."
-        )
-    if batch.spec.sizes:
-        raise TypeError("images of unequal size cannot be mixed inside torch.compile.")
+    where = "inside torch.compile"
+    ensure(source is None, "generator", f"None {where}, which has its own stream", "one")
+    for field in batch.specs:
+        mixable = field.role is not Role.DETECTION
+        name = f"targets at {field.where}"
+        got = "detection targets, whose number changes"
+        ensure(mixable, name, f"mixed in the DataLoader and not {where}", got, TypeError)
+    ensure(not batch.ragged, "images", f"of one size {where}", "unequal sizes", TypeError)
     image: Any = next(value for field, value in batch.fields() if field.role is Role.IMAGE)
     return unwrap(image[0] if isinstance(image, (list, tuple)) else image).device

@@ -167,7 +167,7 @@ class Chain(BatchTransform):
         shares = _count_shares(pixels)
         if self.erased != "nobody":
             shares = shares / shares.sum(1, keepdim=True).clamp(min=1e-12)
-        for place, field in enumerate(parsed.spec.fields):
+        for place, field in enumerate(parsed.specs):
             if field.path in labels:
                 rows = labels[field.path]
                 mixed = shares @ rows.to(shares.device).double()[:, None].flatten(1)
@@ -213,9 +213,9 @@ class Chain(BatchTransform):
 
 def _without_labels(batch: ParsedBatch) -> ParsedBatch:
     """Leave labels out of the steps of a batch, since a chain sets them at its end."""
-    fields, steps = batch.spec.fields, batch.spec.steps
+    fields, steps = batch.specs, batch.steps
     rest = tuple(place for place in steps if fields[place].role is not Role.LABEL)
-    return batch._replace(spec=batch.spec._replace(steps=rest))
+    return batch._replace(steps=rest)
 
 
 def _number_samples(batch: ParsedBatch) -> Tensor:

@@ -32,7 +32,7 @@ def sample_holes(rule: Any, batch: ParsedBatch, p: float, source: Source) -> Com
     """Sample the plan of a rule that fills boxes, which its ``sample_boxes`` places."""
     per_sample, count = rule.mode == "sample", batch.length
     applied = sampling.sample_applied(count, p, per_sample, source)
-    if batch.spec.sizes:
+    if batch.ragged:
         boxes = torch.cat([rule.sample_boxes(1, size, source) for size in batch.sizes])
     else:
         boxes = rule.sample_boxes(count if per_sample else 1, batch.size, source)

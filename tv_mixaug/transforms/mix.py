@@ -122,7 +122,7 @@ class CutMix(MixTransform):
         """Sample partners, lam and boxes."""
         applied, partner, lam = sample_pairs(self, batch, p, source)
         boxes: Any
-        if batch.spec.sizes:
+        if batch.ragged:
             lams = [lam] * batch.length if isinstance(lam, float) else lam.tolist()
             pairs = zip(lams, batch.sizes, strict=True)
             boxes = [[self.sample_boxes(one, size, source)] for one, size in pairs]

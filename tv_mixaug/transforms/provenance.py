@@ -17,6 +17,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F
 
+from tv_mixaug._validation import ensure
 from tv_mixaug.batch.parser import BatchParser
 from tv_mixaug.batch.spec import FieldSpec, ParsedBatch, Role
 from tv_mixaug.batch.tree import unflatten
@@ -49,54 +50,44 @@ def apply(
     except (TypeError, ValueError) as error:
         raise type(error)(f"{name} left a batch that cannot be read: {error}") from error
     size = batch.size if numbers is None else tuple(numbers.shape[-2:])
-    if (after.length, after.size) != (batch.length, size):
-        raise ValueError(
-            f"{name} made {after.length} images of size {after.size}, but the pixels that can be "
-            f"followed are {batch.length} of size {size}; write what moves pixels as a "
-            "v2.Transform that calls functionals of v2 for every field."
-        )
+    fits = (after.length, tuple(after.size)) == (batch.length, tuple(size))
+    expected = f"a transform that leaves {batch.length} images of size {size}"
+    hint = "move pixels in a v2.Transform that calls functionals of v2 for every field"
+    ensure(fits, name, expected, f"{after.length} of size {after.size}; {hint}")
     new = {field.path: value for field, value in after.fields()}
     for field, old in batch.fields():
         if field.role is Role.LABEL:
-            now = new.get(field.path)
-            if not isinstance(now, Tensor):
-                raise ValueError(f"labels must stay at {field.where}, got a batch without them.")
-            if now is not old and not (now.shape == old.shape and torch.equal(now.to(old), old)):
-                raise ValueError(
-                    f"{name} changed the labels at {field.where}, which a chain sets at its end; "
-                    "change them before or after the chain."
-                )
+            now = new[field.path]
+            same = now is old or (now.shape == old.shape and torch.equal(now.to(old), old))
+            expected = "a transform that keeps the labels, which a chain sets at its end"
+            ensure(same, name, expected, f"others at {field.where}")
     return after, numbers
 
 
 def _apply_v2(step: v2.Transform, name: str, batch: ParsedBatch) -> tuple[list[Any], Tensor | None]:
     """Apply a transform of v2 to all fields and a probe."""
     # A list, since v2 does not look into mappings and lists of user classes.
-    given, fields = list(batch.values), batch.spec.fields
-    places = [place for place, field in enumerate(fields) if field.role is Role.IMAGE]
+    given, numbers = list(batch.values), None
+    places = [place for place, field in enumerate(batch.specs) if field.role is Role.IMAGE]
     for place in places:
-        given[place] = _to_tv(given[place], fields[place])
-    count, numbers = len(given), None
+        given[place] = _to_tv(given[place], batch.specs[place])
+    count = len(given)
     if not isinstance(step, v2.ToDtype):  # which refuses types that it does not know
         given.append(make_probe(given[places[0]]))
     done = step(given)
-    if (
-        not isinstance(done, list)
-        or len(done) != len(given)
-        or any(getattr(done[place], "ndim", 0) != given[place].ndim for place in places)
-    ):
-        raise ValueError(f"{name} changed the structure of the batch, which cannot be followed.")
+    kept = isinstance(done, list) and len(done) == len(given)
+    kept = kept and all(getattr(done[i], "ndim", 0) == given[i].ndim for i in places)
+    ensure(kept, name, "a transform that keeps the structure of a batch", "another structure")
     for probe, moved in zip(given[count:], done[count:], strict=True):
         if moved is probe and len(probe) > 1:  # a single sample's probe may be written to
             continue
-        if (numbers := read_probe(moved, probe)) is None:
-            raise ValueError(
-                f"{name} did more than move the probe beside the images; say which types it is "
-                "for: v2.Lambda(f, tv_tensors.Image), or _transformed_types of your own class."
-            )
+        numbers = read_probe(moved, probe)
+        expected = "a transform that only moves pixels, or that says which types it is for"
+        got = "other changes; use v2.Lambda(f, tv_tensors.Image) or _transformed_types"
+        ensure(numbers is not None, name, expected, got)
     for place in places:
         old, new = batch.values[place], done[place]
-        done[place] = old if new is given[place] else _from_tv(new, old, fields[place])
+        done[place] = old if new is given[place] else _from_tv(new, old, batch.specs[place])
     return done[:count], numbers
 
 
