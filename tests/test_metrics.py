@@ -82,7 +82,7 @@ BAD_CALLS = [
     ((None, torch.zeros(2)), TypeError, "logits must be a tensor"),
     ((torch.zeros(2), torch.zeros(2)), ValueError, r"logits must be of shape \(B, K\)"),
     ((torch.zeros(2, 3), [0, 1]), TypeError, "targets must be a tensor or PairedLabels"),
-    ((torch.zeros(2, 3), torch.zeros(3)), ValueError, "targets must have one entry for each of 2"),
+    ((torch.zeros(2, 3), torch.zeros(3)), ValueError, "targets must be one entry for each of 2"),
     ((torch.zeros(2, 3), torch.zeros(2)), ValueError, r"targets must be \(B,\) class indices or"),
     ((torch.zeros(2, 3), torch.zeros(2, 4)), ValueError, r"targets must be .* \(B, 3\) weights"),
     (
@@ -93,7 +93,7 @@ BAD_CALLS = [
     (
         (torch.zeros(2, 3), (torch.tensor([0, 1]), torch.tensor([0, 1]), torch.ones(1))),
         ValueError,
-        r"targets must have a lam of shape \(2,\)",
+        r"lam of targets must be of shape \(2,\)",
     ),
     ((torch.zeros(2, 3), torch.zeros(2), 0), ValueError, r"k must be in \[1, 3\]"),
     ((torch.zeros(2, 3), torch.zeros(2), 4), ValueError, r"k must be in \[1, 3\]"),

@@ -188,7 +188,7 @@ def test_the_memory_of_layouts_is_bounded():
     mix = Mixup(labels_getter=None)
     for side in range(1, 3 * MAX_SPECS):
         mix(torch.zeros(1, 1, 1, side))
-    assert len(mix.parser.specs) <= MAX_SPECS
+    assert len(mix.parser.known) <= MAX_SPECS
 
 
 def test_soft_labels_are_written_into_the_memory_that_is_given():

@@ -16,7 +16,7 @@ from scipy import stats
 from torch.utils import _pytree as pytree
 
 from tv_mixaug import CutMix, Cutout, Mixup
-from tv_mixaug.batch.spec import BatchSpec, FieldSpec, ParsedBatch, Role
+from tv_mixaug.batch.spec import FieldSpec, ParsedBatch, Role
 from tv_mixaug.engine import kernels
 from tv_mixaug.engine import plan as plans
 from tv_mixaug.engine import sampling as draws
@@ -44,7 +44,7 @@ def sample_partner(count, pairing, labels):
 def draw_plan(transform, count, size, p=1.0):
     """Draw a transform's plan for a batch that nobody has to make."""
     labels = FieldSpec(Role.LABEL, ())  # callables are asked only where there are labels
-    batch = ParsedBatch([torch.arange(count)], BatchSpec((labels,), (), count, tuple(size)), None)
+    batch = ParsedBatch([torch.arange(count)], (labels,), (), count, tuple(size))
     return transform.sample_plan(batch, p, None).plan()
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tv_mixaug._validation import check_fill
+from tv_mixaug._validation import check_fill, ensure
 from tv_mixaug.engine import kernels
 from tv_mixaug.engine.plan import BLEND, FILL, NONE, PASTE, CompactPlan, Plan, compact, overlap_lam
 
@@ -91,36 +91,35 @@ def apply_plan(
     Returns:
         The batch; ``source`` itself if nothing is to be done.
     """
-    stacked = source if isinstance(source, Tensor) else source.samples
+    if isinstance(source, LazyStack) and isinstance(source.samples, Tensor):
+        source, inplace = source.samples, True
+    lazy = isinstance(source, LazyStack)
     if not plan.ops or (fill is None and plan.only == FILL):
-        return source if isinstance(source, Tensor) else source.stack()
+        return source.stack() if isinstance(source, LazyStack) else source
     job = _Job(plan, fill, axes, channel_axis, source.ndim)
     large = source.is_cpu and not kernels.is_small(source)
-    if isinstance(stacked, Tensor):
-        differentiable = stacked.requires_grad and torch.is_grad_enabled()
-        several = plan.only is None or (plan.only == FILL and isinstance(fill, str))
-        if not plan.known or differentiable or (several and not large):
-            mixed = job.mix_tensors(stacked)
-            return stacked.copy_(mixed) if inplace or stacked is not source else mixed
+    noisy = plan.only == FILL and isinstance(fill, str)
+    if isinstance(source, Tensor):
+        differentiable = source.requires_grad and torch.is_grad_enabled()
+        if not plan.known or differentiable or (not large and (noisy or plan.only is None)):
+            mixed = job.mix_tensors(source)
+            return source.copy_(mixed) if inplace else mixed
     one_box = plan.only in (PASTE, FILL) and not isinstance(plan.boxes, Tensor)
-    as_block = one_box and isinstance(stacked, Tensor) and not isinstance(fill, str)
-    rolls = as_block and (plan.only == FILL or plan.shift is not None)
-    by_row = not isinstance(stacked, Tensor) or (large and not rolls)
+    by_row = lazy or (large and not (one_box and (plan.only == FILL or plan.shift is not None)))
+    by_row |= large and noisy
+    as_block = one_box and not by_row
     overwrites = plan.only == BLEND or not (by_row or as_block)
     if isinstance(source, LazyStack):
-        out, originals = source.empty() if overwrites else source.stack(), stacked
-        # All bytes are copied faster than one box of each small sample, whose rows are short.
-        if as_block and plan.only == PASTE and out.dtype == torch.uint8:
-            originals = out.clone()
+        out: Tensor = source.empty() if overwrites else source.stack()
+        originals: Any = source.samples
     elif not inplace:
         out, originals = torch.empty_like(source) if overwrites else source.clone(), source
     else:
-        reads_first = as_block or (by_row and plan.only is not None)
+        # Copying all bytes is faster than copying a box of each small sample, with its short rows.
+        short = plan.only == PASTE and source.dtype == torch.uint8 and not large
+        reads_first = (as_block and not short) or (by_row and plan.only is not None)
         out, originals = source, source if reads_first else source.clone()
-    if by_row or not isinstance(originals, Tensor):
-        job.mix_rows(out, originals)
-    else:
-        job.mix_pieces(out, originals)
+    (job.mix_rows if by_row else job.mix_pieces)(out, originals)
     if inplace and out.is_cpu and not out.is_inference():
         torch.autograd.graph.increment_version(out)  # NumPy and OpenCV leave it unchanged
     return out
@@ -154,17 +153,11 @@ def apply_plan_ragged(
         pair = (images[row], images[row if op == FILL else partner])
         region = tuple(slice(min(n)) for n in zip(*(image.shape for image in pair), strict=True))
         # The pair is a batch of its own, in which only the first image is mixed.
-        lams = [overlap_lam(lam, sizes[row], sizes[partner]), 1.0]
-        one = CompactPlan(
-            2,
-            torch.tensor([op, NONE], dtype=torch.uint8, device="cpu"),
-            1,
-            torch.tensor(lams, dtype=torch.float32, device="cpu"),
-            tensors.boxes[[row, row]],
-            tensors.noise[[row, row]],
-        )
+        one = Plan(*(x[[row, row]] for x in tensors))
+        one.op[1], one.partner[:] = NONE, 1
+        one.lam[0] = overlap_lam(lam, sizes[row], sizes[partner])
         both = torch.stack([image[region] for image in pair])
-        mixed[row][region] = apply_plan(both, one, fill, axes, channel_axis)[0]
+        mixed[row][region] = apply_plan(both, compact(one), fill, axes, channel_axis)[0]
     return mixed
 
 
@@ -202,19 +195,17 @@ def replay(
         >>> replay(torch.eye(2), identity_plan(2)).tolist()
         [[1.0, 0.0], [0.0, 1.0]]
     """
-    if not isinstance(plan, Plan):
-        raise TypeError(f"plan must be a Plan, got {type(plan).__name__}.")
+    ensure(isinstance(plan, Plan), "plan", "a Plan", type(plan).__name__, TypeError)
     if not (fill is None or isinstance(fill, Tensor)):
         fill = check_fill("fill", fill)
     kernels.check_tensor("images", images)
     for name in Plan._fields:  # not zip, which torch 2.6 cannot compile
         rows = getattr(plan, name)
-        wanted = 3 if name == "boxes" else 1
-        if not isinstance(rows, Tensor) or rows.ndim != wanted or len(rows) != len(images):
-            shape = f"({len(images)}, N, 2 d)" if name == "boxes" else f"({len(images)},)"
-            got = tuple(rows.shape) if isinstance(rows, Tensor) else type(rows).__name__
-            raise ValueError(f"plan.{name} must be a tensor of shape {shape}, got {got}.")
-    kernels.check_partners(images, plan.partner)
+        shape = f"({len(images)}, N, 2 d)" if name == "boxes" else f"({len(images)},)"
+        fits = isinstance(rows, Tensor) and rows.ndim == 1 + 2 * (name == "boxes")
+        got = tuple(getattr(rows, "shape", ())) or type(rows).__name__
+        ensure(fits and len(rows) == len(images), f"plan.{name}", f"a tensor of shape {shape}", got)
+    kernels.check_rows("plan.partner", plan.partner, images, "int64")
     applied = compact(plan)
     if applied.known and BLEND in applied.ops:
         kernels.check_blend(images)
@@ -246,8 +237,7 @@ def region_mask(plan: Plan, size: Sequence[int]) -> Tensor:
         [1.0, 1.0]
     """
     dims = plan.boxes.shape[-1] // 2
-    if len(size) != dims:
-        raise ValueError(f"size must have the {dims} sides that boxes cut, got {tuple(size)}.")
+    ensure(len(size) == dims, "size", f"the {dims} sides that boxes cut", tuple(size))
     ones = torch.ones(len(plan.op), 1, *size, dtype=torch.float32, device=plan.op.device)
     op, lam = (x.view(-1, *[1] * (dims + 1)) for x in (plan.op, plan.lam))
     cut = (op == FILL) | (op == PASTE)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tv_mixaug._validation import check_fill
+from tv_mixaug._validation import check_fill, ensure
 from tv_mixaug.engine.sampling import constants
 
 MIXED_DTYPES = (torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -45,9 +45,10 @@ def mixup(images: Tensor, partner: Tensor, lam: Tensor) -> Tensor:
         >>> mixup(images, torch.tensor([1, 0]), torch.tensor([0.75, 0.5])).tolist()
         [[0.25], [0.5]]
     """
-    check_partners(images, partner)
+    check_tensor("images", images)
     check_blend(images)
-    _check_rows("lam", lam, images, "floating point")
+    check_rows("partner", partner, images, "int64")
+    check_rows("lam", lam, images, "floating point")
     partners = images[partner.to(images.device, non_blocking=True)]
     return blend(images, partners, lam_column(lam, images))
 
@@ -80,7 +81,8 @@ def cutmix(
         >>> cutmix(images, torch.tensor([1, 0]), boxes).tolist()
         [[[2, 1]], [[2, 2]]]
     """
-    check_partners(images, partner)
+    check_tensor("images", images)
+    check_rows("partner", partner, images, "int64")
     inside = box_mask(images, boxes, axes)
     return torch.where(inside, images[partner.to(images.device, non_blocking=True)], images)
 
@@ -117,9 +119,8 @@ def cutout(
         [[[[0.5, 0.5, 1.0]]]]
     """
     check_tensor("images", images)
-    inside = box_mask(images, boxes, axes)
-    if isinstance(fill, str):
-        raise TypeError(f"fill must be a number, a sequence or a tensor, got {fill!r}.")
+    inside, is_text = box_mask(images, boxes, axes), isinstance(fill, str)
+    ensure(not is_text, "fill", "a number, a sequence or a tensor", repr(fill), TypeError)
     value = fill_tensor(fill if isinstance(fill, Tensor) else check_fill("fill", fill), images)
     return torch.where(inside, value, images)
 
@@ -144,8 +145,9 @@ def mix_labels(labels: Tensor, partner: Tensor, lam: Tensor) -> Tensor:
         >>> mix_labels(torch.eye(2), torch.tensor([1, 0]), torch.tensor([0.75, 0.5])).tolist()
         [[0.75, 0.25], [0.5, 0.5]]
     """
-    check_partners(labels, partner, name="labels")
-    _check_rows("lam", lam, labels, "floating point")
+    check_tensor("labels", labels)
+    check_rows("partner", partner, labels, "int64")
+    check_rows("lam", lam, labels, "floating point")
     rows = labels.to(torch.float32)
     partners = rows.index_select(0, partner.to(rows.device, non_blocking=True))
     return torch.lerp(rows, partners, 1 - lam_column(lam, rows))
@@ -305,85 +307,64 @@ def check_fits(name: str, value: float | Sequence[float], dtype: torch.dtype) ->
     """Raise if a dtype cannot hold a number, or one of several."""
     if dtype.is_complex:
         return
-    whole = not dtype.is_floating_point
-    low, high = 0.0, 1.0
+    whole, low, high = not dtype.is_floating_point, 0.0, 1.0
     if dtype != torch.bool:
         info = torch.iinfo(dtype) if whole else torch.finfo(dtype)
         low, high = info.min, info.max
-    for one in value if isinstance(value, (list, tuple)) else (value,):
-        if not low <= one <= high or (whole and one != int(one)):
-            limits = f"an integer in [{low:.0f}, {high:.0f}]" if whole else f"within ±{high}"
-            raise ValueError(f"{name} must be {limits} for {_short(dtype)}, got {value}.")
+    values = value if isinstance(value, (list, tuple)) else (value,)
+    fits = all(low <= one <= high and (one == int(one) or not whole) for one in values)
+    limits = f"an integer in [{low:.0f}, {high:.0f}]" if whole else f"within ±{high}"
+    ensure(fits, name, f"{limits} for {_short(dtype)}", value)
 
 
-def check_partners(images: Any, partner: Any, name: str = "images") -> None:
-    """Raise unless images and partners have the same batch axis."""
-    check_tensor(name, images)
-    _check_rows("partner", partner, images, "int64")
+def check_tensor(name: str, value: Any) -> None:
+    """Raise unless a value is a tensor with a batch axis."""
+    ensure(isinstance(value, Tensor), name, "a tensor", type(value).__name__, TypeError)
+    ensure(value.ndim > 0, name, "a tensor with a batch axis", "one without axes")
+
+
+def check_rows(name: str, value: Any, batch: Tensor, kind: str) -> None:
+    """Raise unless a value is a tensor of (B,) int64 or floating point numbers."""
+    check_tensor(name, value)
+    fits = value.dtype == torch.int64 if kind == "int64" else value.is_floating_point()
+    ensure(fits, name, kind, _short(value.dtype), TypeError)
+    ensure(value.shape == batch.shape[:1], name, f"of shape ({len(batch)},)", tuple(value.shape))
 
 
 def check_blend(images: Tensor) -> None:
     """Raise unless the dtype of images can be blended."""
-    if images.dtype not in MIXED_DTYPES:
-        raise TypeError(
-            "images must be uint8, float16, bfloat16, float32 or float64 to be blended, got "
-            f"{_short(images.dtype)}."
-        )
+    fits = images.dtype in MIXED_DTYPES
+    ensure(fits, "images", "uint8 or floating point to be blended", _short(images.dtype), TypeError)
 
 
 def check_broadcast(fill: Tensor, images: Tensor) -> None:
     """Raise unless a fill broadcasts to the shape of the images."""
     sides = images.shape[max(0, images.ndim - fill.ndim) :]
-    fits = len(sides) == fill.ndim
-    if not fits or any(n not in (1, side) for n, side in zip(fill.shape, sides, strict=True)):
-        raise ValueError(
-            f"fill must broadcast to images of shape {tuple(images.shape)}, got shape "
-            f"{tuple(fill.shape)}."
-        )
+    pairs = zip(fill.shape, sides, strict=False)
+    fits = len(sides) == fill.ndim and all(n in (1, side) for n, side in pairs)
+    expected = f"a value that broadcasts to images of shape {tuple(images.shape)}"
+    ensure(fits, "fill", expected, f"shape {tuple(fill.shape)}")
 
 
 def check_boxes(images: Tensor, boxes: Any, axes: Any = None) -> None:
     """Raise unless boxes, and the axes that they cut, fit the images."""
     check_tensor("boxes", boxes)
-    if boxes.dtype != torch.int64:
-        raise TypeError(f"boxes must be int64, got {_short(boxes.dtype)}.")
-    if boxes.ndim not in (2, 3) or boxes.shape[-1] not in (4, 6):
-        raise ValueError(
-            f"boxes must be (B, 4), (B, 6), (B, N, 4) or (B, N, 6), got shape {tuple(boxes.shape)}."
-        )
-    dims = boxes.shape[-1] // 2
-    if boxes.shape[0] != images.shape[0] or images.ndim <= dims:
-        raise ValueError(
-            f"boxes must have a row for each image and cut {dims} of its axes, got shape "
-            f"{tuple(boxes.shape)} for images of shape {tuple(images.shape)}."
-        )
+    ensure(boxes.dtype == torch.int64, "boxes", "int64", _short(boxes.dtype), TypeError)
+    shape, dims = tuple(boxes.shape), boxes.shape[-1] // 2
+    fits = boxes.ndim in (2, 3) and shape[-1] in (4, 6)
+    ensure(fits, "boxes", "(B, 4), (B, 6), (B, N, 4) or (B, N, 6)", f"shape {shape}")
+    fits = shape[0] == len(images) and images.ndim > dims
+    expected = f"rows for {len(images)} images that cut {dims} of the axes of {tuple(images.shape)}"
+    ensure(fits, "boxes", expected, f"shape {shape}")
     if axes is None:
         return
-    if not isinstance(axes, (tuple, list)) or not all(type(axis) is int for axis in axes):
-        raise TypeError(f"axes must be a tuple of {dims} ints, got {axes!r}.")
+    are_ints = isinstance(axes, (tuple, list)) and all(type(axis) is int for axis in axes)
+    ensure(are_ints, "axes", f"a tuple of {dims} ints", repr(axes), TypeError)
     places = {axis % images.ndim for axis in axes if -images.ndim <= axis < images.ndim}
-    if len(axes) != dims or len(places) != dims or 0 in places:
-        raise ValueError(
-            f"axes must be {dims} different axes after the first of images of shape "
-            f"{tuple(images.shape)}, got {axes!r}."
-        )
+    fits = len(axes) == dims == len(places) and 0 not in places
+    expected = f"{dims} different axes of images of shape {tuple(images.shape)} after the first"
+    ensure(fits, "axes", expected, repr(axes))
 
 
 def _short(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
-
-
-def check_tensor(name: str, value: Any) -> None:
-    """Raise unless a value is a tensor with a batch axis."""
-    if not isinstance(value, Tensor):
-        raise TypeError(f"{name} must be a tensor, got {type(value).__name__}.")
-    if value.ndim == 0:
-        raise ValueError(f"{name} must have a batch axis, got a tensor without axes.")
-
-
-def _check_rows(name: str, value: Any, batch: Tensor, kind: str) -> None:
-    check_tensor(name, value)
-    if not (value.dtype == torch.int64 if kind == "int64" else value.is_floating_point()):
-        raise TypeError(f"{name} must be {kind}, got {_short(value.dtype)}.")
-    if value.shape != batch.shape[:1]:
-        raise ValueError(f"{name} must be of shape ({batch.shape[0]},), got {tuple(value.shape)}.")

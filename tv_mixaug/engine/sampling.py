@@ -16,6 +16,8 @@ from typing import Any, Literal
 import torch
 from torch import Generator, Tensor
 
+from tv_mixaug._validation import ensure
+
 Pairing = Literal["roll", "shuffle"] | Callable[[Tensor], Tensor]
 Source = Generator | torch.device | None
 
@@ -177,23 +179,21 @@ def sample_partner(
         return (torch.arange(batch_size, device=kwargs["device"]) - shift) % batch_size
     if pairing == "shuffle":
         return torch.randperm(batch_size, **kwargs)
-    if labels is None:
-        raise ValueError("pairing is a function of the labels, but the batch has none.")
+    name = "pairing"
+    ensure(labels is not None, name, "a name if the batch has no labels", "a function of them")
     with seeded_global_rng(source):
-        partner = pairing(labels)
-    got: Any = partner.dtype if isinstance(partner, Tensor) else type(partner).__name__
+        partner = pairing(labels)  # type: ignore[arg-type]
+    got = partner.dtype if isinstance(partner, Tensor) else type(partner).__name__
     is_integer = isinstance(got, torch.dtype) and not (got.is_floating_point or got.is_complex)
-    if not is_integer or got == torch.bool:
-        raise TypeError(f"pairing must return an int64 tensor of partners, got {got}.")
-    if partner.shape != (batch_size,):
-        got = tuple(partner.shape)
-        raise ValueError(f"pairing must return a tensor of shape ({batch_size},), got {got}.")
+    expected = "a function that returns an int64 tensor of partners"
+    ensure(is_integer and got != torch.bool, name, expected, got, TypeError)
+    shape = tuple(partner.shape)
+    ensure(shape == (batch_size,), name, f"a function that returns shape ({batch_size},)", shape)
     partner = partner.detach().to(kwargs["device"], torch.int64)
     if not is_on_device(source) and batch_size:
         low, high = int(partner.min()), int(partner.max())
-        if low < 0 or high >= batch_size:
-            got = f"values from {low} to {high}"
-            raise ValueError(f"pairing must return indices in [0, {batch_size}), got {got}.")
+        expected = f"a function that returns indices in [0, {batch_size})"
+        ensure(low >= 0 and high < batch_size, name, expected, f"values from {low} to {high}")
     return partner
 
 

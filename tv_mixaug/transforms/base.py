@@ -326,19 +326,12 @@ class MixTransform(BatchTransform):
         plan = compact(self.sample(batch, p, source))
         return compact(clip_to_overlap(plan.plan(), batch.sizes)) if batch.ragged else plan
 
-    def run(
-        self,
-        batch: Any,
-        p: Any,
-        *,
-        inplace: bool | None = None,
-        generator: Generator | None = None,
-        allocate: Allocate | None = None,
-    ) -> tuple[Any, CompactPlan]:
-        """Transform a batch, and return the plan with it; see :class:`BatchTransform`."""
-        parsed = self.parser.parse(batch, inplace=inplace)
-        source = _source_in_graph(parsed, generator) if is_compiling() else generator
-        mixed, plan = self.mix_parsed(parsed, p, source, inplace, allocate)
+    def run(self, batch: Any, p: Any, **how: Any) -> tuple[Any, CompactPlan]:
+        """Parse a batch, sample a plan, and apply it; see :class:`BatchTransform`."""
+        parsed = self.parser.parse(batch, inplace=how.get("inplace"))
+        source = how.pop("generator", None)
+        source = _source_in_graph(parsed, source) if is_compiling() else source
+        mixed, plan = self.mix_parsed(parsed, p, source, **how)
         return unflatten(mixed), plan
 
     def mix_parsed(

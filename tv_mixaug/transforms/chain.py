@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from tv_mixaug._validation import check_bool, check_choice, check_probability, ensure
 from tv_mixaug.batch.parser import BatchParser
@@ -115,15 +115,7 @@ class Chain(BatchTransform):
             self._parsers = parsers
         return self._parser
 
-    def run(
-        self,
-        batch: Any,
-        p: Any,
-        *,
-        inplace: bool | None = None,
-        generator: Generator | None = None,
-        **_: Any,
-    ) -> tuple[Any, CompactPlan]:
+    def run(self, batch: Any, p: Any, **how: Any) -> tuple[Any, CompactPlan]:
         """Apply the chain to a batch.
 
         Returns:
@@ -137,13 +129,14 @@ class Chain(BatchTransform):
                 "a Chain cannot be compiled, since it looks at what was sampled; compile single "
                 "rules or a OneOf, or chain in the DataLoader."
             )
+        inplace, generator = how.get("inplace"), how.get("generator")
         parser = self.parser
         writes = any(rule.inplace for rule in self.rules) if inplace is None else inplace
         parsed = parser.parse(batch, inplace=writes)
         applied = sample_applied(1, p, False, generator)
-        steps = containers.sample_steps(self.transforms, generator)
+        steps = containers.sample_steps(self.transforms, applied, generator)
         if not self.provenance:
-            mixed = self._run_each(batch, steps, applied, inplace, generator)
+            mixed = self._run_each(batch, steps, inplace=inplace, generator=generator)
             return mixed, CompactPlan(parsed.length)
         labels = {
             field.path: encode_labels(value, field, parser.options)
@@ -151,9 +144,8 @@ class Chain(BatchTransform):
             if field.role is Role.LABEL
         }
         pixels, parsed = _number_samples(parsed), _without_labels(parsed)
-        for step, own_p in steps:
+        for step, step_p in steps:
             if isinstance(step, MixTransform):
-                step_p = own_p if applied else step.disabled_p
                 parsed, plan = step.mix_parsed(parsed, step_p, generator, inplace)
                 pixels = self._follow(pixels, plan.plan())
                 continue
@@ -175,23 +167,15 @@ class Chain(BatchTransform):
                 parsed.values[place] = mixed.float().view(rows.shape).to(device)
         return unflatten(parsed), CompactPlan(parsed.length)
 
-    def _run_each(
-        self,
-        batch: Any,
-        steps: Iterable[tuple[Any, Any]],
-        applied: bool,
-        inplace: bool | None,
-        generator: Generator | None,
-    ) -> Any:
+    def _run_each(self, batch: Any, steps: Iterable[tuple[Any, Any]], **how: Any) -> Any:
         """Apply the steps one after the other, each with its own label rule."""
         unused = list(self.rules)
-        for step, own_p in steps:
+        for step, step_p in steps:
             if isinstance(step, MixTransform):
                 unused = [rule for rule in unused if rule is not step]
-                step_p = own_p if applied else step.disabled_p
-                batch, _ = step.run(batch, step_p, inplace=inplace, generator=generator)
+                batch, _ = step.run(batch, step_p, **how)
                 continue
-            with seeded_global_rng(generator):
+            with seeded_global_rng(how["generator"]):
                 batch = step(batch)
         for rule in unused:  # rules that were not applied still give labels and masks their format
             batch, _ = rule.run(batch, rule.disabled_p)

@@ -61,30 +61,30 @@ def check_followed(transform: Any, holder: Any) -> None:
 
 
 def sample_steps(
-    transforms: Iterable[Any], generator: Generator | None
+    transforms: Iterable[Any], applied: bool, generator: Generator | None
 ) -> Iterator[tuple[Any, Any]]:
-    """Yield the transforms that are applied to a batch in order, and the probability of rules.
+    """Yield the transforms of a batch in order, and the probability of rules if they are applied.
 
     Each is sampled when it is reached, in the order in which torchvision samples.
     """
     for transform in transforms:
         kind, held = _open(transform)
-        if kind is None:
-            yield transform, getattr(transform, "p", None)
-            continue
+        p = getattr(transform, "p", None)
         if kind == "one":
-            chosen, p = transform.choose(transform.p, generator)
-            if not isinstance(chosen, CallableTransform):
-                yield chosen, p
-                continue
-            held = [chosen.function] if p else []
+            transform, p = transform.choose(p, generator)
+            foreign = isinstance(transform, CallableTransform)
+            kind, held = ("one", [transform.function] * bool(p)) if foreign else (None, [])
+        if kind is None:
+            is_rule = isinstance(transform, MixTransform) and not applied
+            yield transform, transform.disabled_p if is_rule else p
+            continue
         if kind == "apply" and bool(torch.rand(1, generator=generator) >= transform.p):
             continue
         if kind == "choice":
             held = [held[int(torch.multinomial(torch.tensor(transform.p), 1, generator=generator))]]
         if kind == "order":
             held = [held[place] for place in torch.randperm(len(held), generator=generator)]
-        yield from sample_steps(held, generator)
+        yield from sample_steps(held, applied, generator)
 
 
 def look_inside(transforms: Iterable[Any], holder: Any = None) -> Iterator[tuple[Any, Any]]:
