@@ -18,7 +18,7 @@ from torch import Tensor
 from tv_mixaug._validation import check_bool, check_number, check_probability, check_range, ensure
 from tv_mixaug.batch.spec import ParsedBatch
 from tv_mixaug.engine.plan import BLEND, NONE, PASTE, CompactPlan, box_volumes
-from tv_mixaug.engine.sampling import Source, corners, is_on_device, sample_lam, sample_uniform
+from tv_mixaug.engine.sampling import Source, is_on_device, join_corners, sample_lam, sample_uniform
 from tv_mixaug.loading.collate import CollateFn
 from tv_mixaug.transforms.base import MixTransform
 
@@ -128,8 +128,9 @@ class Mixup(MixTransform):
         number = {"batch": 1, "pair": (count + 1) // 2, "elem": count}[self.mode]
         places = {"batch": original * 0, "pair": torch.minimum(original, partner)}
         place = places.get(self.mode, original)
-        chosen, switch = sample_uniform((2, number), source)
-        mixup, cutmix = (sample_lam(alpha or 1.0, number, source) for alpha in alphas)
+        chosen, switch = torch.from_numpy(sample_uniform((2, number), source))
+        weights = [sample_lam(alpha or 1.0, number, source) for alpha in alphas]
+        mixup, cutmix = map(torch.from_numpy, weights)
         cut = switch < (self.switch_prob if all(alphas) else float(not self.mixup_alpha))
         lam = torch.where(cut, cutmix, mixup)
         boxes = self._sample_boxes(lam, size, source)
@@ -145,7 +146,7 @@ class Mixup(MixTransform):
     def _sample_boxes(self, lam: Tensor, size: tuple[int, ...], source: Source) -> Tensor:
         """Sample (n, 4) int64 boxes with sides rounded down, as timm does."""
         full = torch.tensor(size, device="cpu")
-        uniform = sample_uniform((2, len(lam), 2), source)
+        uniform = torch.from_numpy(sample_uniform((2, len(lam), 2), source))
         if self.cutmix_minmax is None:
             sides = ((1 - lam).sqrt()[:, None] * full).floor()
             start = (uniform[0] * full).floor() - sides // 2
@@ -153,8 +154,9 @@ class Mixup(MixTransform):
             low, high = ((full * end).floor() for end in self.cutmix_minmax)
             sides = low + (uniform[0] * (high - low).clamp(min=1)).floor()
             start = (uniform[1] * (full - sides + 1)).floor()
-        low, high = (torch.minimum(x.clamp(min=0), full) for x in (start, start + sides))
-        return corners(low, high)
+        ends = (torch.minimum(x.clamp(min=0), full).unbind(-1) for x in (start, start + sides))
+        boxes: Tensor = join_corners(*ends)
+        return boxes
 
 
 class FastCollateMixup(CollateFn):

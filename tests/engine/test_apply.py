@@ -39,8 +39,9 @@ def cutmix_by_hand(images, plan):
 
 def draw_plan(op, count, size, shared, partner):
     """Make a plan of one operation for some samples, one draw for all or one for each."""
-    sides = torch.randint(1, 5, (1 if shared else count, 2 if op == "cutout" else 1, 2))
-    boxes = draws.sample_boxes(sides, size)
+    shape = (1 if shared else count, 2 if op == "cutout" else 1)
+    sides = torch.randint(1, 5, (2, *shape)).numpy()
+    boxes = draws.sample_boxes(sides, size, shape)
     lam = draws.sample_lam(1.0, None) if shared else draws.sample_lam(1.0, count)
     applied = True if shared else torch.rand(count) < 0.8
     code = {"mixup": BLEND, "cutmix": PASTE, "cutout": FILL}[op]
@@ -192,7 +193,7 @@ def test_noise_is_written_in_the_holes_alone():
         FILL,
         3,
         torch.tensor([True, False, True]),
-        boxes=draws.sample_boxes(torch.full((3, 1, 2), 9), (20, 20)),
+        boxes=draws.sample_boxes((9, 9), (20, 20), (3, 1)),
         noise=draws.sample_seeds(3),
     )
     out = execute.apply_plan(images, recipe, "noise", (2, 3))

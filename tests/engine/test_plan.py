@@ -37,8 +37,8 @@ sample_applied, sample_lam, sample_boxes = map(
 
 def sample_partner(count, pairing, labels):
     """Return partners as a tensor, whichever way they were drawn."""
-    recipe = plans.CompactPlan(count, partner=draws.sample_partner(count, pairing, labels))
-    return recipe.partners()
+    partner = draws.sample_partner(count, pairing, labels)
+    return plans.make_plan(plans.PASTE, count, True, partner=partner).partners()
 
 
 def draw_plan(transform, count, size, p=1.0):
@@ -118,7 +118,7 @@ def test_lam_is_never_nan_nor_out_of_range(alpha, seed):
 def test_the_centre_of_a_box_is_uniform(side):
     """The box's start is uniform over the whole image, for odd and even sides alike."""
     size = 9
-    boxes = sample_boxes(torch.full((20_000, 2), side), (size, size))
+    boxes = sample_boxes((side, side), (size, size), (20_000,))
     for low, high in ((boxes[:, 0], boxes[:, 2]), (boxes[:, 1], boxes[:, 3])):
         start = torch.where(high < size, high - side, low)
         if side % 2:  # the centre lies in one of the pixels
@@ -308,7 +308,7 @@ def test_correct_lam_off_keeps_the_drawn_weight():
 def test_the_sides_of_an_unclipped_box_are_exact():
     """A box away from the border has the asked sides to the pixel, odd ones included."""
     for side in range(1, 8):
-        boxes = sample_boxes(torch.full((200, 2), side), (40, 41))
+        boxes = sample_boxes((side, side), (40, 41), (200,))
         sides = boxes[:, 2:] - boxes[:, :2]
         inside = ((boxes[:, :2] > 0) & (boxes[:, 2:] < torch.tensor([41, 40]))).all(1)
         assert inside.any()

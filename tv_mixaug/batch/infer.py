@@ -16,8 +16,6 @@ from tv_mixaug.batch.spec import FIELD_RULES, TYPE_ROLES, BatchOptions, FieldSpe
 from tv_mixaug.engine import kernels
 from tv_mixaug.engine.apply import LazyStack
 
-UNMIXED = (Role.OTHER, Role.PASSTHROUGH, Role.PAIRED)
-
 
 class Inference:
     """Infer what the fields of one batch are.
@@ -62,13 +60,12 @@ class Inference:
             for member in members:
                 validate.check_rules(field, member)
         self._check_labels_found()
-        # Samples that are not images are not stacked yet, so they have a step, too.
-        steps = [
-            place
-            for place, field in enumerate(self.fields)
-            if field.role not in UNMIXED or isinstance(self.values[place], LazyStack)
-        ]
-        steps.sort(key=lambda place: self.fields[place].role is Role.IMAGE)
+        steps = []
+        for place, field in enumerate(self.fields):
+            rule = FIELD_RULES.get(field.type if field.role is Role.CUSTOM else field.role)
+            if rule or isinstance(self.values[place], LazyStack):
+                steps.append((place, rule))
+        steps.sort(key=lambda step: self.fields[step[0]].role is Role.IMAGE)
         return ParsedBatch(self.values, tuple(self.fields), tuple(steps), length, size, ragged)
 
     # --- Images ---------------------------------------------------------------------------------

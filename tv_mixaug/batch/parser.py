@@ -11,7 +11,7 @@ from torch import Tensor
 from tv_mixaug._validation import ensure
 from tv_mixaug.batch import tree
 from tv_mixaug.batch.infer import Inference
-from tv_mixaug.batch.spec import FIELD_RULES, BatchOptions, ParsedBatch, rule_of
+from tv_mixaug.batch.spec import FIELD_RULES, BatchOptions, ParsedBatch
 from tv_mixaug.batch.validate import check_writable
 
 # A loader gives two signatures, of full batches and of the last one.
@@ -68,8 +68,7 @@ class BatchParser:
             found = self._infer(batch, signature, values, returned)
             self.known[key] = found._replace(values=[], structure=None)
         parsed = self.known[key]._replace(values=values, structure=batch)
-        for place in parsed.steps:
-            rule = rule_of(parsed.specs[place])
+        for place, rule in parsed.steps:
             if rule and rule.check:
                 rule.check(values[place], parsed.specs[place], parsed, self.options)
         if self.options.inplace if inplace is None else inplace:

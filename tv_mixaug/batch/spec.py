@@ -209,8 +209,8 @@ class ParsedBatch(NamedTuple):
     Attributes:
         values: The fields in order: tensors, lists of images or of targets, or anything else.
         specs: The spec of each field.
-        steps: The indices of the fields with a rule, images last: no image is written to if another
-            field cannot be mixed.
+        steps: The index and the rule of each field that is mixed, images last: no image is written
+            to if another field cannot be mixed. Samples that are only stacked have no rule.
         length: B.
         size: The sides in pixels that boxes cut: (H, W), perhaps with the time or depth first.
         ragged: (H, W) of each image of a list if they differ, else empty.
@@ -220,7 +220,7 @@ class ParsedBatch(NamedTuple):
 
     values: list[Any]
     specs: tuple[FieldSpec, ...]
-    steps: tuple[int, ...]
+    steps: tuple[tuple[int, Any], ...]
     length: int
     size: tuple[int, ...]
     ragged: tuple[tuple[int, int], ...] = ()
@@ -279,8 +279,3 @@ class FieldRule(NamedTuple):
 
 # The rule for each role, and for each type of field that a user adds.
 FIELD_RULES: dict[Role | type, FieldRule] = {}
-
-
-def rule_of(field: FieldSpec) -> FieldRule | None:
-    """Return the rule for a field; None if it stays unchanged."""
-    return FIELD_RULES.get(field.type if field.role is Role.CUSTOM else field.role)

@@ -104,10 +104,10 @@ def apply_plan(
         if not plan.known or differentiable or (not large and (noisy or plan.only is None)):
             mixed = job.mix_tensors(source)
             return source.copy_(mixed) if inplace else mixed
-    one_box = plan.only in (PASTE, FILL) and not isinstance(plan.boxes, Tensor)
-    by_row = lazy or (large and not (one_box and (plan.only == FILL or plan.shift is not None)))
-    by_row |= large and noisy
-    as_block = one_box and not by_row
+    one_box = not (isinstance(plan.boxes, Tensor) or noisy)
+    rolls = plan.only == FILL or plan.shift is not None
+    by_row = lazy or (source.is_cpu and (large or plan.only != BLEND) and not (one_box and rolls))
+    as_block = plan.only != BLEND and one_box and not by_row
     overwrites = plan.only == BLEND or not (by_row or as_block)
     if isinstance(source, LazyStack):
         out: Tensor = source.empty() if overwrites else source.stack()
@@ -351,13 +351,16 @@ class _Job:
         if BLEND in plan.ops:
             self.blend_rows(out, originals, partner)
         if PASTE in plan.ops:
-            targets, sources = _as_array(out), list(map(_as_array, originals))
-            cuts = [*self.regions(PASTE)]
-            patches = [sources[partner[row]][region] for row, _, region in cuts]
-            if originals is out:
-                patches = [patch.copy() for patch in patches]
-            for (row, _, region), patch in zip(cuts, patches, strict=True):
-                targets[row][region] = patch
+            targets, sources = _as_array(out), _as_array(originals)
+            kept = []
+            for row, _, region in self.regions(PASTE):
+                patch = sources[partner[row]][region]
+                if originals is out:
+                    kept.append((targets[row], region, patch.copy()))
+                else:
+                    targets[row][region] = patch
+            for target, region, patch in kept:
+                target[region] = patch
         if FILL in plan.ops and isinstance(self.fill, str):
             places = self.noise_places(out)
             seeds = [0] * len(out) if plan.noise is None else plan.noise.tolist()
@@ -417,6 +420,8 @@ def _by_partner(rows: Sequence[int], partner: list[int]) -> Iterator[int]:
             row = partner[row]
 
 
-def _as_array(tensor: Tensor) -> Any:
-    """Return an array with the tensor's memory; int16 for bfloat16, which NumPy lacks."""
+def _as_array(tensor: Tensor | list[Tensor]) -> Any:
+    """Return an array with the memory of a tensor; int16 for bfloat16, which NumPy lacks."""
+    if isinstance(tensor, list):
+        return list(map(_as_array, tensor))
     return (tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor).numpy()

@@ -138,6 +138,13 @@ class CompactPlan:
         rows = torch.arange(self.count, device=device)
         return (rows - int(self.partner)) % max(self.count, 1)
 
+    def of_partners(self, values: Any) -> Any:
+        """Return a one-dimensional array in which each sample has its partner's entry."""
+        if isinstance(self.partner, Tensor):
+            return values[self.partner.numpy()]
+        cut = len(values) - self.partner  # np.roll takes ten times as long
+        return np.concatenate((values[cut:], values[:cut]))
+
     def plan(self, device: torch.device | str = "cpu") -> Plan:
         """Return the plan as tensors; ``device`` is that of values that are not tensors yet."""
         count, op, lam, boxes, noise = self.count, self.op, self.lam, self.boxes, self.noise
@@ -190,14 +197,16 @@ def compact(plan: Plan | CompactPlan, ops: tuple[int, ...] = APPLIED) -> Compact
 def make_plan(
     op: int,
     count: int,
-    applied: bool | Tensor,
+    applied: Any,
     *,
     partner: Any = 0,
     lam: Any = 1.0,
     boxes: Any = ((0, 0, 0, 0),),
-    noise: Tensor | None = None,
+    noise: Any = None,
 ) -> CompactPlan:
     """Build the plan that applies one operation to the chosen samples.
+
+    Values are numbers, arrays or tensors, as :mod:`tv_mixaug.engine.sampling` returns them.
 
     Args:
         op: The operation.
@@ -211,7 +220,11 @@ def make_plan(
     Raises:
         TypeError: If numbers of the host are given while a graph is traced.
     """
-    sampled = [x for x in (boxes, lam, partner, applied) if isinstance(x, Tensor)]
+    applied, partner, lam, boxes, noise = (
+        torch.from_numpy(x) if isinstance(x, np.ndarray) else x
+        for x in (applied, partner, lam, boxes, noise)
+    )
+    sampled = [x for x in (applied, partner, lam, boxes) if isinstance(x, Tensor)]
     known = not torch.compiler.is_compiling() and all(x.is_cpu for x in sampled)
     if not (known or sampled):
         raise TypeError(
@@ -321,12 +334,12 @@ def overlap_lam(lam: float, size: Sequence[int], partner_size: Sequence[int]) ->
 
 
 def box_volumes(boxes: Any) -> Any:
-    """Count the pixels of (..., 2 d) boxes, a tensor, or of each box in a list of lists."""
-    if isinstance(boxes, Tensor):
-        dims = boxes.shape[-1] // 2
-        return (boxes[..., dims:] - boxes[..., :dims]).prod(-1)
-    halves = ((box[: len(box) // 2], box[len(box) // 2 :]) for box in boxes)
-    return [math.prod(high - low for low, high in zip(*half, strict=True)) for half in halves]
+    """Count the pixels of (..., 2 d) boxes, or of each box in a list of lists."""
+    if isinstance(boxes, (list, tuple)):
+        halves = ((box[: len(box) // 2], box[len(box) // 2 :]) for box in boxes)
+        return [math.prod(high - low for low, high in zip(*half, strict=True)) for half in halves]
+    dims = boxes.shape[-1] // 2
+    return (boxes[..., dims:] - boxes[..., :dims]).prod(-1)
 
 
 def _is_constant(values: Any) -> bool:

@@ -1,18 +1,19 @@
 """Sampling: every random number of the package.
 
-Each function takes a source: a generator, None for torch's global generator, or a device. Values
-that all samples share are numbers if they come from the host; all others are tensors on the device
-of the source, and no value on a device is looked at.
+Each function takes a source: a generator, None for torch's global generator, or a device. From the
+host come NumPy arrays, which take a third of torch's time at these sizes, and a plain number where
+all samples share a value. From a device, or a generator on one, come tensors there, and no value is
+looked at. What follows from the numbers is computed by operators that both kinds have.
 """
 
 from __future__ import annotations
 
 import contextlib
-import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Generator, Tensor
 
@@ -36,16 +37,18 @@ def is_on_device(source: Source) -> bool:
     return isinstance(source, torch.device) or (source is not None and source.device.type != "cpu")
 
 
-def _shared(value: Tensor, source: Source) -> Any:
-    return value if value.ndim or is_on_device(source) else value.item()
+def _for_source(value: Tensor, source: Source) -> Any:
+    if is_on_device(source):
+        return value
+    return value.numpy() if value.ndim else value.item()
 
 
 def sample_uniform(size: Sequence[int], source: Source = None) -> Any:
     """Sample float64 numbers in [0, 1); one number for the size ()."""
-    kwargs = sampling_kwargs(source)
-    is_mps = torch.device(kwargs["device"]).type == "mps"  # which has no float64
+    device = source.device if isinstance(source, Generator) else source
+    is_mps = device is not None and device.type == "mps"  # which has no float64
     dtype = torch.float32 if is_mps else torch.float64
-    return _shared(torch.rand(tuple(size), dtype=dtype, **kwargs), source)
+    return _for_source(torch.rand(size, dtype=dtype, **sampling_kwargs(source)), source)
 
 
 def sample_applied(batch_size: int, p: float, per_sample: bool, source: Source = None) -> Any:
@@ -71,7 +74,7 @@ def sample_lam(
     kwargs, size = sampling_kwargs(source), () if count is None else (count,)
     if isinstance(lam, float):
         fixed = torch.full(size, lam, dtype=torch.float64, device=kwargs["device"])
-        return _shared(fixed, source)
+        return _for_source(fixed, source)
     if isinstance(lam, tuple):
         return lam[0] + (lam[1] - lam[0]) * sample_uniform(size, source)
     pair = alpha if isinstance(alpha, tuple) else (alpha, alpha)
@@ -82,13 +85,13 @@ def sample_lam(
     if pair[0] != pair[1]:
         shape[..., 1] = pair[1]
     if min(pair) >= 0.1 and max(pair) <= 1e9:
-        return _shared(torch._sample_dirichlet(shape, generator)[..., 0], source)
+        return _for_source(torch._sample_dirichlet(shape, generator)[..., 0], source)
     # Gamma variates of small parameters underflow to 0 and those of large ones overflow. Their
     # logarithms do not: log Gamma(a) = log Gamma(a + 1) + log(U) / a.
     gamma = torch._standard_gamma(shape + 1, generator).log()
     uniform = torch.rand(shape.shape, dtype=torch.float64, **kwargs)
     log = gamma + torch.log1p(-uniform) / shape.clamp(min=1e-300)  # 1 / a of a subnormal overflows
-    return _shared(torch.sigmoid(log[..., 0] - log[..., 1]), source)
+    return _for_source(torch.sigmoid(log[..., 0] - log[..., 1]), source)
 
 
 def constants(values: Sequence[float], dtype: torch.dtype, device: torch.device | str) -> Tensor:
@@ -103,35 +106,33 @@ def constants(values: Sequence[float], dtype: torch.dtype, device: torch.device 
     return out
 
 
-def sample_boxes(sides: Any, size: Sequence[int], source: Source = None) -> Any:
+def sample_boxes(
+    sides: Sequence[Any], size: Sequence[int], shape: Sequence[int] = (), source: Source = None
+) -> Any:
     """Place boxes at uniformly distributed centres and clip them to the image.
 
     Args:
-        sides: (..., d) tensor, or d ints of one box: the sides in whole pixels, ordered as
-            ``size``.
+        sides: d numbers, or d arrays of a shape: the sides in whole pixels, ordered as ``size``.
         size: The d sides of the image in pixels: (height, width) or (depth, height, width).
+        shape: The shape of the boxes; () for one box.
         source: The source of the centres.
 
     Returns:
-        (..., 2 d) int64, or 2 d ints of one box: the lower corner and then the upper one, x first,
-        half-open, clipped. The centre is uniform over the image for odd and even sides.
+        The boxes, as :func:`join_corners` returns them, clipped. The centre is uniform over the
+        image for odd and even sides.
     """
-    if isinstance(sides, list):  # two numbers take Python a tenth of torch's time
-        low, high = [], []
-        centres = sample_uniform((len(sides),), source).tolist()
-        for side, full, centre in zip(sides, size, centres, strict=True):
-            start = math.floor(centre * full - (side / 2 - 0.5))
-            low.append(max(start, 0))
-            high.append(min(start + side, full))
-        return [*reversed(low), *reversed(high)]
-    full_sides = constants(size, torch.int64, sides.device)
-    start = (sample_uniform(sides.shape, source) * full_sides - (sides / 2 - 0.5)).floor()
-    return corners(start.clamp(min=0), torch.minimum(start + sides, full_sides))
+    centres = sample_uniform((len(size), *shape), source)
+    centres = centres if len(shape) or is_on_device(source) else centres.tolist()
+    low, high = [], []
+    for side, full, centre in zip(sides, size, centres, strict=True):
+        start = (centre * full - (side / 2 - 0.5)) // 1
+        end = start + side
+        low.append(start * (start > 0))
+        high.append(end - (end - full) * (end > full))
+    return join_corners(low, high)
 
 
-def sample_inner_boxes(
-    areas: Tensor, ratios: Tensor, size: Sequence[int], source: Source = None
-) -> Tensor:
+def sample_inner_boxes(areas: Any, ratios: Any, size: Sequence[int], source: Source = None) -> Any:
     """Place boxes of given areas uniformly inside the image, as Random Erasing does.
 
     Args:
@@ -141,20 +142,31 @@ def sample_inner_boxes(
         source: The source of the places.
 
     Returns:
-        (..., 4) int64: x1, y1, x2, y2; all zeros if none of the T boxes is smaller than the image.
+        (..., 4) boxes, all zeros if none of the T boxes is smaller than the image.
     """
-    full = constants(size, torch.int64, areas.device)
-    sides = (areas[..., None] * torch.stack([ratios, 1 / ratios], -1)).sqrt().round()
-    fits = (sides < full).all(-1)
+    sides = [(area**0.5 + 0.5) // 1 for area in (areas * ratios, areas / ratios)]
+    fits = (sides[0] < size[0]) & (sides[1] < size[1])
     first = fits & (fits.cumsum(-1) == 1)
-    sides = (sides * first[..., None]).sum(-2)
-    start = (sample_uniform(sides.shape, source) * (full - sides + 1)).floor()
-    return corners(start, start + sides) * (sides > 0).all(-1)[..., None]
+    sides = [(side * first).sum(-1) for side in sides]
+    places = sample_uniform((2, *sides[0].shape), source)
+    whole = (sides[0] > 0) & (sides[1] > 0)
+    low = [
+        place * (n - side + 1) // 1 * whole
+        for place, n, side in zip(places, size, sides, strict=True)
+    ]
+    return join_corners(low, [start + side * whole for start, side in zip(low, sides, strict=True)])
 
 
-def corners(lower: Tensor, upper: Tensor) -> Tensor:
-    """Return (..., 2 d) int64 boxes from corners whose slowest axis comes first."""
-    return torch.cat([lower.flip(-1), upper.flip(-1)], -1).to(torch.int64)
+def join_corners(low: Sequence[Any], high: Sequence[Any]) -> Any:
+    """Join the ends of boxes on each axis, slowest first, to boxes with x first.
+
+    Returns:
+        (..., 2 d) int64 arrays or tensors, half-open, or 2 d ints if the ends are numbers.
+    """
+    ends = [*low[::-1], *high[::-1]]
+    if isinstance(ends[0], Tensor):
+        return torch.stack(ends, -1).to(torch.int64)
+    return np.stack(ends, -1).astype(np.int64) if np.ndim(ends[0]) else list(map(int, ends))
 
 
 def sample_partner(
@@ -178,7 +190,7 @@ def sample_partner(
             return int(shift)
         return (torch.arange(batch_size, device=kwargs["device"]) - shift) % batch_size
     if pairing == "shuffle":
-        return torch.randperm(batch_size, **kwargs)
+        return _for_source(torch.randperm(batch_size, **kwargs), source)
     name = "pairing"
     ensure(labels is not None, name, "a name if the batch has no labels", "a function of them")
     with seeded_global_rng(source):
@@ -194,12 +206,12 @@ def sample_partner(
         low, high = int(partner.min()), int(partner.max())
         expected = f"a function that returns indices in [0, {batch_size})"
         ensure(low >= 0 and high < batch_size, name, expected, f"values from {low} to {high}")
-    return partner
+    return _for_source(partner, source)
 
 
-def sample_seeds(count: int, source: Source = None) -> Tensor:
+def sample_seeds(count: int, source: Source = None) -> Any:
     """Sample (B,) int64 seeds for noise."""
-    return torch.randint(2**62, (count,), **sampling_kwargs(source))
+    return _for_source(torch.randint(2**62, (count,), **sampling_kwargs(source)), source)
 
 
 @contextlib.contextmanager

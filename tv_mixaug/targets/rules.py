@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tv_mixaug.batch.spec import FIELD_RULES, FieldRule, Mix, ParsedBatch, Role, rule_of
+from tv_mixaug.batch.spec import FIELD_RULES, FieldRule, Mix, ParsedBatch, Role
 from tv_mixaug.targets.detection import check_detection, mix_detection
 from tv_mixaug.targets.images import mix_images
 from tv_mixaug.targets.labels import check_label_values, mix_labels
@@ -21,9 +21,10 @@ FIELD_RULES.update(
 def mix_fields(mix: Mix) -> ParsedBatch:
     """Mix each field of a batch by the rule of its role, or of its type."""
     values = list(mix.batch.values)
-    for place in mix.batch.steps:
-        field, value = mix.batch.specs[place], values[place]
-        rule = rule_of(field)
-        # Samples without a rule are not stacked yet.
-        values[place] = rule.mix(value, field, mix) if rule else value.wrap(value.stack())
+    for place, rule in mix.batch.steps:
+        value = values[place]
+        if rule is None:  # samples of something else than images
+            values[place] = value.wrap(value.stack())
+        else:
+            values[place] = rule.mix(value, mix.batch.specs[place], mix)
     return mix.batch._replace(values=values)

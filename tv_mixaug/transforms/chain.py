@@ -197,8 +197,8 @@ class Chain(BatchTransform):
 
 def _without_labels(batch: ParsedBatch) -> ParsedBatch:
     """Leave labels out of the steps of a batch, since a chain sets them at its end."""
-    fields, steps = batch.specs, batch.steps
-    rest = tuple(place for place in steps if fields[place].role is not Role.LABEL)
+    specs, steps = batch.specs, batch.steps
+    rest = tuple(step for step in steps if specs[step[0]].role is not Role.LABEL)
     return batch._replace(steps=rest)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar, Literal
 
-import torch
+import numpy as np
 
 from tv_mixaug import _validation as validation
 from tv_mixaug._validation import checked, ensure, optional
@@ -33,7 +33,8 @@ def sample_holes(rule: Any, batch: ParsedBatch, p: float, source: Source) -> Com
     per_sample, count = rule.mode == "sample", batch.length
     applied = sampling.sample_applied(count, p, per_sample, source)
     if batch.ragged:
-        boxes = torch.cat([rule.sample_boxes(1, size, source) for size in batch.sizes])
+        each = [rule.sample_boxes(1, size, source) for size in batch.ragged]
+        boxes = np.stack([np.reshape(boxes, (-1, 4)) for boxes in each])
     else:
         boxes = rule.sample_boxes(count if per_sample else 1, batch.size, source)
     noise = sampling.sample_seeds(count, source) if isinstance(rule.fill, str) else None
@@ -63,7 +64,7 @@ class Cutout(MixTransform):
         min_visible: Share of a detection object that must stay visible for it to be kept, (0, 1].
 
     Example:
-        >>> import torch
+        >>> import numpy as np
         >>> _ = torch.manual_seed(0)
         >>> images, labels = Cutout(4, num_classes=2)(torch.ones(1, 1, 8, 8), torch.tensor([1]))
         >>> labels.tolist()
@@ -91,13 +92,13 @@ class Cutout(MixTransform):
         return sample_holes(self, batch, p, source)
 
     def sample_boxes(self, count: int, size: tuple[int, ...], source: Source) -> Any:
-        """Sample (count, N, 2 d) int64 boxes with uniform centres."""
+        """Sample N boxes of 2 d ints, or (count, N, 2 d) int64, with uniform centres."""
         wanted: Any = self.size  # checked, so one for each side
         pairs = zip(wanted, size, strict=True)
         sides = [side if isinstance(side, int) else round(side * n) for side, n in pairs]
-        device = sampling.sampling_kwargs(source)["device"]
-        holes = sampling.constants(sides, torch.int64, device).expand(count, self.holes, -1)
-        return sampling.sample_boxes(holes, size, source)
+        if count == 1 and not sampling.is_on_device(source):
+            return [sampling.sample_boxes(sides, size, (), source) for _ in range(self.holes)]
+        return sampling.sample_boxes(sides, size, (count, self.holes), source)
 
 
 @dataclass(eq=False, repr=False)
@@ -124,7 +125,7 @@ class RandomErasing(MixTransform):
         min_visible: Share of a detection object that must stay visible for it to be kept, (0, 1].
 
     Example:
-        >>> import torch
+        >>> import numpy as np
         >>> _ = torch.manual_seed(0)
         >>> erased = RandomErasing(p=1.0)(torch.ones(2, 1, 32, 32))
         >>> shares = (erased == 0).float().mean((1, 2, 3))
@@ -167,8 +168,8 @@ class RandomErasing(MixTransform):
         (low, high), (flat, tall) = self.scale, self.ratio
         share, shape, number = sampling.sample_uniform((3, count, most, TRIES), source)
         area = (low + (high - low) * share) * math.prod(size)
-        number = least + (number[:, :1, :1] * (most - least + 1)).floor()
+        number = least + number[:, :1, :1] * (most - least + 1) // 1
         ratio = flat * (tall / flat) ** shape
         boxes = sampling.sample_inner_boxes(area / number, ratio, size, source)
-        place = torch.arange(most, device=boxes.device)
-        return boxes * (place < number[..., 0])[..., None]
+        place = (share[..., 0] * 0 + 1).cumsum(-1)  # 1, 2, ..., most
+        return boxes * (place <= number[..., 0])[..., None]

@@ -6,8 +6,7 @@ import math
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from tv_mixaug import _validation as validation
 from tv_mixaug._validation import checked, ensure, optional
@@ -121,26 +120,21 @@ class CutMix(MixTransform):
     def sample(self, batch: ParsedBatch, p: float, source: Source) -> CompactPlan:
         """Sample partners, lam and boxes."""
         applied, partner, lam = sample_pairs(self, batch, p, source)
-        boxes: Any
         if batch.ragged:
             lams = [lam] * batch.length if isinstance(lam, float) else lam.tolist()
-            pairs = zip(lams, batch.sizes, strict=True)
-            boxes = [[self.sample_boxes(one, size, source)] for one, size in pairs]
-            boxes = torch.tensor(boxes, device="cpu")
+            pairs = zip(lams, batch.ragged, strict=True)
+            boxes: Any = np.array([[self.sample_boxes(*pair, source)] for pair in pairs])
         else:
             boxes = self.sample_boxes(lam, batch.size, source)
-            is_list = isinstance(boxes, list)
-            boxes = [boxes] if is_list else boxes.reshape(-1, 1, boxes.shape[-1])
+            boxes = [boxes] if isinstance(boxes, list) else boxes.reshape(-1, 1, boxes.shape[-1])
         if self.correct_lam:
-            volumes = box_volumes(boxes)
-            volume = volumes[:, 0] if isinstance(volumes, Tensor) else volumes[0]
+            volumes: Any = box_volumes(boxes)
+            volume = volumes[0] if isinstance(volumes, list) else volumes[:, 0]
             lam = 1 - volume / math.prod(batch.size)
         return make_plan(PASTE, batch.length, applied, partner=partner, lam=lam, boxes=boxes)
 
     def sample_boxes(self, lam: Any, size: tuple[int, ...], source: Source) -> Any:
         """Sample a box for one lam, 2 d ints, or for each of (...): (..., 2 d) int64."""
-        share: Any = (1 - lam) ** (1 / len(size))
-        if isinstance(share, float):
-            return sampling.sample_boxes([round(share * side) for side in size], size, source)
-        sides = share[..., None] * sampling.constants(size, torch.int64, share.device)
-        return sampling.sample_boxes(sides.round(), size, source)
+        share = (1 - lam) ** (1 / len(size))
+        sides = [(share * side + 0.5) // 1 for side in size]
+        return sampling.sample_boxes(sides, size, getattr(lam, "shape", ()), source)

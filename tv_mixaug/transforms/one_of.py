@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch.compiler import assume_constant_result, is_compiling
 
 from tv_mixaug._validation import check_choice, check_shares
@@ -164,7 +165,7 @@ class JointRule(MixTransform):
         merge_options(members)
         point = sample_uniform((batch.length if self.mode == "sample" else 1,), source)
         chosen = sum(point >= end for end in itertools.accumulate(p))
-        chosen = (chosen - (chosen == len(p)) * (len(p) + 1)).expand(batch.length)
+        chosen = torch.as_tensor(chosen - (chosen == len(p)) * (len(p) + 1)).expand(batch.length)
         plans = [rule.sample_plan(batch, rule.p, source) for rule in self.rules]
         ops = tuple(op for op in APPLIED if any(op in plan.ops for plan in plans))
         return compact(choose_plans([plan.plan(chosen.device) for plan in plans], chosen), ops)
