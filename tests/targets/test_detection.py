@@ -318,7 +318,7 @@ def test_a_collate_function_may_zip_samples(kind):
 
 
 def test_a_loader_zips_unequal_samples_and_mixes_them():
-    """Lists of images and targets of unequal sizes are mixed, with a plan of the visible shares."""
+    """Lists of unequal images and their targets are mixed, and the plan has the pixel shares."""
     images, targets = draw_batch(draw_sizes())
     samples = list(zip(map(tv_tensors.Image, images), targets, strict=True))
     either = [Mixup(sizes="overlap"), CutMix(sizes="overlap", min_visible=0.1)]
@@ -348,7 +348,7 @@ class Fixed(Mixup):
 
 @pytest.mark.parametrize("lam", [0.45, 0.5, 0.55])
 def test_mixup_is_that_of_the_detr_family(lam):
-    """For one plan images and targets are those of a plain loop that rolls the batch by one."""
+    """A plan gives the images and targets of a plain loop that rolls the batch by one."""
     images, targets = torch.rand(4, 3, 32, 48), []
     for count in (2, 0, 3, 1):
         centres, sides = torch.rand(count, 2) / 2 + 0.25, torch.rand(count, 2) / 2 + 0.01
@@ -371,7 +371,7 @@ def test_mixup_is_that_of_the_detr_family(lam):
 @KINDS
 @given(st.lists(st.integers(0, 4), min_size=2, max_size=4), st.integers(0, 2**32))
 def test_targets_of_hugging_face_processors_follow(kind, counts, seed):
-    """Entries under Hugging Face's names are mixed as under torchvision's; sizes stay."""
+    """Entries under Hugging Face's names are mixed as under torchvision's, and sizes stay."""
     torch.manual_seed(seed)
     size, scale = (24, 32), torch.tensor([32, 24] * 2)
     labels, targets = [], []
@@ -418,7 +418,7 @@ UNEQUAL = [torch.rand(3, 6, 9), torch.rand(3, 8, 5)]
 @KINDS
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
 def test_overlap_changes_nothing_where_sizes_agree(kind, dtype):
-    """A list of equal images gets the same bits and the same plan with either choice."""
+    """A list of equal images gives the same bits and plan with sizes="equal" and "overlap"."""
     images = list((torch.rand(4, 3, 9, 7) * 255).to(dtype))
     results = []
     for sizes in ("equal", "overlap"):

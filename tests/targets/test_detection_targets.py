@@ -79,7 +79,7 @@ def make_boxes(xyxy, style, dtype, size):
 
 
 def fill(rectangles, size, scale=1):
-    """Draw each of (N, 4) rectangles on a picture of its own."""
+    """Draw each rectangle on its own picture."""
     pictures = torch.zeros(len(rectangles), size[0] * scale, size[1] * scale, dtype=torch.bool)
     for picture, rectangle in zip(pictures, rectangles, strict=True):
         x1, y1, x2, y2 = (int(edge * scale) for edge in rectangle)
@@ -95,7 +95,7 @@ def bounds(picture, scale=1):
 
 
 def brute(target, hidden, size, min_visible):
-    """Return {id: (corners, area)} of the objects that stay, cell by cell."""
+    """Find the objects that stay on a raster, as {id: (corners, area)}."""
     hidden = hidden.repeat_interleave(FINE, 0).repeat_interleave(FINE, 1)
     found = {}
     pictures = fill(corners(target["boxes"]), size, FINE)
@@ -107,7 +107,7 @@ def brute(target, hidden, size, min_visible):
 
 
 def result(target):
-    """Return {id: (corners, area)} of a mixed target."""
+    """Return the objects of a mixed target, as {id: (corners, area)}."""
     names, areas = target["id"].tolist(), target["area"].tolist()
     return dict(zip(names, zip(corners(target["boxes"]).tolist(), areas, strict=True), strict=True))
 
@@ -169,7 +169,7 @@ def batches(draw, masks=None):
 
 
 def assert_aligned(mixed, own, size):
-    """Assert that entries describe the same objects, inside the image, and the original image."""
+    """Assert that entries match their objects, boxes lie inside and image entries stay."""
     names = mixed["id"]
     for key in ("image_id", "orig_size", "path", "depth"):
         if key in own:
@@ -236,7 +236,7 @@ def test_masks_of_any_shape_count_their_pixels(data, min_visible):
 
 @given(batches(), st.data())
 def test_keypoints_stay_where_their_object_is_visible(batch, data):
-    """A keypoint is visible after CutMix exactly if it was, and its pixel is its image's."""
+    """A keypoint is visible after CutMix exactly if it was before and its pixel is visible."""
     targets, size = batch
     box = data.draw(rectangles(size, low=0))
     patch = fill([box], size)[0]
@@ -258,7 +258,7 @@ def test_keypoints_stay_where_their_object_is_visible(batch, data):
 
 @given(batches(), st.floats(0, 1, width=32))
 def test_mixup_keeps_every_object_of_weight(batch, lam):
-    """Mixup concatenates both images' objects, with the exact weight of their image."""
+    """Mixup concatenates the objects of both images, each with the exact weight of its image."""
     targets, size = batch
     before = copy.deepcopy(targets)
     for own, partner in itertools.pairwise(targets):
@@ -342,7 +342,7 @@ def test_area_is_scaled_by_the_visible_share(area, expected):
 
 
 def test_area_of_a_visible_object_keeps_its_last_bit():
-    """The area of an object that is not hidden stays, though x * a / a need not be x."""
+    """The area of a visible object stays bit for bit, though x * a / a need not equal x."""
     area = torch.linspace(0.1, 0.9, 64, dtype=torch.float64)
     assert not torch.equal(area * 49 / 49, area)
     own = {"boxes": torch.tensor([[0, 0, 7, 7]] * 64), "area": area}
@@ -350,9 +350,10 @@ def test_area_of_a_visible_object_keeps_its_last_bit():
 
 
 def test_an_object_with_an_empty_mask_is_judged_by_its_box():
-    """Objects too small for a pixel of mask are kept or dropped by their box."""
-    boxes = [[0.5, 0.5, 0.75, 0.75], [3.5, 1.0, 4.25, 2.0], [5.0, 5.0, 5.5, 5.5]]
-    own = {"boxes": torch.tensor(boxes), "masks": torch.zeros(3, 8, 8, dtype=torch.bool)}
+    """Objects without a pixel of mask are kept or dropped by their box, others by their mask."""
+    boxes = [[0.5, 0.5, 0.75, 0.75], [3.5, 1.0, 4.25, 2.0], [5.0, 5.0, 5.5, 5.5], [3, 3, 8, 8]]
+    own = {"boxes": torch.tensor(boxes), "masks": torch.zeros(4, 8, 8, dtype=torch.bool)}
+    own["masks"][3, 3, 3] = True
     mixed = cutout_objects(own, [0, 0, 4, 4], (8, 8), 0.5)
     assert mixed["boxes"].tolist() == [[5.0, 5.0, 5.5, 5.5]]
 
@@ -427,7 +428,8 @@ def test_an_image_without_objects_does_not_decide_the_types(empty_first):
         "masks": tv_tensors.Mask(fill([[0, 0, 4, 4]], (8, 8))),
         "image_id": 1,
     }
-    empty = {"boxes": torch.zeros(0, 4), "labels": torch.tensor([]), "image_id": 0}
+    wrong = {"labels": torch.tensor([]), "masks": torch.zeros(0, 3)}
+    empty = {"boxes": torch.zeros(0, 4), **wrong, "image_id": 0}
     check_objects([full, empty], (8, 8))
     own, partner = (empty, full) if empty_first else (full, empty)
     box = [0, 0, 4, 4] if empty_first else [4, 4, 8, 8]
@@ -465,6 +467,7 @@ UNFIT = [
     (two({"boxes": GOOD > 2}), TypeError, r"\[1\]\['boxes'\] must be .* got torch.bool"),
     (two({"boxes": GOOD[0]}), ValueError, r"\[1\]\['boxes'\] must be \(N, 4\), got \(4,\)"),
     (two({"boxes": GOOD[:, :3]}), ValueError, r"must be \(N, 4\), got \(2, 3\)"),
+    (two({"boxes": torch.ones(2, 5)}), ValueError, r"must be \(N, 4\), got \(2, 5\)"),
     (two({"boxes": GOOD.to("meta")}), ValueError, r"\['boxes'\] must be a dense tensor"),
     (two({"boxes": GOOD.to_sparse()}), ValueError, r"\['boxes'\] must be a dense tensor"),
     (two({"labels": [1, 2]}), TypeError, r"\[1\]\['labels'\] must be a tensor"),
@@ -521,7 +524,7 @@ def test_targets_that_cannot_be_mixed_are_refused(targets, error, text):
 
 @given(st.sampled_from(FORMATS), st.integers(0, 7), st.data())
 def test_degenerate_boxes_are_refused_by_name(style, row, data):
-    """One box without area, outside or not finite is named with its image and its row."""
+    """A box without area, outside the image or not finite is named with its image and row."""
     empty = [[2, 2, 2, 6], [2, 6, 4, 6], [5, 2, 3, 6]]
     outside = [[8, 0, 9, 4], [-4, 0, 0, 4]]
     endless = [[1, 1, float("nan"), 4], [1, 1, float("inf"), 4]]
@@ -559,7 +562,7 @@ def rewrite(boxes, box_format, size, back=False):
 @pytest.mark.parametrize("box_format", detection.BOX_FORMATS)
 @given(batches(), st.data(), st.floats(0.05, 1))
 def test_a_plain_format_changes_only_the_numbers(box_format, batch, data, min_visible):
-    """Mixing and then converting boxes is converting them and then mixing, on each target."""
+    """Mixing commutes with the conversion of boxes, on each target."""
     targets, size = batch
     dtype = data.draw(st.sampled_from([torch.float32, torch.float64]))
     box = data.draw(rectangles(size, low=0))
@@ -666,7 +669,7 @@ REFUSED = {
 
 
 def carry(name, count, first):
-    """Return a target of numbered objects with an entry of a kind."""
+    """Return a target of numbered objects with an entry from a table."""
     at = torch.arange(first, first + count)
     low = at[:, None] % 5 + torch.tensor([[0, 1]])
     if name in FOLLOWS:
@@ -684,7 +687,7 @@ def carry(name, count, first):
     st.integers(0, 2**32),
 )
 def test_every_entry_follows_its_objects_or_is_refused(name, kind, counts, seed):
-    """An entry of any kind goes with its object or stays with its image, or its place is named."""
+    """An entry follows its object, stays with its image, or is refused with its place."""
     torch.manual_seed(seed)
     targets = [carry(name, n, sum(counts[:i])) for i, n in enumerate(counts)]
     images = torch.rand(len(counts), 3, 16, 16)

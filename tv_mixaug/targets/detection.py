@@ -1,9 +1,8 @@
 """Detection targets: apply a plan to the objects of each image.
 
-A target is a mapping as in torchvision's detection references or Hugging Face's image processors:
-``boxes``, entries with a row per object (``labels``, ``masks``, ``area``, ...) and entries of the
-image (``image_id``, ...). A plan's boxes hide the original's objects inside them and the partner's
-objects outside them; the visible objects of both images are concatenated.
+A target is a mapping of ``boxes``, entries with a row per object (``labels``, ``masks``, ...) and
+entries of the image (``image_id``, ...). A plan's boxes hide the original's objects inside them and
+the partner's objects outside them; the visible objects of both images are concatenated.
 """
 
 from __future__ import annotations
@@ -75,21 +74,22 @@ def mix_objects(
 ) -> list[dict[str, Any]]:
     """Apply a plan to the objects of each image.
 
-    The area of an object is the number of its mask's pixels, or its box's area without a mask. If
-    less than ``min_visible`` of it is visible, the object is dropped. Otherwise its box shrinks to
-    the bounding rectangle of the visible part, hidden pixels of ``masks`` become 0 and ``area`` is
-    scaled by the visible share. Hidden keypoints get visibility 0, or false in
-    ``keypoints_visible``. Images of different sizes are aligned at the upper left corner.
+    An object's area is that of its mask, or of its box without a mask. The object is dropped if
+    less than ``min_visible`` of its area is visible. Otherwise its box shrinks to the bounding
+    rectangle of the visible part, hidden mask pixels become 0 and ``area`` is scaled. Hidden
+    keypoints get visibility 0 or false. Images of unequal size are aligned at the upper left.
 
     Args:
-        targets, sizes, box_format: As accepted by :func:`check_objects`.
+        targets: One target per image, as accepted by :func:`check_objects`.
         plan: Plan on the CPU, with boxes inside both images.
+        sizes: Height and width of each image in pixels.
         min_visible: Share of its area in (0, 1] that an object must keep.
+        box_format: Format of boxes in plain tensors.
 
     Returns:
-        New dicts, with ``keypoints_visible`` (N, K) for keypoints without visibility, and with
-        ``mix_weight`` (N,) float32: the mean weight of the object's image over its visible pixels,
-        times the weight that it had. Objects of weight 0 are dropped.
+        New dicts with ``keypoints_visible`` (N, K) for keypoints without a third column, and with
+        ``mix_weight`` (N,) float32: the mean weight of the image over the object's visible pixels,
+        times an earlier weight. Objects of weight 0 are dropped.
 
     Example:
         >>> targets = [{"boxes": torch.tensor([[0, 0, 8, 4]])}]
@@ -100,26 +100,26 @@ def mix_objects(
     """
     mixed = []
     rows = zip(plan.op.tolist(), plan.partner.tolist(), plan.lam.tolist(), plan.boxes, strict=True)
-    for row, (op, other, lam, boxes) in enumerate(rows):
-        size, other_size = sizes[row], sizes[other]
-        original, partner = _complete(targets[row]), _complete(targets[other])
+    for row, (op, partner, lam, boxes) in enumerate(rows):
+        size, partner_size = sizes[row], sizes[partner]
+        kept, added = _complete(targets[row]), _complete(targets[partner])
         cut = functools.partial(_cut, canvas=size, box_format=box_format, min_visible=min_visible)
-        if other == row and op != plans.FILL:
+        if partner == row and op != plans.FILL:
             op = plans.NONE  # an image mixed with itself does not change
         if op in (plans.FILL, plans.PASTE):
-            original = cut(original, (boxes, False), size)
+            kept = cut(kept, (boxes, False), size)
         if op == plans.PASTE:
-            original = _concatenate(original, cut(partner, (boxes, True), other_size))
+            kept = _concatenate(kept, cut(added, (boxes, True), partner_size))
         if op == plans.BLEND:
-            weight: float | Tensor = plans.inner_lam(lam, size, other_size)
-            partner = _weigh(partner, 1 - weight)
-            if size != other_size:
-                overlap = boxes.new_tensor([[0, 0, *map(min, size[::-1], other_size[::-1])]])
-                _, _, area, outside, _ = _measure(original, (overlap, False), size, box_format)
+            weight: float | Tensor = plans.inner_lam(lam, size, partner_size)
+            added = _weigh(added, 1 - weight)
+            if size != partner_size:
+                overlap = boxes.new_tensor([[0, 0, *map(min, size[::-1], partner_size[::-1])]])
+                _, _, area, outside, _ = _measure(kept, (overlap, False), size, box_format)
                 weight = weight + (1 - weight) * outside / area
-                partner = cut(partner, (overlap, True), other_size)
-            original = _concatenate(_weigh(original, weight), partner)
-        mixed.append(original)
+                added = cut(added, (overlap, True), partner_size)
+            kept = _concatenate(_weigh(kept, weight), added)
+        mixed.append(kept)
     return mixed
 
 
