@@ -466,7 +466,7 @@ def test_unequal_images_are_written_to_only_in_place():
     [
         (
             {"a": UNEQUAL, "b": UNEQUAL[::-1]},
-            r"lists of the same sizes \(\(6, 9\), \(8, 5\)\), .* at \['b'\]",
+            r"lists of sizes \(\(6, 9\), \(8, 5\)\), .* at \['b'\]",
         ),
         ({"a": UNEQUAL, "b": torch.rand(2, 3, 6, 9)}, r"other sizes or a mask at \['b'\]"),
         (

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -97,17 +98,18 @@ def apply_plan(
     if not plan.ops or (fill is None and plan.only == FILL):
         return source.stack() if isinstance(source, LazyStack) else source
     job = _Job(plan, fill, axes, channel_axis, source.ndim)
-    large = source.is_cpu and not kernels.is_small(source)
-    noisy = plan.only == FILL and isinstance(fill, str)
+    large, noisy = not kernels.is_small(source), plan.only == FILL and isinstance(fill, str)
+    alike = plan.only is not None and not noisy  # so that pieces of the batch are mixed at once
     if isinstance(source, Tensor):
         differentiable = source.requires_grad and torch.is_grad_enabled()
-        if not plan.known or differentiable or (not large and (noisy or plan.only is None)):
+        if not plan.known or differentiable or not (source.is_cpu or alike):
             mixed = job.mix_tensors(source)
             return source.copy_(mixed) if inplace else mixed
-    one_box = not (isinstance(plan.boxes, Tensor) or noisy)
-    rolls = plan.only == FILL or plan.shift is not None
-    by_row = lazy or (source.is_cpu and (large or plan.only != BLEND) and not (one_box and rolls))
-    as_block = plan.only != BLEND and one_box and not by_row
+    rolls = plan.only == FILL or plan.shift is not None or not source.is_cpu
+    one_box = plan.only != BLEND and not isinstance(plan.boxes, Tensor)
+    as_block = alike and one_box and rolls and not lazy
+    together = plan.only == BLEND and not large
+    by_row = lazy or (source.is_cpu and not (as_block or together))
     overwrites = plan.only == BLEND or not (by_row or as_block)
     if isinstance(source, LazyStack):
         out: Tensor = source.empty() if overwrites else source.stack()
@@ -347,32 +349,54 @@ class _Job:
 
     def mix_rows(self, out: Tensor, originals: Tensor | list[Tensor]) -> None:
         """Write a batch row by row; indexing arrays takes a tenth of the time of tensors."""
-        plan, partner = self.plan, self.plan.partners().tolist()
-        if BLEND in plan.ops:
-            self.blend_rows(out, originals, partner)
-        if PASTE in plan.ops:
-            targets, sources = _as_array(out), _as_array(originals)
-            kept = []
-            for row, _, region in self.regions(PASTE):
-                patch = sources[partner[row]][region]
-                if originals is out:
-                    kept.append((targets[row], region, patch.copy()))
-                else:
-                    targets[row][region] = patch
-            for target, region, patch in kept:
-                target[region] = patch
+        plan = self.plan
+        if plan.mixes:
+            partner = plan.of_partners(np.arange(plan.count)).tolist()
+            if BLEND in plan.ops:
+                self.blend_rows(out, originals, partner)
+            if PASTE in plan.ops:
+                self.paste_rows(out, originals, partner)
         if FILL in plan.ops and isinstance(self.fill, str):
-            places = self.noise_places(out)
-            seeds = [0] * len(out) if plan.noise is None else plan.noise.tolist()
-            for row, number, region in self.regions(FILL):
-                numbers = places if self.fill == "color" else places[region]
-                seed = torch.tensor(seeds[row] + number, device="cpu")
-                out[row][region] = kernels.noise(seed, numbers, out.dtype)
+            self.noise_rows(out)
         elif FILL in plan.ops and self.fill is not None:
             value = kernels.fill_tensor(self.fill, out, self.channel_axis)
-            targets, values = _as_array(out), _as_array(value.expand_as(out))
+            values = _as_array(value.expand_as(out) if value.ndim else value)
+            targets = _as_array(out)
             for row, _, region in self.regions(FILL):
-                targets[row][region] = values[row][region]
+                targets[row][region] = values[row][region] if value.ndim else values
+
+    def noise_rows(self, out: Tensor) -> None:
+        """Fill boxes with noise, which is generated for several small boxes at once."""
+        places, targets = self.noise_places(out).numpy(), _as_array(out)
+        places = np.broadcast_to(places, out.shape[1:])
+        seeds = [0] * len(out) if self.plan.noise is None else self.plan.noise.tolist()
+        cuts = [
+            (targets[row], region, seeds[row] + number, places[region])
+            for row, number, region in self.regions(FILL)
+        ]
+        step = max(1, kernels.SMALL_SAMPLE // max(places.size, 1))
+        for part in (cuts[start : start + step] for start in range(0, len(cuts), step)):
+            counts = [numbers.size for *_, numbers in part]
+            flat = np.concatenate([numbers.ravel() for *_, numbers in part])
+            each: Any = [seed for *_, seed, _ in part]
+            each = torch.as_tensor(np.repeat(each, counts) if len(each) > 1 else each)
+            values = kernels.noise(each, torch.from_numpy(flat), out.dtype)
+            split = np.split(_as_array(values), np.cumsum(counts)[:-1])
+            for (target, region, _, numbers), one in zip(part, split, strict=True):
+                target[region] = one.reshape(numbers.shape)
+
+    def paste_rows(self, out: Tensor, originals: Tensor | list[Tensor], partner: list[int]) -> None:
+        """Paste row by row; in place, all patches are taken before the first is written."""
+        targets, sources = _as_array(out), _as_array(originals)
+        kept = []
+        for row, _, region in self.regions(PASTE):
+            patch = sources[partner[row]][region]
+            if originals is out:
+                kept.append((targets[row], region, patch.copy()))
+            else:
+                targets[row][region] = patch
+        for target, region, patch in kept:
+            target[region] = patch
 
     def blend_rows(self, out: Tensor, originals: Tensor | list[Tensor], partner: list[int]) -> None:
         """Blend row by row, each before its partner, whose pixels are then in the cache."""
@@ -380,10 +404,8 @@ class _Job:
         lam = self.plan.lam
         lams = lam.tolist() if isinstance(lam, Tensor) else [lam] * len(samples)
         # In place, a sample is kept until all samples that it is the partner of have read it.
-        readers, kept = (
-            Counter(partner[row] for row in rows if partner[row] != row),
-            dict[int, Tensor](),
-        )
+        readers = Counter(partner[row] for row in rows if partner[row] != row)
+        kept: dict[int, Tensor] = {}
         for row in _by_partner(rows, partner):
             readers[partner[row]] -= 1
             if originals is out and readers[row] > 0:

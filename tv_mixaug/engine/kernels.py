@@ -306,9 +306,9 @@ def check_fits(name: str, value: float | Sequence[float], dtype: torch.dtype) ->
         info = torch.iinfo(dtype) if whole else torch.finfo(dtype)
         low, high = info.min, info.max
     values = value if isinstance(value, (list, tuple)) else (value,)
-    fits = all(low <= one <= high and (one == int(one) or not whole) for one in values)
-    limits = f"an integer in [{low:.0f}, {high:.0f}]" if whole else f"within ±{high}"
-    ensure(fits, name, f"{limits} for {_short(dtype)}", value)
+    if not all(low <= one <= high and (one == int(one) or not whole) for one in values):
+        limits = f"an integer in [{low:.0f}, {high:.0f}]" if whole else f"within ±{high}"
+        raise ValueError(f"{name} must be {limits} for {_short(dtype)}, got {value}.")
 
 
 def check_tensor(name: str, value: Any) -> None:

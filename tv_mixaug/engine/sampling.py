@@ -126,9 +126,9 @@ def sample_boxes(
     low, high = [], []
     for side, full, centre in zip(sides, size, centres, strict=True):
         start = (centre * full - (side / 2 - 0.5)) // 1
-        end = start + side
         low.append(start * (start > 0))
-        high.append(end - (end - full) * (end > full))
+        over = start + side - full
+        high.append(full + over * (over < 0))
     return join_corners(low, high)
 
 
@@ -166,7 +166,9 @@ def join_corners(low: Sequence[Any], high: Sequence[Any]) -> Any:
     ends = [*low[::-1], *high[::-1]]
     if isinstance(ends[0], Tensor):
         return torch.stack(ends, -1).to(torch.int64)
-    return np.stack(ends, -1).astype(np.int64) if np.ndim(ends[0]) else list(map(int, ends))
+    if isinstance(ends[0], np.ndarray):
+        return np.array(ends, np.int64).transpose(*range(1, ends[0].ndim + 1), 0)
+    return list(map(int, ends))
 
 
 def sample_partner(
