@@ -15,10 +15,10 @@ import torch
 from helpers.loading import Numbers, Telling, ask_in_process, make
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SequentialSampler
 
-from tv_mixaug.loading.loader_frames import is_starting_worker
+
 from tv_mixaug.loading.batch_index import BatchIndex
 
-AGAIN = r"begins epoch 0 again .* `collate_fn.set_epoch\(epoch\)`"
+AGAIN = r"epoch 0 was started twice .* `collate_fn.set_epoch\(epoch\)`"
 
 
 class Ask:
@@ -43,7 +43,7 @@ def test_batches_are_numbered_from_zero_in_every_epoch():
     """The main process numbers batches anew in each epoch."""
     loader = DataLoader(range(10), 2, collate_fn=Ask())
     for epoch in range(2):
-        loader.collate_fn.numbering.restart(epoch)
+        loader.collate_fn.numbering.set_epoch(epoch)
         assert [found[0] for found in loader] == [(number, 0) for number in range(5)]
 
 
@@ -54,7 +54,7 @@ def test_workers_find_the_number_of_the_loader():
             range(10), 2, collate_fn=Ask(), num_workers=2, persistent_workers=persistent
         )
         for epoch in range(2):
-            loader.collate_fn.numbering.restart(epoch)
+            loader.collate_fn.numbering.set_epoch(epoch)
             assert [found[0] for found in loader] == [(number, 0) for number in range(5)]
 
 
@@ -69,7 +69,7 @@ def test_a_new_epoch_begins_its_calls_anew():
     """After a break in the first batch the next epoch's first call is the first again."""
     loader = DataLoader(range(4), 2, collate_fn=Ask())
     for epoch in range(3):
-        loader.collate_fn.numbering.restart(epoch)
+        loader.collate_fn.numbering.set_epoch(epoch)
         assert next(iter(loader)) == [(0, 0)]
 
 
@@ -84,7 +84,7 @@ def test_calls_without_a_loader_are_counted():
     """Outside of any loader the calls are counted until the count is restarted."""
     numbering = BatchIndex()
     assert [numbering.find() for _ in range(3)] == [(0, -1, 0), (0, -1, 1), (0, -1, 2)]
-    numbering.restart(0)
+    numbering.set_epoch(0)
     assert numbering.find() == (0, -1, 0)
 
 
@@ -95,7 +95,7 @@ def test_the_nearest_loader_counts():
     class Outer(IterableDataset):
         def __iter__(self):
             for epoch in range(2):
-                inner.collate_fn.numbering.restart(epoch)
+                inner.collate_fn.numbering.set_epoch(epoch)
                 yield list(inner)
 
     found = list(DataLoader(Outer(), batch_size=None))
@@ -166,7 +166,7 @@ def test_an_epoch_that_begins_again_is_warned_of_once(options):
 def test_one_call_before_all_epochs_is_warned_of(options):
     """It does not help to set the epoch once, before the first one."""
     ask = Ask()
-    ask.numbering.restart(0)
+    ask.numbering.set_epoch(0)
     loader = DataLoader(range(10), 2, collate_fn=ask, **options)
     begin(loader)
     expect_warning(loader)
@@ -179,12 +179,12 @@ def test_who_sets_the_epoch_is_not_warned(options):
     loader, validation = (DataLoader(range(n), 2, collate_fn=ask, **options) for n in (10, 6))
     begin(validation)
     for epoch in range(2):
-        ask.numbering.restart(epoch)
+        ask.numbering.set_epoch(epoch)
         begin(loader)
         iter(loader)  # and no batch is taken
         begin(validation)
         begin(validation)
-    ask.numbering.restart(0)
+    ask.numbering.set_epoch(0)
     begin(loader)
     begin(loader)
 
@@ -205,7 +205,7 @@ def test_a_look_at_the_first_batch_is_not_warned_of():
     loader = DataLoader(range(10), 2, collate_fn=ask)
     begin(loader)
     for epoch in range(2):
-        ask.numbering.restart(epoch)
+        ask.numbering.set_epoch(epoch)
         begin(loader)
 
 
@@ -225,16 +225,16 @@ def test_a_loader_that_was_begun_too_early_is_not_warned_of():
     """What persistent workers begin before the epoch is set, and nobody takes, does not count."""
     ask = Ask()
     loader = DataLoader(Slow(), 2, collate_fn=ask, num_workers=1, persistent_workers=True)
-    ask.numbering.restart(0)
+    ask.numbering.set_epoch(0)
     iter(loader)
-    ask.numbering.restart(1)  # before the worker asks for its number
+    ask.numbering.set_epoch(1)  # before the worker asks for its number
     begin(loader)
 
 
 def test_a_start_that_is_noted_while_the_epoch_is_set_is_not_warned_of():
     """A worker that looks before set_epoch and notes a start after it undoes nothing of it."""
     numbering = BatchIndex()
-    numbering.restart(0)
+    numbering.set_epoch(0)
     marks = numbering._mark
 
     class Late:
@@ -244,7 +244,7 @@ def test_a_start_that_is_noted_while_the_epoch_is_set_is_not_warned_of():
             def read():
                 values = getattr(marks, name)()
                 numbering._mark = marks
-                numbering.restart(1)
+                numbering.set_epoch(1)
                 return values
 
             return read
@@ -262,7 +262,7 @@ def test_workers_that_are_not_forked_warn_too():
     loader = DataLoader(Numbers(), 2, collate_fn=Telling(), **options)
     said = ["".join(text for _, texts, _ in loader for text in texts) for _ in range(3)]
     assert said[0] == said[2] == ""
-    assert said[1].count("begins epoch 0 again") == 1
+    assert said[1].count("epoch 0 was started twice") == 1
 
 
 def test_without_a_seed_nothing_repeats():
@@ -281,16 +281,16 @@ def test_numbers_begin_at_the_first_batch(workers):
     ask = Ask()
     rest = list(BatchSampler(SequentialSampler(range(10)), 2, drop_last=False))[3:]
     loader = DataLoader(range(10), batch_sampler=rest, collate_fn=ask, num_workers=workers)
-    ask.numbering.restart(4, first_batch=3)
+    ask.numbering.set_epoch(4, first_batch=3)
     assert [found[0] for found in loader] == [(3, 0), (4, 0)]
-    ask.numbering.restart(5)
+    ask.numbering.set_epoch(5)
     assert [found[0] for found in loader] == [(0, 0), (1, 0)]
 
 
 def test_calls_begin_at_the_first_batch():
     """Outside of any loader the count of calls begins there."""
     numbering = BatchIndex()
-    numbering.restart(1, first_batch=7)
+    numbering.set_epoch(1, first_batch=7)
     assert [numbering.find() for _ in range(2)] == [(1, -1, 7), (1, -1, 8)]
 
 
@@ -300,7 +300,7 @@ def test_numbers_beyond_the_range_are_refused(name, number):
     """What does not fit the memory that workers share is refused, and nothing is changed."""
     numbering = BatchIndex(3)
     with pytest.raises(ValueError, match=rf"{name} must be >= 0 and below 2\*\*63, got {number}"):
-        numbering.restart(**{"epoch": 1, name: number})
+        numbering.set_epoch(**{"epoch": 1, name: number})
     assert numbering.epoch == 3
 
 
@@ -310,16 +310,16 @@ def test_other_kinds_of_numbers_are_refused(name, number):
     """Only integers count, and bools are none."""
     numbering = BatchIndex(3)
     with pytest.raises(TypeError, match=f"{name} must be an int, got"):
-        numbering.restart(**{"epoch": 1, name: number})
+        numbering.set_epoch(**{"epoch": 1, name: number})
     assert numbering.epoch == 3
 
 
 def test_integers_of_numpy_are_taken():
     """NumPy's integers mean what Python's do, up to the end of the range."""
     numbering = BatchIndex()
-    numbering.restart(np.int64(2), np.uint8(5))
+    numbering.set_epoch(np.int64(2), np.uint8(5))
     assert numbering.find() == (2, -1, 5)
-    numbering.restart(2**63 - 1)
+    numbering.set_epoch(2**63 - 1)
     assert numbering.epoch == 2**63 - 1
 
 

@@ -389,8 +389,6 @@ def test_a_copy_is_independent_and_alike(copied):
     other.set_epoch(5)
     assert collate_fn.p == [0.75, 0.25]
     assert collate_fn.epoch == 4
-    assert other._p._rows.is_shared()
-    assert other._numbering._shared._rows.is_shared()
 
 
 def test_a_copy_learns_its_rank_where_it_is(monkeypatch):

@@ -381,7 +381,7 @@ def test_a_registered_type_is_collated_by_its_function(registry, kind, key):
     """A type that is registered late, alone or with others, counts, and so do its subclasses."""
     samples = [kind(torch.rand(3, 8, 8), n) for n in range(4)]
     mix = make_collate_fn(Cutout(num_classes=5))
-    with pytest.raises(TypeError, match=f"got test_as_default_collate.{kind.__name__}"):
+    with pytest.raises(TypeError, match=f"got test_default_collate.{kind.__name__}"):
         mix(samples)
     registry[key] = stack_pictures
     assert alike(plain(samples), default_collate(samples))

@@ -72,7 +72,7 @@ def test_blocks_are_used_again(expected):
             assert same(batch, expected[epoch][place])
             assert is_lent(batch[0])
             addresses.add(batch[0].data_ptr())
-    assert len(addresses) <= 6 < memory.RING_BLOCKS < 2 * len(loader)
+    assert len(addresses) <= 6 < memory.POOL_BLOCKS < 2 * len(loader)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -175,7 +175,7 @@ def test_errors_in_a_worker_do_not_use_up_blocks():
         except StopIteration:
             break
     assert errors == 20
-    assert len(addresses) <= memory.RING_BLOCKS
+    assert len(addresses) <= memory.POOL_BLOCKS
 
 
 def run(*command):
@@ -232,7 +232,7 @@ def test_workers_that_are_not_forked_use_blocks_again(expected):
             if epoch == 0 and place < 3:
                 kept.append(batch)
     assert same(kept, expected[0][:3])
-    assert len(addresses) <= memory.RING_BLOCKS + 1
+    assert len(addresses) <= memory.POOL_BLOCKS + 1
 
 
 def test_two_loaders_with_one_collate_function(expected):
@@ -347,10 +347,10 @@ def test_small_blocks_that_are_kept_do_not_end_the_gain():
     collate_fn = make_collate_fn(Mixup(num_classes=CLASSES), p=0.0, reuse_memory=True)
     kept = []
     for place, (images, _) in enumerate(DataLoader(data, 2, collate_fn=collate_fn, num_workers=1)):
-        if place < memory.RING_BLOCKS + 4:
+        if place < memory.POOL_BLOCKS + 4:
             kept.append(images)
     assert is_lent(images)
-    assert blocks_received() <= memory.RING_BLOCKS
+    assert blocks_received() <= memory.POOL_BLOCKS
     for place, images in enumerate(kept):
         assert images.amin() == 2 * place
         assert images.amax() == 2 * place + 1
@@ -367,7 +367,7 @@ def test_blocks_follow_the_size_of_the_batches(sides):
         sizes = [
             len(block.memory) for found in memory._received.values() for block in found.values()
         ]
-        assert len(sizes) <= memory.RING_BLOCKS
+        assert len(sizes) <= memory.POOL_BLOCKS
     assert lent == len(data) // 2
     assert len(images.untyped_storage().block.memory) <= 2 * images.nbytes + 2
 

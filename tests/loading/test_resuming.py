@@ -114,7 +114,7 @@ def test_an_epoch_left_at_any_place(kind, workers, persistent, in_order):
         persistent_workers=persistent, in_order=in_order,
     )  # fmt: skip
     for epoch, place in enumerate([*range(0, BATCHES, 1 if persistent else 2), None]):
-        ask.numbering.restart(epoch)
+        ask.numbering.set_epoch(epoch)
         check(found := list(itertools.islice(loader, place)), kind, workers, epoch)
     assert len(found) == BATCHES
 
@@ -135,7 +135,7 @@ def test_an_epoch_resumed_at_any_place(kind, workers, persistent, in_order):
         )  # fmt: skip
 
     loader = make()
-    loader.collate_fn.numbering.restart(3)
+    loader.collate_fn.numbering.set_epoch(3)
     iterator, states, before = iter(loader), [copy.deepcopy(loader.state_dict())], []
     for batch in iterator:
         before.append(batch)
@@ -147,7 +147,7 @@ def test_an_epoch_resumed_at_any_place(kind, workers, persistent, in_order):
     for place, state in enumerate(states):
         ended = place == BATCHES + 1
         ask, resumed = Ask(), make()
-        ask.numbering.restart(3 + ended)
+        ask.numbering.set_epoch(3 + ended)
         resumed.collate_fn = ask
         resumed.load_state_dict(state)
         rest = list(resumed)
@@ -157,7 +157,7 @@ def test_an_epoch_resumed_at_any_place(kind, workers, persistent, in_order):
         elif not ended:  # which worker gave what is unknown: others get numbers beyond
             given = {(*samples, found) for samples, found in before[:place] + rest}
             assert len({found for *_, found in given}) == len(given)
-        ask.numbering.restart(4 + ended)
+        ask.numbering.set_epoch(4 + ended)
         check(following := list(resumed), kind, workers, 4 + ended)
         assert len(following) == BATCHES
 
@@ -169,7 +169,7 @@ def test_a_worker_whose_stream_ends_early_shifts_no_number():
         loader = DataLoader(
             Stream(few=1), 1, collate_fn=ask, num_workers=2, prefetch_factor=prefetch
         )
-        ask.numbering.restart(prefetch)
+        ask.numbering.set_epoch(prefetch)
         numbers = {samples[0]: found[1] for samples, found in loader}
         assert numbers == {0: 0, 1: 1, 2: 2, 4: 4, 6: 6}
 
