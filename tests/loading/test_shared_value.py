@@ -1,4 +1,4 @@
-"""Test that what is set while others read arrives whole: p, the epoch and its first batch."""
+"""Test that readers of shared numbers never see half of a change."""
 
 import copy
 import pickle
@@ -11,23 +11,23 @@ from helpers.loading import make
 from tv_mixaug.loading.batch_index import BatchIndex
 from tv_mixaug.loading.shared_value import SharedValue
 
-WIDTH = 4096  # so wide that a change takes a while
+WIDTH = 4096  # a change of so many numbers takes a while
 
 
 def read(shared, ready, ended, answer):
-    """Read until it has ended, and answer with the number of reads and of halves."""
-    reads, halves, seen = 0, 0, set()
+    """Read until the event, and answer with the number of reads, torn reads and values."""
+    reads, torn, seen = 0, 0, set()
     ready.set()
     while not ended.is_set():
         values = shared.get()
-        reads, halves = reads + 1, halves + (len(set(values)) > 1)
+        reads, torn = reads + 1, torn + (len(set(values)) > 1)
         seen.add(values[0])
-    answer.put((reads, halves, len(seen)))
+    answer.put((reads, torn, len(seen)))
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_another_process_never_sees_half_a_change():
-    """While all numbers are changed again and again, whoever reads them finds them alike."""
+    """A reader in a forked process finds all numbers alike while they change again and again."""
     fork = torch.multiprocessing.get_context("fork")
     shared = SharedValue([0.0] * WIDTH, "d")
     ready, ended, answer = fork.Event(), fork.Event(), fork.SimpleQueue()
@@ -37,19 +37,19 @@ def test_another_process_never_sees_half_a_change():
     for change in range(1500):
         shared.set([change / 1500] * WIDTH)
     ended.set()
-    reads, halves, seen = answer.get()
+    reads, torn, seen = answer.get()
     reader.join()
-    assert halves == 0
+    assert torn == 0
     assert min(reads, seen) > 5
 
 
-def test_a_change_between_two_looks_is_read_again(monkeypatch):
-    """What was written to while it was read is not believed."""
+def test_numbers_that_change_during_a_read_are_read_again(monkeypatch):
+    """A read during which the numbers changed twice is not returned."""
     shared = SharedValue([1.0, 1.0], "d")
     memory, changes = shared._memory, [[2.0, 2.0], [3.0, 3.0], [4.0, 4.0]]
 
     class Interrupted:
-        """The memory, of which each look at the rows sees what is half written by changes."""
+        """The memory; while all of it is read, both rows change."""
 
         def __len__(self):
             return len(memory)
@@ -70,7 +70,7 @@ def test_a_change_between_two_looks_is_read_again(monkeypatch):
 
 
 def test_changes_from_several_threads_stay_whole():
-    """Threads that set at once do not mix what they set."""
+    """Threads that set values at the same time do not mix their numbers."""
     shared = SharedValue([0.0] * 512, "d")
 
     def change(number):
@@ -87,30 +87,37 @@ def test_changes_from_several_threads_stay_whole():
     assert shared._memory[0] == 600
 
 
-@pytest.mark.parametrize("values", [0.25, [0.5], [0.1, 0.7]])
-def test_numbers_and_lists_come_back_as_they_were_set(values):
-    """A number stays a number, a list a list, in copies too, which share nothing."""
-    shared = SharedValue(values, "d")
-    assert shared.get() == values
+def test_a_change_that_fails_changes_nothing():
+    """After a list of a wrong length the old numbers are still valid."""
+    shared = SharedValue([0.5, 0.25], "d")
+    with pytest.raises(ValueError, match="sequence of same size"):
+        shared.set([0.5])
+    assert shared.get() == [0.5, 0.25]
+
+
+@pytest.mark.parametrize("value", [0.25, [0.5], [0.1, 0.7]])
+def test_values_keep_their_form_and_copies_share_nothing(value):
+    """A number stays a number and a list a list; a copy does not follow the original."""
+    shared = SharedValue(value, "d")
+    assert shared.get() == value
     for other in (copy.copy(shared), copy.deepcopy(shared), pickle.loads(pickle.dumps(shared))):  # noqa: S301
-        shared.set(0.0 if isinstance(values, float) else [0.0] * len(values))
-        assert other.get() == values
-        shared.set(values)
+        shared.set([0.0] * len(value) if isinstance(value, list) else 0.0)
+        assert other.get() == value
+        shared.set(value)
 
 
 def test_the_whole_range_of_epochs_is_kept():
-    """Epochs and first batches are whole numbers of 64 bits, and change together."""
-    numbering = BatchIndex()
+    """Epoch and first batch are integers of 64 bits and change together."""
+    batch_index = BatchIndex()
     for epoch, first in ((2**63 - 1, 5), (3, 2**62 + 1)):
-        numbering.set_epoch(epoch, first)
-        assert numbering.find() == (epoch, -1, first)
+        batch_index.set_epoch(epoch, first)
+        assert batch_index.find() == (epoch, -1, first)
 
 
-def test_p_is_read_once_for_a_batch(monkeypatch):
-    """A batch is mixed by one p, although another one may be set meanwhile."""
-    collate_fn = make(p=[0.0, 1.0])
-    looks = []
+def test_p_is_read_once_for_each_batch(monkeypatch):
+    """One batch is mixed with one p, even if another p is set in the meantime."""
+    collate_fn, reads = make(p=[0.0, 1.0]), []
     whole = collate_fn._p.get
-    monkeypatch.setattr(collate_fn._p, "get", lambda: looks.append(1) or whole())
+    monkeypatch.setattr(collate_fn._p, "get", lambda: reads.append(1) or whole())
     collate_fn([(torch.rand(3, 4, 4), 1)] * 2)
-    assert len(looks) == 1
+    assert len(reads) == 1

@@ -45,9 +45,9 @@ class SharedValue:
         """Change all numbers at once; only the process that made them may do this."""
         row = value if self._is_list else [value]
         with _write_lock:
-            count = int(self._memory[0]) + 1
-            start = 1 + len(row) * (count % 2)
-            self._memory[start : start + len(row)] = row
+            count, width = int(self._memory[0]) + 1, len(self._memory) // 2
+            start = 1 + width * (count % 2)
+            self._memory[start : start + width] = row
             self._memory[0] = count
 
     def __reduce__(self) -> tuple[Any, ...]:
