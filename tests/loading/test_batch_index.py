@@ -50,6 +50,8 @@ def test_calls_outside_a_loader_are_counted():
     assert batch_index.find() == (0, -1, 0)
     batch_index.set_epoch(1, first_batch=7)
     assert [batch_index.find() for _ in range(2)] == [(1, -1, 7), (1, -1, 8)]
+    batch_index.set_epoch(2**63 - 1, 2**62 + 1)
+    assert batch_index.find() == (2**63 - 1, -1, 2**62 + 1)
 
 
 def test_the_innermost_loader_counts():
@@ -92,9 +94,6 @@ def test_frames_are_found_by_a_name_and_a_variable():
     assert ask(7)[1]["number"] == 7
     iterator = Iterator([1])
     assert iterator.inner.found[1]["self"] is iterator.again[1]["self"] is iterator
-
-
-# --- Epochs that start twice --------------------------------------------------------------------
 
 
 TWICE = r"epoch 0 was started twice .* `collate_fn.set_epoch\(epoch\)`"
@@ -198,9 +197,6 @@ def test_without_a_seed_an_epoch_may_start_twice():
         next(iter(loader))
 
 
-# --- Epochs and first batches -------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("workers", [0, 2])
 def test_indices_start_at_the_first_batch(workers):
     """A loader that leaves batches out, as Accelerate's, continues with the epoch's indices."""
@@ -229,9 +225,6 @@ def test_wrong_numbers_are_refused(name, number, error, text):
     with pytest.raises(error, match=f"{name} {text}"):
         batch_index.set_epoch(**{"epoch": 1, name: number})
     assert batch_index.epoch == 3
-
-
-# --- Threads and processes ----------------------------------------------------------------------
 
 
 def run_threads(*calls):
@@ -312,18 +305,3 @@ def test_a_function_that_a_process_makes_counts_its_calls():
     """Made in the process of a pool, as the warning advises, it does not warn."""
     with multiprocessing.get_context("fork").Pool(1) as pool:
         assert pool.apply(find_and_warn) == ((0, -1, 0), [])
-
-
-@pytest.mark.parametrize("method", ["thread", "process"])
-@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_nodes_never_get_the_same_plan(method):
-    """torchdata.nodes calls from threads or processes, and all plans differ."""
-    nodes = pytest.importorskip("torchdata.nodes")
-    collate_fn, pictures = make(), Pictures()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # its processes inherit this
-        batches = nodes.Batcher(nodes.SamplerWrapper(SequentialSampler(range(24))), 4)
-        load = nodes.ParallelMapper(batches, lambda batch: [pictures[n] for n in batch], 0)
-        mixed = nodes.ParallelMapper(load, collate_fn, num_workers=2, method=method)
-        found = [str(tuple(batch[-1])) for batch in nodes.Loader(mixed)]
-    assert len(found) == len(set(found)) == 6

@@ -44,14 +44,6 @@ class Marked(torch.Tensor):
     """A tensor of a class of its own."""
 
 
-class Named(dict):
-    """A dict with an attribute, and an argument that it needs."""
-
-    def __init__(self, name, **items):
-        super().__init__(**items)
-        self.name = name
-
-
 class Sealed(collections.abc.Mapping):
     """An immutable mapping that cannot be made from its items alone."""
 
@@ -129,7 +121,7 @@ MAPPINGS = [dict, OrderedDict, UserDict, types.MappingProxyType, ChainMap]
 CONTAINERS = [
     *[[kind([1, "a"]), kind([2, "b"])] for kind in SEQUENCES],
     *[[kind({"a": 1, "b": 2.0}), kind({"a": 3, "b": 4.0})] for kind in MAPPINGS],
-    [Named("n", a=1), Named("m", a=2)], [defaultdict(list, a=1), defaultdict(list, a=2)],
+    [defaultdict(list, a=1), defaultdict(list, a=2)],
     [[], []], [(), ()], [{}, {}], [Nothing(), Nothing()], [[1, 2], (3, 4)],
     [[[1], [2, 3]], [[4], [5, 6]]], [torch.Size([1, 2]), torch.Size([3, 4])],
     [Point(1, [2]), Point(3, [4])], [Sample(torch.rand(2), 1), Sample(torch.rand(2), 2)],
@@ -206,7 +198,7 @@ def test_unusual_tensors(name, number):
     [
         ([np.zeros(2), np.zeros(2, np.float32)], "one kind, got .*float32 and .*float64; convert"),
         ([torch.ones(2), torch.ones(2).half()], "one kind, got .*float16 and .*float32; convert"),
-        ([np.zeros(2), np.zeros(3)], r"got \[2\] at .* \[3\] at .*; resize .* that pads"),
+        ([np.zeros(2), np.zeros(3)], r"got \[2\] at .* \[3\] at .*; resize.* that pads"),
         (
             [torch.ones(2), torch.empty(2, device="meta")],
             "stacked, got others .*meta.*; .* convert",
@@ -281,9 +273,6 @@ def test_no_sample_is_asked_for_a_key_that_it_lacks():
     assert samples == [{"a": 1, "b": 2}, {"a": 1, "c": 2}]
 
 
-# --- Types that are registered with torch -------------------------------------------------------
-
-
 @dataclass
 class Picture:
     """A picture of a class that torch does not know."""
@@ -355,8 +344,6 @@ def test_a_registered_tv_tensor_is_accepted_outside_targets(registry):
     assert same(plain([(boxes, 1)] * 2), [[boxes, boxes], torch.tensor([1, 1])])
 
 
-# --- Random samples -----------------------------------------------------------------------------
-
 NUMBERS = st.integers(-9, 9)
 SHAPES = st.lists(st.integers(0, 3), max_size=3).map(tuple)
 DTYPES = ("bool", "uint8", "int16", "int64", "float16", "float32", "float64", "complex64")
@@ -427,9 +414,6 @@ def test_workers_make_the_same():
     found = list(DataLoader(SENT, 1, collate_fn=collate_one, num_workers=1, timeout=60))
     for samples, batch in zip(SENT, found, strict=True):
         assert same(batch, default_collate(samples)), samples
-
-
-# --- What differs from torch --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("size", [2, 160])

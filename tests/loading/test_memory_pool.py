@@ -51,15 +51,11 @@ def is_in_block(images):
 
 
 def bytes_of(value):
-    """Return the bytes of a tensor, array, memory view, storage or DLPack capsule."""
     if type(value).__name__ == "PyCapsule":
         value = torch.utils.dlpack.from_dlpack(value)
     if isinstance(value, torch.UntypedStorage):
         value = torch.tensor([], dtype=torch.uint8).set_(value)
     return bytes(memoryview(value.contiguous().numpy() if torch.is_tensor(value) else value))
-
-
-# --- What the loop keeps ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("method", ["fork", pytest.param("forkserver", marks=pytest.mark.slow)])
@@ -76,14 +72,6 @@ def test_blocks_are_reused(expected, method):
                 kept.append(batch)
     assert same(kept, expected[0][:3])
     assert len(addresses) <= 6 + 3 < memory_pool.POOL_BLOCKS < 2 * len(loader)
-
-
-@pytest.mark.parametrize("workers", [1, 2])
-@pytest.mark.parametrize("persistent", [False, True])
-def test_batches_that_are_kept_are_not_overwritten(expected, workers, persistent):
-    """All batches of two epochs, kept in a list, stay what they were."""
-    options = {"num_workers": workers, "persistent_workers": persistent}
-    assert same(epochs(make(), 2, Pictures(COUNT, SIZE), **options), expected)
 
 
 KEEPERS = {
@@ -170,26 +158,17 @@ def test_breaks_and_errors_in_the_loop(expected, persistent):
     assert all(same(*pair) for pair in kept)
 
 
-class Failing(Pictures):
-    """Pictures; some have a label that is out of range."""
-
-    def __getitem__(self, index):
-        image, label, number = super().__getitem__(index)
-        return image, 99 if index % 8 == 3 else label, number
-
-
 def test_errors_in_a_worker_do_not_use_up_blocks():
     """Batches that the transform refuses leave their blocks for the next ones."""
-    iterator = iter(DataLoader(Failing(160, SIZE), 4, collate_fn=make(), num_workers=1))
-    errors, addresses = 0, set()
-    while True:
-        try:
+    samples = [(one, 99 if n % 8 == 3 else label, n) for one, label, n in Pictures(160, SIZE)]
+    iterator = iter(DataLoader(samples, 4, collate_fn=make(), num_workers=1))
+    addresses = set()
+    for place in range(40):
+        if place % 2 == 0:
+            with pytest.raises(ValueError, match="got 99"):
+                next(iterator)
+        else:
             addresses.add(next(iterator)[0].data_ptr())
-        except ValueError:
-            errors += 1
-        except StopIteration:
-            break
-    assert errors == 20
     assert len(addresses) <= memory_pool.POOL_BLOCKS
 
 
@@ -223,41 +202,22 @@ def test_a_killed_worker_harms_no_batch(expected):
     assert is_next
 
 
-def test_several_loaders_with_one_function(expected):
-    """Two interleaved loaders with one function and a third with a copy do not disturb another."""
-    collate_fn = make()
-    functions = [collate_fn, collate_fn, copy.deepcopy(collate_fn)]
-    together = zip(*map(loader_of, functions), strict=True)
-    kept = [tuple(batch[0][1:] for batch in batches) for batches in together]
-    for place, views in enumerate(kept):
-        assert all(torch.equal(view, expected[0][place][0][1:]) for view in views)
-
-
-# --- When blocks are made and dropped -----------------------------------------------------------
-
-
 @pytest.mark.parametrize("persistent", [False, True])
-def test_blocks_are_dropped_with_the_loader(persistent):
-    """When the loader is gone, so are its blocks, but not a batch that is kept."""
-    before = len(blocks())
-    loader = loader_of(persistent_workers=persistent)
+def test_blocks_are_dropped_with_the_workers(persistent):
+    """When the loader is gone, or its epoch without persistent workers, so are its blocks."""
+    gc.collect()  # of earlier loaders
+    before, loader = len(blocks()), loader_of(persistent_workers=persistent)
+    kept = [batch[0] for batch in loader]
+    values = [images.clone() for images in kept]
+    assert (len(blocks()) > before) == persistent
+    loader.collate_fn.set_epoch(1)
     iterator = iter(loader)
-    kept = next(iterator)[0]
-    value = kept.clone()
+    next(iterator)
     assert len(blocks()) > before
     del loader, iterator
     gc.collect()
     assert len(blocks()) <= before
-    assert torch.equal(kept, value)
-
-
-def test_blocks_of_a_loop_that_has_ended_are_dropped():
-    """Without persistent workers the blocks end with the epoch, although the loader lives on."""
-    before, loader = len(blocks()), loader_of(persistent_workers=False)
-    for batch in loader:
-        assert len(blocks()) > before
-        assert is_in_block(batch[0])
-    assert len(blocks()) == before
+    assert same(kept, values)
 
 
 def own_collate(samples):
@@ -347,30 +307,13 @@ def test_blocks_follow_the_size_of_the_batches(sides):
     assert len(images.untyped_storage().block.memory) <= 2 * images.nbytes + 2
 
 
-class Remade:
-    """Make the function again in each epoch, in the worker, as a user's wrapper might."""
-
-    def __call__(self, samples):
-        """Return the images, and the bytes of shared memory that the worker has mapped."""
-        if samples[0][2] == 0:
-            self.collate_fn = make()
-        images, *_ = self.collate_fn(samples)
-        status = Path("/proc/self/status").read_text()
-        return images, int(status.split("RssShmem:")[1].split()[0]) << 10
-
-
-@linux
 def test_functions_that_are_remade_in_a_worker_share_its_blocks():
-    """A persistent worker that makes the function again in each epoch needs no more blocks."""
-    before, loader, seen = len(blocks()), loader_of(Remade()), []
-    for _ in range(6):
-        seen += [(len(blocks()) - before, mapped) for _, mapped in loader]
-    counts, mapped = zip(*seen, strict=True)
-    assert max(counts) <= 6
-    assert max(mapped) <= max(mapped[: len(loader)]) + (1 << 20)
-
-
-# --- A user's function around the collate function ----------------------------------------------
+    """A worker that makes the function again for each batch needs no more blocks."""
+    before = len(blocks())
+    loader = loader_of(lambda samples: make()(samples), multiprocessing_context="fork")
+    for _ in range(3):
+        for _ in loader:
+            assert len(blocks()) - before <= 6
 
 
 class Around:
@@ -459,29 +402,15 @@ def test_a_function_around_the_collate_function_sees_no_difference(name):
     assert found[0][0][0].requires_grad == found[1][0][0].requires_grad
 
 
-class Typed(Pictures):
-    """Pictures and masks with the types of tv_tensors."""
-
-    def __getitem__(self, index):
-        image, label, _ = super().__getitem__(index)
-        return tv_tensors.Image(image), tv_tensors.Mask(image), label
-
-
-def name_types(samples):
-    batch = make_collate_fn(torch.nn.Identity())(samples)
-    return batch, [type(part).__name__ for part in batch]
-
-
-def test_tv_tensors_keep_their_types_in_blocks():
-    """Images and masks lie in blocks, and have their types in both processes."""
-    for batch, names in DataLoader(Typed(COUNT, SIZE), 4, collate_fn=name_types, num_workers=1):
-        assert names == ["Image", "Mask", "Tensor"] == [type(part).__name__ for part in batch]
-        assert torch.equal(batch[0].as_subclass(torch.Tensor), batch[1].as_subclass(torch.Tensor))
-        assert is_in_block(batch[0])
-        assert is_in_block(batch[1])
-
-
-# --- Other processes ----------------------------------------------------------------------------
+def test_tv_tensors_lie_in_blocks_with_their_types():
+    """Images and masks that are not mixed come back with their types."""
+    samples = [(tv_tensors.Image(one), tv_tensors.Mask(one)) for one, *_ in Pictures(8, SIZE)]
+    collate_fn = make_collate_fn(torch.nn.Identity())
+    for images, masks in DataLoader(samples, 4, collate_fn=collate_fn, num_workers=1):
+        assert (type(images), type(masks)) == (tv_tensors.Image, tv_tensors.Mask)
+        assert is_in_block(images)
+        assert is_in_block(masks)
+        assert torch.equal(images.as_subclass(torch.Tensor), masks.as_subclass(torch.Tensor))
 
 
 def total(images):
@@ -527,8 +456,8 @@ def fork_and(function):
     os.close(writing)
 
     def answer():
-        found = os.read(reading, 1)
-        os.close(reading)
+        with open(reading, "rb") as pipe:
+            found = pipe.read()
         os.waitpid(child, 0)
         return found
 
@@ -555,12 +484,10 @@ def test_a_forked_child_may_go_on_reading(expected):
     """A batch that a forked child still reads is not overwritten when the parent drops it."""
     wanted = expected[0][0][0].numpy().tobytes()
     iterator = iter(loader_of())
-    batch = next(iterator)
+    held = [next(iterator)[0].numpy()]  # not a tensor: torch's threads do not survive a fork
     go, gone = os.pipe()
-    held = [batch[0].numpy()]  # not a tensor: torch's threads do not survive a fork
     answer = fork_and(lambda: os.read(go, 1) and held[0].tobytes() == wanted)
     held.clear()
-    del batch
     for place, later in enumerate(iterator, start=1):
         assert same(later, expected[0][place])
     os.write(gone, b"1")
@@ -569,26 +496,8 @@ def test_a_forked_child_may_go_on_reading(expected):
     os.close(gone)
 
 
-# --- Nothing leaks ------------------------------------------------------------------------------
-
-
-class Many(Dataset):
-    """Many samples that take no time to make."""
-
-    image = torch.rand(3, SIZE, SIZE)
-
-    def __init__(self, batches):
-        self.batches = batches
-
-    def __len__(self):
-        return 2 * self.batches
-
-    def __getitem__(self, index):
-        return self.image, index % CLASSES
-
-
 def count_resources():
-    """Count open files, segments of shared memory, blocks, and bytes of resident memory."""
+    """Return open files, segments of shared memory, blocks, and bytes of resident memory."""
     gc.collect()
     files, segments = (len(os.listdir(folder)) for folder in ("/proc/self/fd", "/dev/shm"))  # noqa: S108
     resident = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
@@ -602,7 +511,8 @@ def test_nothing_leaks(persistent, count):
     """Open files, segments, blocks and resident memory are flat, for example over 1,000 batches."""
     collate_fn = make_collate_fn([Mixup(num_classes=5), CutMix(num_classes=5)])
     options = {"num_workers": 2, "persistent_workers": persistent}
-    loader = DataLoader(Many(count), 2, collate_fn=collate_fn, **options)
+    samples = [(torch.rand(3, SIZE, SIZE), 1)] * (2 * count)
+    loader = DataLoader(samples, 2, collate_fn=collate_fn, **options)
     seen, last = [], None
     for _ in range(4):
         for batch in loader:
@@ -614,25 +524,19 @@ def test_nothing_leaks(persistent, count):
     assert seen[3][3] < seen[1][3] + (8 << 20)  # the batches of two epochs have 73 or 6 MiB
 
 
-SOAK = Path(__file__).parents[2] / "docs" / "benchmarks" / "soak_reuse_memory.py"
 SMALL_SHM = ["unshare", "-m", "sh", "-c", 'mount -t tmpfs -o size=64m tmpfs /dev/shm && "$0" "$@"']
-
-
-def run(*command):
-    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
-    return subprocess.run(  # noqa: S603  # our own scripts
-        command, env={**os.environ, "PYTHONPATH": path},
-        capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
 
 
 @linux
 @pytest.mark.slow
 def test_a_short_soak_with_little_shared_memory():
     """Batches kept in every way stay, where possible with a /dev/shm of 64 MB."""
-    soak = [sys.executable, str(SOAK), "--batches", "100", "--kept", "24", "--rounds", "1"]
-    may_mount = bool(shutil.which("unshare")) and run(*SMALL_SHM, "true").returncode == 0
-    found = run(*SMALL_SHM, *soak) if may_mount else run(*soak)
+    script = Path(__file__).parents[2] / "docs" / "benchmarks" / "soak_reuse_memory.py"
+    soak = [sys.executable, script, "--batches", "100", "--kept", "24", "--rounds", "1"]
+    options = {"capture_output": True, "text": True, "timeout": 120, "check": False}
+    options["env"] = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    may_mount = shutil.which("unshare") and not subprocess.run([*SMALL_SHM, "true"]).returncode  # noqa: S603
+    found = subprocess.run([*SMALL_SHM, *soak] if may_mount else soak, **options)  # noqa: S603
     assert found.returncode == 0, found.stdout + found.stderr
-    assert ("/dev/shm of 64 MB" in found.stdout) == may_mount  # noqa: S108
+    assert ("/dev/shm of 64 MB" in found.stdout) == bool(may_mount)  # noqa: S108
     assert found.stdout.count("ok    ") >= 6

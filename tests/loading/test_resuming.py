@@ -21,18 +21,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:'set_vital' is deprecated")  # t
 KINDS = {"map": range, "stream": lambda n: Stream(range(n))}
 KINDS["stateful stream"] = lambda n: StatefulStream(range(n))
 EACH_KIND = pytest.mark.parametrize("kind", KINDS)
-EACH_WAY = pytest.mark.parametrize(
-    ("workers", "persistent", "in_order"),
-    [
-        (0, False, True),
-        (1, False, True),
-        (1, True, True),
-        (2, False, True),
-        (2, True, True),
-        (2, True, False),
-    ],
-    ids=lambda value: str(int(value)),
-)
+WAYS = [(0, 0, 1), (1, 0, 1), (1, 1, 1), (2, 0, 1), (2, 1, 1), (2, 1, 0)]
+EACH_WAY = pytest.mark.parametrize(("workers", "persistent", "in_order"), WAYS)
 
 
 @pytest.fixture
@@ -64,7 +54,7 @@ def test_an_epoch_that_is_left_at_any_batch(kind, workers, persistent, in_order)
     ask = Ask()
     loader = DataLoader(
         KINDS[kind](COUNT), SIZE, collate_fn=ask, num_workers=workers,
-        persistent_workers=persistent, in_order=in_order,
+        persistent_workers=bool(persistent), in_order=bool(in_order),
     )  # fmt: skip
     for epoch, place in enumerate([*range(0, BATCHES, 1 if persistent else 2), None]):
         ask.batch_index.set_epoch(epoch)
@@ -81,7 +71,7 @@ def test_an_epoch_that_is_resumed_at_any_batch(stateful, kind, workers, persiste
     def load(epoch):
         loader = stateful(
             KINDS[kind](COUNT), SIZE, collate_fn=Ask(), num_workers=workers,
-            persistent_workers=persistent, in_order=in_order,
+            persistent_workers=bool(persistent), in_order=bool(in_order),
         )  # fmt: skip
         loader.collate_fn.batch_index.set_epoch(epoch)
         return loader

@@ -8,21 +8,20 @@ import pytest
 import torch
 from helpers.loading import make
 
-from tv_mixaug.loading.batch_index import BatchIndex
 from tv_mixaug.loading.shared_value import SharedValue
 
 WIDTH = 4096  # a change of so many numbers takes a while
 
 
 def read(shared, ready, ended, answer):
-    """Read until the event, and answer with the number of reads, torn reads and values."""
-    reads, torn, seen = 0, 0, set()
+    """Read until the event, and answer with all values of reads and the number of torn reads."""
+    seen, torn = [], 0
     ready.set()
     while not ended.is_set():
         values = shared.get()
-        reads, torn = reads + 1, torn + (len(set(values)) > 1)
-        seen.add(values[0])
-    answer.put((reads, torn, len(seen)))
+        torn += len(set(values)) > 1
+        seen.append(values[0])
+    answer.put((len(set(seen)), torn))
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
@@ -37,10 +36,10 @@ def test_another_process_never_sees_half_a_change():
     for change in range(1500):
         shared.set([change / 1500] * WIDTH)
     ended.set()
-    reads, torn, seen = answer.get()
+    seen, torn = answer.get()
     reader.join()
     assert torn == 0
-    assert min(reads, seen) > 5
+    assert seen > 5
 
 
 def test_numbers_that_change_during_a_read_are_read_again(monkeypatch):
@@ -104,14 +103,6 @@ def test_values_keep_their_form_and_copies_share_nothing(value):
         shared.set([0.0] * len(value) if isinstance(value, list) else 0.0)
         assert other.get() == value
         shared.set(value)
-
-
-def test_the_whole_range_of_epochs_is_kept():
-    """Epoch and first batch are integers of 64 bits and change together."""
-    batch_index = BatchIndex()
-    for epoch, first in ((2**63 - 1, 5), (3, 2**62 + 1)):
-        batch_index.set_epoch(epoch, first)
-        assert batch_index.find() == (epoch, -1, first)
 
 
 def test_p_is_read_once_for_each_batch(monkeypatch):
