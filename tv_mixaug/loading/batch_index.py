@@ -7,8 +7,8 @@ index, so it is read from these frames of torch and torchdata:
 
 * ``_worker_loop`` in a worker: ``idx``, the index, and ``fetcher``, a new object for each epoch.
 * ``_next_data`` in the main process: ``self``, the iterator.
-* ``__init__`` of the iterator, which is on the stack while a worker is pickled and, in a forked
-  worker, ever after: ``self``, and ``next_iter_state`` if a StatefulDataLoader resumes.
+* ``__init__`` of the iterator, while it pickles a worker, and in a forked worker at any time:
+  ``self``, and ``next_iter_state`` if a StatefulDataLoader resumes.
 * ``load_state_dict`` in the main process, while a StatefulDataLoader skips batches of a stream.
 
 If there is no such frame, calls are counted.
@@ -49,14 +49,14 @@ def find_frame(**marks: str) -> tuple[str, dict[str, Any]]:
 
 
 class _Epoch:
-    """What this process has counted in one epoch of one loader."""
+    """The batches and calls that this process has counted in one epoch of one loader."""
 
     def __init__(self, skipped: int) -> None:
-        # The loader does not count the skipped batches, because it resumes behind them.
+        # A loader that resumes does not count the batches that it has skipped.
         self.skipped, self.last, self.batches, self.calls = skipped, -1, 0, 0
 
     def count(self, batch: int) -> int:
-        """Return the number of calls before for the same batch."""
+        """Return the number of earlier calls for a batch; pipelines may collate by themselves."""
         self.calls += 1
         if batch != self.last:
             self.last, self.calls, self.batches = batch, 0, self.batches + 1
@@ -67,11 +67,10 @@ class BatchIndex:
     """Find the epoch and the index of the batch that a collate function is called for."""
 
     def __init__(self, epoch: int = 0, first_batch: int = 0) -> None:
-        # The third number is 0 before the first call of set_epoch, 2 once that was called between
-        # two starts of an epoch, and 1 otherwise.
+        # The third number is 1 after a call of set_epoch, and 2 if a start or a call preceded it.
         self._epoch = SharedValue([epoch, first_batch, 0], "q")
-        # The loader that has started an epoch. The process that starts one writes only this number,
-        # and set_epoch only the others, so neither undoes a change by the other.
+        # The loader that has started an epoch. A process that starts one writes only this number,
+        # and set_epoch writes only the others, so neither undoes a change by the other.
         self._loader = share_numbers("q", [0])
         self._own_epoch = epoch  # not shared: a worker keeps the epoch in which it was started
         self._own_start: tuple[int, int | None] | None = None
@@ -80,7 +79,7 @@ class BatchIndex:
         self._calls_outside = itertools.count()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Share memory with a process that is being spawned; otherwise make a copy."""
+        """Share memory with a process that is being spawned; copy the epoch otherwise."""
         state: dict[str, Any] = {"_home": self._home}
         if get_spawning_popen() is None:
             return BatchIndex, tuple(self._epoch.get()[:2]), state
@@ -101,10 +100,7 @@ class BatchIndex:
         self._own_epoch, self._calls_outside = int(epoch), itertools.count()
 
     def find(self) -> tuple[int, int, int]:
-        """Return the epoch, the index of the batch, and how many calls the batch has had before.
-
-        Only a pipeline that collates by itself calls more than once for a batch of the loader.
-        """
+        """Return the epoch, the index of the batch, and the number of earlier calls for it."""
         epoch, first_batch, _ = self._epoch.get()
         function, variables = find_frame(_worker_loop="idx", _next_data="_num_yielded")
         if function:
@@ -138,8 +134,7 @@ class BatchIndex:
         calls, info = counts.count(index), get_worker_info()
         if info is None or info.num_workers == 1 or not isinstance(info.dataset, IterableDataset):
             return index + counts.skipped, calls
-        # The streams of workers end at different times, and the loader's index depends on when it
-        # learns of an end. The number of batches that each worker has given does not.
+        # The loader's index depends on when it learns that a worker's stream has ended.
         before = counts.batches - 1 - (info.id - counts.skipped) // info.num_workers
         return before * info.num_workers + info.id, calls
 
@@ -147,7 +142,7 @@ class BatchIndex:
         counts = self._counts.get(iterator)
         if counts is None:
             resuming = find_frame(load_state_dict="state_dict")[1]
-            # While an iterator reads a stream again, it counts on from the saved number.
+            # An iterator that reads a stream again counts its batches on top of the saved number.
             again = resuming["state_dict"] if resuming.get("self") is iterator else {}
             counts = self._counts[iterator] = _Epoch(-int(again.get("_sampler_iter_yielded", 0)))
         # torchdata's iterator counts a batch when it is drawn, torch's when it is returned.
@@ -175,7 +170,7 @@ def _identify(iterator: Any, process: int) -> int:
 
 
 def _describe_start(process: int) -> tuple[int, int | None] | None:
-    """Return which loader of ``process`` starts this worker, and the batches that a resume skips."""
+    """Return the loader of ``process`` that starts a worker, and the batches that it skips."""
     variables = find_frame(__init__="_index_queues")[1]
     if not variables:
         return None
@@ -189,8 +184,7 @@ def _describe_start(process: int) -> tuple[int, int | None] | None:
         return loader, 0  # the next epoch begins, or the streams are read again from their start
     drawn, yielded = snapshot["_main_snapshot"]["_sampler_iter_yielded"], snapshot["_snapshot_step"]
     if is_stream and not (drawn == yielded and iterator._in_order):
-        # The workers did not take turns, so nobody knows how many batches each has given. The epoch
-        # continues with indices that no batch has had.
+        # It is unknown what each worker has given, so the epoch continues with new indices.
         return loader, yielded * len(workers)
     return loader, drawn
 

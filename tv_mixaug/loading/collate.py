@@ -59,8 +59,7 @@ def make_collate_fn(
 
     Example:
         >>> from tv_mixaug import CutMix, Mixup
-        >>> transforms = [Mixup(0.2, num_classes=3), CutMix(num_classes=3)]
-        >>> collate = make_collate_fn(transforms, p=[0.4, 0.4])
+        >>> collate = make_collate_fn([Mixup(num_classes=3), CutMix(num_classes=3)], [0.4, 0.4])
         >>> images, labels = collate([(torch.rand(3, 8, 8), 0), (torch.rand(3, 8, 8), 2)])
         >>> images.shape, labels.shape
         (torch.Size([2, 3, 8, 8]), torch.Size([2, 3]))
@@ -71,9 +70,9 @@ def make_collate_fn(
 class CollateFn:
     """Collate samples and mix them; made by :func:`make_collate_fn`.
 
-    With ``seed=``, mixes still change with the number of workers of an iterable data set, which
-    deals its samples itself, and with the order of calls outside a DataLoader. Every epoch has the
-    same mixes unless :meth:`set_epoch` is called, as with ``DistributedSampler``.
+    With ``seed=``, mixes still depend on the number of workers of an iterable data set, which deals
+    its samples itself, and on the order of calls outside a DataLoader. Every epoch has the same
+    mixes unless :meth:`set_epoch` is called, as with ``DistributedSampler``.
 
     Make the function in each training process: processes that are forked or spawned with it share
     its ``p`` and epoch. Mixes cannot be reproduced in a process that neither made the function nor
@@ -110,7 +109,7 @@ class CollateFn:
         self._batch_index = BatchIndex()
 
     def __call__(self, samples: Sequence[Any]) -> Any:
-        """Collate a list of samples, each a tuple or mapping of an image, a label and so on."""
+        """Collate a list of samples, each a tuple or mapping of an image and other fields."""
         if torch.compiler.is_compiling():
             raise TypeError("a collate function cannot be compiled; compile its transform.")
         if not isinstance(samples, (list, tuple)):
@@ -123,10 +122,10 @@ class CollateFn:
         if self.collate_fn is None:
             batch = collate_samples(samples, allocate, lazy=isinstance(transform, MixTransform))
         else:
-            # The generator is copied, so that the mixes do not depend on who collates.
+            # A copy of the generator, so that the mixes do not depend on the collate function.
             with seeded_global_rng(generator and generator.clone_state()):
                 batch = self.collate_fn(samples)
-        # Not in place, since a user's function may return the data set's own memory.
+        # Not in place, because a user's function may return the data set's own memory.
         batch, recipe = transform.run(batch, p, How(False, generator, allocate))
         return _add_plan(batch, recipe.plan()) if self.record and recipe else batch
 
@@ -155,8 +154,8 @@ class CollateFn:
 
         Args:
             epoch: The epoch, >= 0.
-            first_batch: The index of the loader's first batch, >= 0. Give it if a loader resumes an
-                epoch without the batches before, as after Accelerate's ``skip_first_batches``. A
+            first_batch: The index of the loader's first batch, >= 0, if an epoch is resumed by a
+                loader that leaves batches out, as Accelerate's ``skip_first_batches`` does. A
                 ``StatefulDataLoader`` does not need it.
         """
         self._batch_index.set_epoch(epoch, first_batch)
@@ -164,8 +163,8 @@ class CollateFn:
     def for_validation(self) -> CollateFn:
         """Return a function for the validation loader, which collates alike and never mixes.
 
-        Its batches have the types and the label format, label smoothing included, of unmixed ones of
-        this function. Other steps of a ``Chain`` are still applied.
+        Its batches have the types and label format of those that this function leaves unmixed,
+        label smoothing included. Other steps of a ``Chain`` are still applied.
 
         Raises:
             ValueError: If no transform of this package gives unmixed labels their format.
@@ -187,7 +186,7 @@ class CollateFn:
         return plain
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return the state; its copies share memory only with a process that is being spawned."""
+        """Return the state of a copy, which shares memory only if a process is being spawned."""
         shared = {"_p": copy.copy(self._p), "_batch_index": copy.copy(self._batch_index)}
         is_starting_worker = find_frame(__init__="_index_queues")[0]  # which cannot find its rank
         rank = self._find_rank() if is_starting_worker else self.rank

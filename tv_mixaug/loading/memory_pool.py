@@ -1,12 +1,11 @@
-"""Shared memory that the batches of a worker reuse.
+"""Reuse the shared memory of batches that a worker has sent.
 
-A batch from a worker lies in shared memory, and fresh pages of shared memory cost more time than
-mixing does. A worker therefore keeps a pool of blocks, and writes into a block again once neither
-the worker nor the main process holds the last tensor in it. A process knows that from the tensor's
-storage, which every view, array or DLPack capsule of the tensor keeps alive. The storage keeps the
-block mapped, because an array may point into it even after torch has moved the tensor's data.
-
-A block is an anonymous file of Linux and takes no space in ``/dev/shm``, which is often small.
+Fresh pages of shared memory cost more time than mixing. A worker therefore keeps a pool of blocks,
+and writes into a block again once neither the worker nor the main process holds the last tensor in
+it. A process knows that from the tensor's storage, which every view, array or DLPack capsule of the
+tensor keeps alive. The storage in turn keeps the block mapped, because an array may point into the
+block even after torch has moved the tensor's data. A block is an anonymous file of Linux and takes
+no space in ``/dev/shm``, which is often small.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from torchvision.tv_tensors import Image, Mask, Video
 from tv_mixaug.engine.apply import Allocate
 from tv_mixaug.loading.batch_index import find_frame
 
-# For three tensors of each batch: two batches of a worker wait, one is made, one or two are in use.
+# Three tensors in each of five batches: two that wait, one in the making, one or two in use.
 POOL_BLOCKS = 16
 # A full pool replaces a block that is still in use after this number of later tensors.
 PATIENCE = 64
@@ -39,7 +38,7 @@ WORTHWHILE = 1 << 16
 FREE, SENT, RECEIVED, GIVEN_UP = range(4)
 
 _pool: SharedMemoryPool | None = None  # of this process, if it is a worker
-# In the main process, the blocks by the name of the worker's pool and by their place in it.
+# In the main process: the blocks of each worker's pool, by their place in the pool.
 _received: dict[tuple[int, bytes], dict[int, Block]] = {}
 
 
@@ -72,7 +71,7 @@ class Block:
 
     def __init__(self, file: Connection) -> None:
         self.memory = mmap.mmap(file.fileno(), 0)
-        self.storage: Any = lambda: None  # a weak reference to that of the last tensor
+        self.storage: Any = lambda: None  # weak reference to the last tensor's storage
         self.start = self.lent_at = 0
         self.file: Connection | None = None  # in a worker, until it was sent
 
@@ -112,7 +111,7 @@ class SharedMemoryPool:
         return block
 
     def _make_block(self, size: int) -> Block | None:
-        """Add a block, or replace one if the pool is full; a tensor in that one stays whole."""
+        """Add a block, or replace one if the pool is full; its tensor keeps the old memory."""
         blocks, place, late = self._blocks, len(self._blocks), self._lent - PATIENCE
         if place == POOL_BLOCKS:
             old = [b for b in blocks if b.is_free() or (b.lent_at < late and b.memory[-1] > SENT)]
@@ -130,10 +129,10 @@ class SharedMemoryPool:
         return block
 
     def reduce(self, tensor: Tensor) -> Any:
-        """Describe a tensor for another process: by its block if possible, or as torch does.
+        """Describe a tensor for another process, by its block if possible or as torch does.
 
-        A block serves only a tensor that is simply its bytes in their order, that the main process
-        does not have yet, and that goes through the queue, since the block's file is sent once.
+        By its block: a tensor of all its bytes in their order, which the main process does not have
+        yet. Other processes get no blocks, because the file of a block is sent only once.
         """
         in_queue = threading.current_thread() is self._queue._thread
         is_dense = tensor.layout == torch.strided and tensor.is_contiguous()
@@ -148,7 +147,7 @@ class SharedMemoryPool:
 
 
 def _receive(pool: Any, place: int, file: Any, size: Any, dtype: Any, kind: type[Tensor]) -> Tensor:
-    """Return a tensor in the main process, and free its block when the tensor ends."""
+    """Return a tensor in the main process, whose storage frees the block when it is dropped."""
     if pool not in _received:
         _received[pool] = {}
         for process in multiprocessing.active_children():
@@ -164,7 +163,7 @@ def _receive(pool: Any, place: int, file: Any, size: Any, dtype: Any, kind: type
 
 
 def _release(memory: mmap.mmap, process: int) -> None:
-    # The end of a copy in a forked child says nothing about the batch of its parent.
+    # A forked child that drops its copy does not free the tensor of its parent.
     if os.getpid() == process and memory[-1] == RECEIVED:
         memory[-1] = FREE
 

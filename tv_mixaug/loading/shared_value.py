@@ -12,10 +12,10 @@ _write_lock = threading.Lock()
 
 
 def share_numbers(kind: str, numbers: list[Any]) -> Any:
-    """Return an array that this process shares with the children it forks or spawns.
+    """Return an array that this process shares with the children that it forks or spawns.
 
-    multiprocessing takes the memory of many arrays from one open file. The memory is never freed,
-    because a child may still read an array that this process has dropped.
+    multiprocessing allocates many arrays in one open file. The memory is never freed, because a
+    child may still read an array that this process has dropped.
     """
     _kept.append(RawArray(kind, numbers))
     return _kept[-1]
@@ -30,8 +30,9 @@ class SharedValue:
     """
 
     def __init__(self, value: Any, kind: str) -> None:
-        row = value if isinstance(value, list) else [value]
-        self._memory, self._is_list = share_numbers(kind, [0, *row, *row]), row is value
+        self._is_list = isinstance(value, list)
+        row = value if self._is_list else [value]
+        self._memory = share_numbers(kind, [0, *row, *row])
 
     def get(self) -> Any:
         """Return the number or the list that was set last."""
@@ -42,16 +43,15 @@ class SharedValue:
                 return row if self._is_list else row[0]
 
     def set(self, value: Any) -> None:
-        """Change all numbers at once; only the process that made them may do this."""
-        row = value if self._is_list else [value]
+        """Change all numbers at once; one process may do this, in any of its threads."""
         with _write_lock:
             count, width = int(self._memory[0]) + 1, len(self._memory) // 2
             start = 1 + width * (count % 2)
-            self._memory[start : start + width] = row
+            self._memory[start : start + width] = value if self._is_list else [value]
             self._memory[0] = count
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Share the memory with a process that is being spawned; otherwise make a copy."""
+        """Share memory with a process that is being spawned; copy the value otherwise."""
         if get_spawning_popen() is None:
             return SharedValue, (self.get(), self._memory._type_)
         return object.__new__, (SharedValue,), self.__dict__
