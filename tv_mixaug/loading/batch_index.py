@@ -3,15 +3,13 @@
 A collate function receives samples and nothing else, but a reproducible mix depends on the index of
 its batch. The function cannot count by itself: batches are dealt to workers, workers may outlive an
 epoch, and an epoch may be left early or resumed. The DataLoader has no public channel for the
-index, so it is read from these frames of torch and torchdata:
+index, so it is read from frames of torch and torchdata, and calls are counted without them:
 
 * ``_worker_loop`` in a worker: ``idx``, the index, and ``fetcher``, a new object for each epoch.
 * ``_next_data`` in the main process: ``self``, the iterator.
 * ``__init__`` of the iterator, while it pickles a worker, and in a forked worker at any time:
   ``self``, and ``next_iter_state`` if a StatefulDataLoader resumes.
 * ``load_state_dict`` in the main process, while a StatefulDataLoader skips batches of a stream.
-
-If there is no such frame, calls are counted.
 """
 
 from __future__ import annotations

@@ -21,11 +21,12 @@ from tv_mixaug.engine.kernels import MIXED_DTYPES
 Column = list[Any] | tuple[Any, ...]  # one field of all samples
 
 # Samples of different types are collated together only if all are of one of these kinds.
-KINDS = (Tensor, np.ndarray, str, bytes, (int, float, np.generic))
+KINDS = (Tensor, np.ndarray, str, bytes, (int, float, np.generic), Mapping, Sequence)
 # NumPy converts a list of such numbers in a fifth of the time that torch needs.
-NUMBERS = {defaults.collate_int_fn: (int, np.int64), defaults.collate_float_fn: (float, np.float64)}
+NUMBERS = {(defaults.collate_int_fn, int): np.int64, (defaults.collate_float_fn, float): np.float64}
 IMAGE_KINDS = (Tensor, tv_tensors.Image, tv_tensors.Video)
 _traits = operator.attrgetter("is_cpu", "layout", "requires_grad", "is_nested", "is_quantized")
+_dtype = Tensor.dtype.__get__  # type: ignore[attr-defined]
 PLAIN_TRAITS = (True, torch.strided, False, False, False)
 
 
@@ -43,38 +44,39 @@ def collate_samples(samples: Column, allocate: Allocate | None = None, lazy: boo
         return _collate(list(samples), allocate, lazy)
     except RecursionError:
         raise ValueError("samples must not contain themselves, got one that does.") from None
+    except ValueError as error:
+        if not str(error).startswith("zip()"):
+            raise
+        raise ValueError("samples must have the same length, got several lengths.") from error
     except OverflowError as error:
         raise ValueError("samples must hold ints of 64 bits, got larger ones.") from error
 
 
 def _collate(samples: Column, allocate: Allocate | None, lazy: bool) -> Any:
     first, kinds, functions = samples[0], {*map(type, samples)}, defaults.default_collate_fn_map
-    function = functions.get(type(first))
-    if function is None:
-        function = next((functions[kind] for kind in functions if isinstance(first, kind)), None)
-    if function is not None:
+    if len(kinds) > 1:
         kind = next((kind for kind in KINDS if isinstance(first, kind)), object)
         if not all(issubclass(one, kind) for one in kinds):
-            names = " and ".join(sorted(one.__name__ for one in kinds))
-            raise TypeError(f"samples must be of one structure, got {names} in the same place.")
+            got = " and ".join(sorted(one.__name__ for one in kinds))
+            raise TypeError(f"samples must be of one structure, got {got} in the same place.")
+    inherited = (functions[kind] for kind in functions if isinstance(first, kind))
+    function = functions.get(type(first)) or next(inherited, None)
+    if function is not None:
         if function is defaults.collate_numpy_array_fn:
             samples, kinds, function = _to_tensors(samples), {Tensor}, functions[Tensor]
         if function is defaults.collate_tensor_fn:
             return _stack(samples, kinds, allocate, lazy)
-        exact, dtype = NUMBERS.get(function, (None, None))
-        if kinds == {exact}:
+        dtype = NUMBERS.get((function, *kinds))  # type: ignore[arg-type]
+        if dtype is not None:
             return torch.from_numpy(np.array(samples, dtype))
         return function(samples, collate_fn_map=functions)
     if isinstance(first, Mapping):
         if is_objects(samples):
             return list(samples)
-        columns = _split_mappings(samples, kinds)
-        return rebuild(first, {k: _collate(v, allocate, lazy) for k, v in columns.items()})
+        return rebuild(first, {k: _collate(v, allocate, lazy) for k, v in _columns(samples, kinds)})
     if isinstance(first, Sequence):
         # Transforms look for images only in these, so nothing else would stack a lazy batch.
         lazy = lazy and isinstance(first, (list, tuple))
-        if not all(issubclass(kind, Sequence) for kind in kinds) or len({*map(len, samples)}) > 1:
-            raise ValueError("samples must have the same length, got sequences that differ in it.")
         parts = [_collate(column, allocate, lazy) for column in zip(*samples, strict=True)]
         is_plain_tuple = isinstance(first, tuple) and not hasattr(first, "_fields")
         return parts if is_plain_tuple else rebuild(first, parts)
@@ -84,15 +86,16 @@ def _collate(samples: Column, allocate: Allocate | None, lazy: bool) -> Any:
     )
 
 
-def _split_mappings(samples: Column, kinds: set[type]) -> dict[Any, list[Any]]:
-    keys, are_dicts = samples[0].keys(), kinds == {dict}
+def _columns(mappings: Column, kinds: set[type]) -> list[tuple[Any, list[Any]]]:
+    """Return the keys of mappings, each with the values of all of them."""
+    keys, are_dicts = mappings[0].keys(), kinds == {dict}
     if are_dicts:  # comparing their keys takes five times as long
-        alike = {*map(len, samples)} == {len(keys)}
+        alike = {*map(len, mappings)} == {len(keys)}
     else:
-        alike = all(isinstance(one, Mapping) and one.keys() == keys for one in samples)
+        alike = all(mapping.keys() == keys for mapping in mappings)
     try:
         if alike:
-            return {key: [sample[key] for sample in samples] for key in keys}
+            return [(key, [mapping[key] for mapping in mappings]) for key in keys]
     except KeyError:
         if not are_dicts:
             raise  # by a sample that has the key
@@ -105,23 +108,19 @@ def _to_tensors(arrays: Column) -> list[Tensor]:
     try:  # torch accepts no negative strides
         return [torch.from_numpy(array.copy()) for array in arrays]
     except (TypeError, ValueError) as error:
-        got = ", ".join(sorted({str(array.dtype) for array in arrays}))
-        raise TypeError(
-            f"samples must hold arrays of numbers that torch knows, got dtype {got}; convert them "
-            "in the data set, with array.astype(...), or leave them out."
-        ) from error
+        got = f"dtype {' and '.join(sorted({str(array.dtype) for array in arrays}))}"
+        raise TypeError(f"samples must hold arrays of numbers, got {got}; use astype().") from error
 
 
 def _stack(tensors: Column, kinds: set[type], allocate: Allocate | None, lazy: bool) -> Any:
     """Stack tensors, but leave large images unstacked, so that mixing reads them only once."""
     first, kind = tensors[0], type(tensors[0])
     if issubclass(kind, (tv_tensors.BoundingBoxes, getattr(tv_tensors, "KeyPoints", ()))):
-        name = kind.__name__
-        raise ValueError(f"samples must hold {name} in a dict with 'boxes', got them outside one.")
+        raise ValueError(f"samples must hold {kind.__name__} in dicts with 'boxes', got them bare.")
     tv_type = kind if issubclass(kind, tv_tensors.TVTensor) else None
     with DisableTorchFunctionSubclass() if tv_type else contextlib.nullcontext():
         # The dtype property of tv_tensors takes five times as long as Tensor's.
-        dtypes = {*map(Tensor.dtype.__get__, tensors)}  # type: ignore[attr-defined]
+        dtypes = {*map(_dtype, tensors)} if tv_type else {tensor.dtype for tensor in tensors}
         if len(kinds) > 1 or len(dtypes) > 1:
             got = " and ".join(sorted({f"{type(t).__name__} of {t.dtype}" for t in tensors}))
             raise ValueError(
@@ -135,16 +134,18 @@ def _stack(tensors: Column, kinds: set[type], allocate: Allocate | None, lazy: b
             if len({t.shape for t in plain}) == 1 and {*map(_traits, plain)} == {PLAIN_TRAITS}:
                 return LazyStack(plain, allocate, tv_type)
         try:
-            if is_plain:
-                batch = LazyStack(tensors, allocate).stack()
-            else:
+            if not is_plain:
                 batch = defaults.collate_tensor_fn(tensors)
+            elif allocate is None:
+                batch = torch.stack(tensors).contiguous()  # as in a worker
+            else:
+                batch = LazyStack(tensors, allocate).stack()
         except (RuntimeError, TypeError) as error:
             reason = str(error).splitlines()[0]
             raise ValueError(
                 f"samples must hold dense tensors that can be stacked, got others ({reason}); "
                 "resize, convert or detach() them in the data set, or pass a collate_fn that pads."
             ) from error
-        if lazy:
+        if lazy and not batch.requires_grad:
             return LazyStack(batch, allocate, tv_type)
         return batch if tv_type is None else batch.as_subclass(tv_type)

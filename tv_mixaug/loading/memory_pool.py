@@ -32,14 +32,12 @@ from tv_mixaug.loading.batch_index import find_frame
 POOL_BLOCKS = 16
 # A full pool replaces a block that is still in use after this number of later tensors.
 PATIENCE = 64
-# Smaller tensors, in bytes, are sent as fast in fresh memory.
-WORTHWHILE = 1 << 16
+WORTHWHILE = 1 << 16  # bytes; smaller tensors are sent as fast in fresh memory
 # The last byte of a block is its state. A block is given up if a forked child may still read it.
 FREE, SENT, RECEIVED, GIVEN_UP = range(4)
 
 _pool: SharedMemoryPool | None = None  # of this process, if it is a worker
-# In the main process: the blocks of each worker's pool, by their place in the pool.
-_received: dict[tuple[int, bytes], dict[int, Block]] = {}
+_received: dict[tuple[int, bytes], dict[int, Block]] = {}  # in the main process, by pool and place
 
 
 def allocator(reuse: bool) -> Allocate | None:
