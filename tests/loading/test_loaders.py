@@ -1,6 +1,7 @@
 """Test that one seed gives one result in every DataLoader, and that running workers follow."""
 
 import logging
+import os
 import traceback
 
 import pytest
@@ -15,6 +16,7 @@ from tv_mixaug.engine.plan import Plan
 pytestmark = [
     pytest.mark.filterwarnings("ignore:This DataLoader will create"),  # more workers than cores
     pytest.mark.filterwarnings("ignore:'set_vital' is deprecated"),  # torchdata calls it
+    pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
 ]
 
 
@@ -57,11 +59,26 @@ def test_three_epochs_are_the_same_for_any_workers(expected, workers, method, pe
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_workers_have_the_rank_of_their_process(monkeypatch, method):
     """A rank that only the main process can find is that of its workers too."""
-    alone = epochs(make(rank=3))
-    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
-    monkeypatch.setattr(torch.distributed, "get_rank", lambda: 3)
-    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 4)
-    assert same(epochs(make(), num_workers=1, multiprocessing_context=method), alone)
+    for name, value in {"is_initialized": True, "get_rank": 3, "get_world_size": 4}.items():
+        monkeypatch.setattr(torch.distributed, name, lambda value=value: value)
+    found = epochs(make(), num_workers=1, multiprocessing_context=method)
+    assert same(found, epochs(make(rank=3)))
+
+
+def train(collate_fn, answers):
+    os.environ["RANK"] = "1"
+    answers.put(same(epochs(collate_fn, num_workers=1), epochs(make(rank=1))))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_a_training_process_has_a_rank_of_its_own(monkeypatch, method):
+    """A function from the parent process finds the rank of the process that uses it."""
+    monkeypatch.setenv("RANK", "0")
+    context = torch.multiprocessing.get_context(method)
+    answers = context.SimpleQueue()
+    context.Process(target=train, args=(make(), answers)).start()
+    assert answers.get()
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -103,13 +120,6 @@ def test_options_of_the_loader_change_nothing(expected, options):
     found = epochs(make(), 1, **options)[0]
     assert isinstance(found[0][-1], Plan)
     assert same(sorted(found, key=lambda batch: int(batch[2][0])), expected[0])
-
-
-def test_a_recorded_plan_survives_to():
-    """The plan's tensors, moved like any other tensor, still replay the mix bit for bit."""
-    batch = epochs(make(), 1, num_workers=1)[0][0]
-    plan = Plan(*(part.to("cpu", copy=True) for part in batch[-1]))
-    assert same(functional.replay(Pictures(size=80).images[:4], plan), batch[0])
 
 
 @pytest.mark.parametrize("kind", [Stream, StatefulStream])

@@ -97,17 +97,15 @@ def test_views_that_are_kept_are_not_overwritten(expected, name):
         assert bytes_of(one) == bytes_of(keep(batch[0].clone()))
 
 
-def share(images):
-    images.share_memory_()
-
-
 def queue_up(images):
     queue = fork.SimpleQueue()
     queue.put(images)
     return queue.get()
 
 
-@pytest.mark.parametrize("move", [share, queue_up, lambda images: queue_up(images[1:])])
+@pytest.mark.parametrize(
+    "move", [torch.Tensor.share_memory_, queue_up, lambda images: queue_up(images[1:])]
+)
 @pytest.mark.parametrize("keep", [torch.Tensor.numpy, torch.utils.dlpack.to_dlpack])
 def test_what_lies_in_a_block_stays_when_torch_moves_the_pixels(expected, move, keep):
     """An array of a batch that the user shares or queues is neither overwritten nor unmapped."""

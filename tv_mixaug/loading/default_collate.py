@@ -58,7 +58,8 @@ def _collate(samples: Column, allocate: Allocate | None, lazy: bool) -> Any:
         kind = next((kind for kind in KINDS if isinstance(first, kind)), object)
         if not all(issubclass(one, kind) for one in kinds):
             got = " and ".join(sorted(one.__name__ for one in kinds))
-            raise TypeError(f"samples must be of one structure, got {got} in the same place.")
+            error = ValueError if kind in (Mapping, Sequence) else TypeError
+            raise error(f"samples must be of one structure, got {got} in the same place.")
     inherited = (functions[kind] for kind in functions if isinstance(first, kind))
     function = functions.get(type(first)) or next(inherited, None)
     if function is not None:

@@ -24,34 +24,33 @@ def share_numbers(kind: str, numbers: list[Any]) -> Any:
 class SharedValue:
     """A number or a list of numbers in shared memory, which readers never see half changed.
 
-    The memory holds a count of changes and two rows. The parity of the count selects the valid row,
-    and a change goes to the other row before the count increases. A reader that finds the same
-    count before and after it reads a row has therefore read the numbers of one change.
+    The parity of a count of changes selects one of two rows, and a change goes to the other row
+    before the count increases. A reader that finds the same count before and after it reads a row
+    has therefore read the numbers of one change.
     """
 
     def __init__(self, value: Any, kind: str) -> None:
         self._is_list = isinstance(value, list)
         row = value if self._is_list else [value]
-        self._memory = share_numbers(kind, [0, *row, *row])
+        self._rows = share_numbers(kind, row), share_numbers(kind, row)
+        self._count = share_numbers("q", [0])
 
     def get(self) -> Any:
         """Return the number or the list that was set last."""
         while True:
-            count, *rows = self._memory[:]
-            row = rows[len(rows) // 2 :] if count % 2 else rows[: len(rows) // 2]
-            if count == self._memory[0]:
+            count = self._count[0]
+            row = self._rows[count % 2][:]
+            if self._count[0] == count:
                 return row if self._is_list else row[0]
 
     def set(self, value: Any) -> None:
         """Change all numbers at once; one process may do this, in any of its threads."""
         with _write_lock:
-            count, width = int(self._memory[0]) + 1, len(self._memory) // 2
-            start = 1 + width * (count % 2)
-            self._memory[start : start + width] = value if self._is_list else [value]
-            self._memory[0] = count
+            self._rows[(self._count[0] + 1) % 2][:] = value if self._is_list else [value]
+            self._count[0] += 1
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Share memory with a process that is being spawned; copy the value otherwise."""
         if get_spawning_popen() is None:
-            return SharedValue, (self.get(), self._memory._type_)
+            return SharedValue, (self.get(), self._rows[0]._type_)
         return object.__new__, (SharedValue,), self.__dict__
