@@ -219,7 +219,6 @@ def test_blocks_are_dropped_with_the_workers(persistent):
 
 
 def own_collate(samples):
-    """Collate as a user would."""
     return torch.stack([sample[0] for sample in samples]), torch.tensor([s[1] for s in samples])
 
 

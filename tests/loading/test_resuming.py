@@ -34,7 +34,6 @@ def stateful(monkeypatch):
 
 
 def check(batches, kind, workers, epoch):
-    """Check the epoch and the index of batches."""
     dealt = max(workers, 1) if kind != "map" else 1
     for samples, found in batches:
         index = samples[0] // dealt // SIZE * dealt + samples[0] % dealt
@@ -42,7 +41,6 @@ def check(batches, kind, workers, epoch):
 
 
 def check_no_repetition(batches):
-    """Check that no two different batches have one index."""
     given = {(*samples, *found) for samples, found in batches}
     assert len({numbers for *_, numbers in given}) == len(given)
 

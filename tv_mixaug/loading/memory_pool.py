@@ -28,7 +28,7 @@ from torchvision.tv_tensors import Image, Mask, Video
 from tv_mixaug.engine.apply import Allocate
 from tv_mixaug.loading.batch_index import find_frame
 
-# Three tensors in each of five batches: two that wait, one in the making, one or two in use.
+# Three tensors in each of five batches: two that wait, one that is made, one or two in use.
 POOL_BLOCKS = 16
 # A full pool replaces a block that is still in use after this number of later tensors.
 PATIENCE = 64
@@ -109,7 +109,7 @@ class SharedMemoryPool:
         return block
 
     def _make_block(self, size: int) -> Block | None:
-        """Add a block, or replace one if the pool is full; its tensor keeps the old memory."""
+        """Add a block, or replace one if the pool is full; a tensor in it keeps its memory."""
         blocks, place, late = self._blocks, len(self._blocks), self._lent - PATIENCE
         if place == POOL_BLOCKS:
             old = [b for b in blocks if b.is_free() or (b.lent_at < late and b.memory[-1] > SENT)]
@@ -129,8 +129,8 @@ class SharedMemoryPool:
     def reduce(self, tensor: Tensor) -> Any:
         """Describe a tensor for another process, by its block if possible or as torch does.
 
-        By its block: a tensor of all its bytes in their order, which the main process does not have
-        yet. Other processes get no blocks, because the file of a block is sent only once.
+        A block is sent for a tensor that has its bytes in their order, unless the main process has
+        it already. Other processes get no blocks, because the file of a block is sent only once.
         """
         in_queue = threading.current_thread() is self._queue._thread
         is_dense = tensor.layout == torch.strided and tensor.is_contiguous()
