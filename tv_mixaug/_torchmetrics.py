@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tv_mixaug.metrics import hit_and_total
 from tv_mixaug.batch.spec import PairedLabels
+from tv_mixaug.metrics import hit_and_total
 
 try:
     from torchmetrics import Metric

@@ -66,13 +66,12 @@ from torch.utils.data._utils import worker
 from torchvision.transforms import v2
 from tqdm import tqdm
 
-from tv_mixaug import CutMix, Cutout, Mixup, OneOf, RandomErasing, make_collate_fn
-from tv_mixaug.transforms import mix as transforms
+from tv_mixaug import CutMix, Cutout, Mixup, OneOf, PairedLabels, RandomErasing, make_collate_fn
 from tv_mixaug.engine.apply import LazyStack, apply_plan
 from tv_mixaug.engine.kernels import SMALL_SAMPLE
-from tv_mixaug import PairedLabels
-from tv_mixaug.losses import MixCriterion
 from tv_mixaug.engine.plan import compact
+from tv_mixaug.losses import MixCriterion
+from tv_mixaug.transforms import mix as transforms
 
 OURS, PLAIN = "tv_mixaug", "plain"
 CLASSES = 10

@@ -10,7 +10,7 @@ With a /dev/shm of 64 MB, as containers have it (needs root):
 The first part keeps a random half of all batches for a random while: as tensors, lists, views,
 arrays, capsules, in a graph, in a queue to another process, and so on. A kept batch must have the
 bytes that it had, and memory, open files and blocks must stay within bounds that do not depend on
-the number of batches. The second part keeps far more batches than a ring has blocks, with
+the number of batches. The second part keeps far more batches than a pool has blocks, with
 default_collate for comparison. Exits with an error if a check fails.
 """
 
@@ -33,7 +33,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from tv_mixaug import Mixup, make_collate_fn
-from tv_mixaug.loading import memory_pool as ring
+from tv_mixaug.loading import memory_pool
 
 CLASSES, SIDES = 5, (64, 96, 80, 112)
 fork = torch.multiprocessing.get_context("fork")
@@ -139,7 +139,7 @@ def shared_bytes(processes):
 
 
 def blocks():
-    return sum(map(len, ring._received.values()))
+    return sum(map(len, memory_pool._received.values()))
 
 
 def check(is_so, text):
@@ -206,7 +206,7 @@ def soak(count):
     print(f"{seen} batches:", ", ".join(f"{name} {number}" for name, number in ways.items()))
     check(wrong == 0, "every batch came right, and every kept one had the bytes that it had")
     check(lent >= 0.9 * seen, f"{lent} of {seen} came in blocks that are used again")
-    most = 2 * ring.RING_BLOCKS  # of two workers
+    most = 2 * memory_pool.POOL_BLOCKS  # of two workers
     largest = 6 * 3 * max(SIDES) ** 2 * 4 / 2**20
     limits = 2 * (most + most_kept) * largest, 3 * (most + most_kept), most
     names = "MB of shared memory", "open files", "blocks"

@@ -14,8 +14,8 @@ import torch
 
 from tv_mixaug import CutMix, make_collate_fn, viz
 from tv_mixaug.engine import sampling as draws
-from tv_mixaug.extras import flowers
 from tv_mixaug.engine.plan import PASTE, make_plan
+from tv_mixaug.extras import flowers
 from tv_mixaug.testing import assert_labels_match_pixels
 
 # %%

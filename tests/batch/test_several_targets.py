@@ -8,9 +8,8 @@ from torch import nn
 from torch.nn import functional as nnf
 from torch.utils.data import DataLoader
 
-from tv_mixaug import CutMix, Cutout, Mixup, make_collate_fn
+from tv_mixaug import CutMix, Cutout, Mixup, PairedLabels, make_collate_fn
 from tv_mixaug.losses import MixCriterion
-from tv_mixaug import PairedLabels
 
 KINDS = {"breed": 4, "tags": "multi", "age": "regression"}
 

@@ -15,12 +15,11 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch.utils import _pytree as pytree
 
-from tv_mixaug import CutMix, Cutout, Mixup
+from tv_mixaug import CutMix, Cutout, Mixup, PairedLabels
 from tv_mixaug.batch.spec import FieldSpec, ParsedBatch, Role
 from tv_mixaug.engine import kernels
 from tv_mixaug.engine import plan as plans
 from tv_mixaug.engine import sampling as draws
-from tv_mixaug import PairedLabels
 
 LEVEL = 1e-4
 

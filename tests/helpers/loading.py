@@ -1,8 +1,8 @@
-"""Data sets and helpers for the tests of loaders, which spawned workers can import from here."""
+"""Data sets and collate functions for the tests of loaders; spawned workers import them."""
 
 import multiprocessing
-import os
 import warnings
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -13,8 +13,9 @@ from tv_mixaug import CutMix, Mixup, make_collate_fn
 from tv_mixaug.loading.batch_index import BatchIndex
 
 CLASSES = 5
+TRAITS = ("dtype", "shape", "device", "requires_grad")
 
-# What takes seconds to import is imported once, by the server that then forks the workers.
+# The server imports these once and then forks the workers, which saves seconds for each of them.
 multiprocessing.set_forkserver_preload(["torch", "torchvision", "tv_mixaug.loading.collate"])
 
 
@@ -31,78 +32,81 @@ class Pictures(Dataset):
         return self.images[index], index % CLASSES, index
 
 
-class Stream(IterableDataset):
-    """The same as a stream without a state, dealt to workers one by one."""
+class Share:
+    """Iterate over the items that one worker gets, with a state that can be saved."""
 
-    def __init__(self, count: int = 26) -> None:
-        self.pictures = Pictures(count)
-
-    def __iter__(self) -> Any:
+    def __init__(self, items: Any, few: int | None = None) -> None:
         info = get_worker_info()
-        start, step = (0, 1) if info is None else (info.id, info.num_workers)
-        return (self.pictures[i] for i in range(start, len(self.pictures), step))
-
-
-class StatefulStream(Stream):
-    """The same, with a state that can be saved."""
-
-    def __iter__(self) -> Any:
-        info = get_worker_info()
-        start, step = (0, 1) if info is None else (info.id, info.num_workers)
-        return StatefulIterator(self.pictures, start, step)
-
-
-class StatefulIterator:
-    """Walk through the pictures, remembering where."""
-
-    def __init__(self, pictures: Pictures, start: int, step: int) -> None:
-        self.pictures, self.place, self.step = pictures, start, step
+        self.items, self.given = items, 0
+        self.worker, self.step = (0, 1) if info is None else (info.id, info.num_workers)
+        self.most = few if few and self.worker == self.step - 1 else len(items)
 
     def __iter__(self) -> Any:
         return self
 
     def __next__(self) -> Any:
-        if self.place >= len(self.pictures):
+        index = self.worker + self.given * self.step
+        if index >= len(self.items) or self.given == self.most:
             raise StopIteration
-        self.place += self.step
-        return self.pictures[self.place - self.step]
+        self.given += 1
+        return self.items[index]
 
     def state_dict(self) -> dict[str, int]:
-        """Return the place."""
-        return {"place": self.place}
+        """Return the state."""
+        return {"given": self.given}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go to the place."""
-        self.place = state["place"]
+        """Continue from a state."""
+        self.given = state["given"]
 
 
-class Numbers(Dataset):
-    """Ten samples of a picture and a label."""
+class Stream(IterableDataset):
+    """A stream without a state, dealt to the workers item by item.
 
-    def __len__(self) -> int:
-        return 10
+    Args:
+        items: What is dealt.
+        few: The number of items from the last worker; all of its share by default.
+    """
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return torch.full((3, 4, 4), float(index)), index % CLASSES
+    def __init__(self, items: Any = None, few: int | None = None) -> None:
+        self.items, self.few = Pictures() if items is None else items, few
+
+    def __iter__(self) -> Any:
+        return (item for item in Share(self.items, self.few))
 
 
-def ask_in_process(numbering: BatchIndex | None = None) -> tuple[Any, list[str], int]:
-    """Return what the numbering tells in this process, what it warned of, and the process."""
+class StatefulStream(Stream):
+    """The same stream with a state."""
+
+    def __iter__(self) -> Any:
+        return Share(self.items, self.few)
+
+
+class Ask:
+    """A collate function that returns the samples and what each of some calls finds."""
+
+    def __init__(self, calls: int = 1) -> None:
+        self.batch_index, self.calls = BatchIndex(), calls
+
+    def __call__(self, samples: Any) -> tuple[Any, list[Any]]:
+        """Find the batch index once for each call."""
+        return samples, [self.batch_index.find() for _ in range(self.calls)]
+
+
+def find_and_warn(batch_index: BatchIndex | None = None) -> tuple[Any, list[str]]:
+    """Return what a batch index finds in this process, and its warnings."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        found = (numbering or BatchIndex()).find()
-    return found, [str(warning.message) for warning in caught], os.getpid()
+        found = (batch_index or BatchIndex()).find()
+    return found, [str(warning.message) for warning in caught]
 
 
-class Telling:
-    """A collate function that returns what its numbering tells and warns of."""
+class AskForWarnings(Ask):
+    """A collate function that returns the warnings of a worker."""
 
-    def __init__(self) -> None:
-        self.numbering = BatchIndex()
-
-    def __call__(self, samples: Any) -> tuple[Any, list[str], int]:
-        """Ask once for each batch."""
-        return ask_in_process(self.numbering)
+    def __call__(self, samples: Any) -> list[str]:
+        """Find the batch index once."""
+        return find_and_warn(self.batch_index)[1]
 
 
 class Sample(NamedTuple):
@@ -115,15 +119,15 @@ class Sample(NamedTuple):
 def make(**options: Any) -> Any:
     """Return a collate function with two transforms, a seed and a record."""
     options = {"seed": 3, "record": True, **options}
-    form = {"num_classes": CLASSES, "passthrough": (2,)}  # a picture's number is no label
+    form = {"num_classes": CLASSES, "passthrough": (2,)}  # a picture's number is not a label
     transforms = [CutMix(mode="sample", **form), Mixup(**form)]
     return make_collate_fn(transforms, **options)
 
 
 def epochs(collate_fn: Any, count: int = 1, dataset: Any = None, **options: Any) -> list[Any]:
-    """Return the batches of some epochs, a list for each."""
+    """Return the batches of some epochs, one list for each epoch; workers send them in blocks."""
     options = {"batch_size": 4, **options}
-    loader = DataLoader(dataset or Pictures(), collate_fn=collate_fn, **options)
+    loader = DataLoader(dataset or Pictures(size=80), collate_fn=collate_fn, **options)
     found = []
     for epoch in range(count):
         collate_fn.set_epoch(epoch)
@@ -132,13 +136,17 @@ def epochs(collate_fn: Any, count: int = 1, dataset: Any = None, **options: Any)
 
 
 def same(one: Any, other: Any) -> bool:
-    """Tell whether two nested batches are of one type and equal bit for bit."""
+    """Whether two nested batches agree in structure, types, dtypes, devices and every value."""
     if type(one) is not type(other):
         return False
     if isinstance(one, Tensor):
-        return one.dtype == other.dtype and torch.equal(one, other)
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
-    if isinstance(one, (list, tuple)):
+        if any(getattr(one, name) != getattr(other, name) for name in TRAITS):
+            return False
+        if one.is_quantized:
+            return same(one.dequantize(), other.dequantize())
+        return one.is_meta or torch.allclose(one, other, rtol=0, atol=0, equal_nan=True)
+    if isinstance(one, Mapping):
+        return list(one) == list(other) and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, Sequence) and not isinstance(one, (str, bytes)):
         return len(one) == len(other) and all(map(same, one, other))
     return bool(one == other)

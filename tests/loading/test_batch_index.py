@@ -1,4 +1,4 @@
-"""Test how a collate function finds out which batch it works on."""
+"""Test which epoch and which index a collate function finds for a batch, and when it warns."""
 
 import copy
 import inspect
@@ -12,122 +12,10 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from helpers.loading import Numbers, Telling, ask_in_process, make
+from helpers.loading import Ask, AskForWarnings, Pictures, find_and_warn, make
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SequentialSampler
 
-from tv_mixaug.loading.batch_index import BatchIndex
-from tv_mixaug.loading.loader_frames import is_starting_worker
-
-AGAIN = r"begins epoch 0 again .* `collate_fn.set_epoch\(epoch\)`"
-
-
-class Ask:
-    """A collate function that returns the numbers that it finds, of a batch and of its calls."""
-
-    def __init__(self, calls=1):
-        self.numbering, self.calls = BatchIndex(), calls
-
-    def __call__(self, samples):
-        """Return a number and a count for each call."""
-        return [self.numbering.find()[1:] for _ in range(self.calls)]
-
-
-class Uneven(IterableDataset):
-    """A stream of ten numbers."""
-
-    def __iter__(self):
-        return iter(range(10))
-
-
-def test_batches_are_numbered_from_zero_in_every_epoch():
-    """The main process numbers batches anew in each epoch."""
-    loader = DataLoader(range(10), 2, collate_fn=Ask())
-    for epoch in range(2):
-        loader.collate_fn.numbering.restart(epoch)
-        assert [found[0] for found in loader] == [(number, 0) for number in range(5)]
-
-
-def test_workers_find_the_number_of_the_loader():
-    """Workers, fresh and persistent, find the loader's numbers and not their own."""
-    for persistent in (False, True):
-        loader = DataLoader(
-            range(10), 2, collate_fn=Ask(), num_workers=2, persistent_workers=persistent
-        )
-        for epoch in range(2):
-            loader.collate_fn.numbering.restart(epoch)
-            assert [found[0] for found in loader] == [(number, 0) for number in range(5)]
-
-
-def test_several_calls_for_one_batch_are_counted():
-    """Only the second number tells the calls for one batch apart."""
-    for workers in (0, 1):
-        loader = DataLoader(range(4), 2, collate_fn=Ask(3), num_workers=workers)
-        assert list(loader) == [[(n, 0), (n, 1), (n, 2)] for n in range(2)]
-
-
-def test_a_new_epoch_begins_its_calls_anew():
-    """After a break in the first batch the next epoch's first call is the first again."""
-    loader = DataLoader(range(4), 2, collate_fn=Ask())
-    for epoch in range(3):
-        loader.collate_fn.numbering.restart(epoch)
-        assert next(iter(loader)) == [(0, 0)]
-
-
-def test_a_stream_is_numbered():
-    """Batches of a stream have the numbers of the loader."""
-    for workers in (0, 1):
-        loader = DataLoader(Uneven(), 3, collate_fn=Ask(), num_workers=workers)
-        assert [found[0][0] for found in loader] == [0, 1, 2, 3]
-
-
-def test_calls_without_a_loader_are_counted():
-    """Outside of any loader the calls are counted until the count is restarted."""
-    numbering = BatchIndex()
-    assert [numbering.find() for _ in range(3)] == [(0, -1, 0), (0, -1, 1), (0, -1, 2)]
-    numbering.restart(0)
-    assert numbering.find() == (0, -1, 0)
-
-
-def test_the_nearest_loader_counts():
-    """A data set that uses a loader itself: its batches have that loader's numbers."""
-    inner = DataLoader(range(4), 2, collate_fn=Ask())
-
-    class Outer(IterableDataset):
-        def __iter__(self):
-            for epoch in range(2):
-                inner.collate_fn.numbering.restart(epoch)
-                yield list(inner)
-
-    found = list(DataLoader(Outer(), batch_size=None))
-    assert found == [[[[0, 0]], [[1, 0]]]] * 2  # the outer loader turns tuples into lists
-
-
-def test_a_copy_counts_for_itself():
-    """A copy begins its own count."""
-    numbering = BatchIndex()
-    numbering.find()
-    for other in (copy.deepcopy(numbering), pickle.loads(pickle.dumps(numbering))):  # noqa: S301
-        assert other.find() == (0, -1, 0)
-    assert numbering.find() == (0, -1, 1)
-
-
-def test_only_a_loader_starts_workers():
-    """An __init__ around a call is not taken for a loader that starts workers."""
-
-    class Other:
-        def __init__(self):
-            self.answer = is_starting_worker()
-
-    class Iterator:
-        def __init__(self):
-            self._index_queues = []
-            self.answer = is_starting_worker()
-
-    assert not Other().answer
-    assert Iterator().answer
-
-
-# --- An epoch that begins again -----------------------------------------------------------------
+from tv_mixaug.loading.batch_index import BatchIndex, find_frame
 
 EACH_WAY = pytest.mark.parametrize(
     "options",
@@ -136,198 +24,211 @@ EACH_WAY = pytest.mark.parametrize(
 )
 
 
-def begin(loader):
-    """Ask a loader for its first batch only."""
-    iterator = iter(loader)
-    next(iterator)
-
-
-def expect_warning(loader):
-    """Expect the warning when a loader begins: as an error, so that it leaves a worker."""
-    with pytest.raises(UserWarning, match=AGAIN) as warned:
-        begin(loader)
-    # A loader whose frames the garbage collector has to find waits for its workers.
-    traceback.clear_frames(warned.tb)
-    del warned
+def indices(loader):
+    """Return the index and the number of calls before, for each call of each batch."""
+    return [[numbers[1:] for numbers in found] for _, found in loader]
 
 
 @EACH_WAY
-def test_an_epoch_that_begins_again_is_warned_of_once(options):
-    """A loader that begins the same epoch again says so, with the line to add, and only once."""
+@pytest.mark.parametrize("calls", [1, 3])
+def test_every_epoch_starts_at_index_zero(options, calls):
+    """Indices are those of the loader, and several calls for one batch are counted."""
+    loader = DataLoader(range(10), 2, collate_fn=Ask(calls), **options)
+    for epoch in range(4):
+        loader.collate_fn.batch_index.set_epoch(epoch)
+        if epoch < 2:  # leave these epochs after the first batch
+            assert next(iter(loader))[1] == [(epoch, 0, call) for call in range(calls)]
+        else:
+            assert indices(loader) == [[(n, call) for call in range(calls)] for n in range(5)]
+
+
+def test_calls_outside_a_loader_are_counted():
+    """Without a DataLoader, calls are counted from the first batch until the epoch is set."""
+    batch_index = BatchIndex()
+    assert [batch_index.find() for _ in range(3)] == [(0, -1, 0), (0, -1, 1), (0, -1, 2)]
+    batch_index.set_epoch(0)
+    assert batch_index.find() == (0, -1, 0)
+    batch_index.set_epoch(1, first_batch=7)
+    assert [batch_index.find() for _ in range(2)] == [(1, -1, 7), (1, -1, 8)]
+    batch_index.set_epoch(2**63 - 1, 2**62 + 1)
+    assert batch_index.find() == (2**63 - 1, -1, 2**62 + 1)
+
+
+def test_the_innermost_loader_counts():
+    """If a data set uses a DataLoader itself, its batches have the indices of that one."""
+    inner = DataLoader(range(4), 2, collate_fn=Ask())
+
+    class Outer(IterableDataset):
+        def __iter__(self):
+            for epoch in range(2):
+                inner.collate_fn.batch_index.set_epoch(epoch)
+                yield indices(inner)
+
+    found = list(DataLoader(Outer(), batch_size=None))
+    assert found == [[[[0, 0]], [[1, 0]]]] * 2  # the outer loader turns tuples into lists
+
+
+def test_a_copy_counts_for_itself():
+    """A copy starts with its own count of calls."""
+    batch_index = BatchIndex()
+    batch_index.find()
+    for other in (copy.deepcopy(batch_index), pickle.loads(pickle.dumps(batch_index))):  # noqa: S301
+        assert other.find() == (0, -1, 0)
+    assert batch_index.find() == (0, -1, 1)
+
+
+def test_frames_are_found_by_a_name_and_a_variable():
+    """Of several frames the innermost counts; frames without the variable do not."""
+
+    class Iterator:
+        def __init__(self, queues=None):
+            self.found = find_frame(__init__="_index_queues", ask="number")
+            if queues:
+                self._index_queues = queues
+                self.inner, self.again = Iterator(), find_frame(__init__="_index_queues")
+
+    def ask(number):
+        return Iterator().found
+
+    assert Iterator().found == ("", {})
+    assert ask(7)[1]["number"] == 7
+    iterator = Iterator([1])
+    assert iterator.inner.found[1]["self"] is iterator.again[1]["self"] is iterator
+
+
+TWICE = r"epoch 0 was started twice .* `collate_fn.set_epoch\(epoch\)`"
+STARTS = {
+    "the epoch is never set": "train train! train train",
+    "the epoch is set once": "0 train train! train",
+    "each epoch is set": "validate 0 train open validate validate 1 train open 0 train train",
+    "several loaders": "train validate train",
+    "a batch is taken before": "train 0 train 1 train",
+}
+
+
+@EACH_WAY
+@pytest.mark.parametrize("name", STARTS)
+def test_the_second_start_of_an_epoch_is_warned_of_once(name, options):
+    """Only a loop that does not set its epochs is warned, with the line to add."""
     ask = Ask()
-    loader = DataLoader(range(10), 2, collate_fn=ask, **options)
-    begin(loader)
-    expect_warning(loader)
-    for _ in range(2):
-        begin(loader)
+    loaders = {"train": DataLoader(range(10), 2, collate_fn=ask, **options)}
+    loaders["validate"] = DataLoader(range(6), 2, collate_fn=ask, **options)
+    for step in STARTS[name].split():
+        if step.isdigit():
+            ask.batch_index.set_epoch(int(step))
+        elif step == "open":
+            iter(loaders["train"])  # and no batch is taken
+        elif step.endswith("!"):
+            with pytest.raises(UserWarning, match=TWICE) as warned:  # an error leaves a worker
+                next(iter(loaders[step[:-1]]))
+            # A loader waits for its workers if the garbage collector finds it in these frames.
+            traceback.clear_frames(warned.tb)
+            del warned
+        else:
+            next(iter(loaders[step]))
 
 
 @EACH_WAY
-def test_one_call_before_all_epochs_is_warned_of(options):
-    """It does not help to set the epoch once, before the first one."""
-    ask = Ask()
-    ask.numbering.restart(0)
-    loader = DataLoader(range(10), 2, collate_fn=ask, **options)
-    begin(loader)
-    expect_warning(loader)
-
-
-@EACH_WAY
-def test_who_sets_the_epoch_is_not_warned(options):
-    """Epochs that are left early, sanity checks, and a second look at an epoch are no oversight."""
-    ask = Ask()
-    loader, validation = (DataLoader(range(n), 2, collate_fn=ask, **options) for n in (10, 6))
-    begin(validation)
-    for epoch in range(2):
-        ask.numbering.restart(epoch)
-        begin(loader)
-        iter(loader)  # and no batch is taken
-        begin(validation)
-        begin(validation)
-    ask.numbering.restart(0)
-    begin(loader)
-    begin(loader)
-
-
-@EACH_WAY
-def test_several_loaders_are_not_warned_of(options):
-    """Loaders that share a function may each begin the epoch, at once or one after the other."""
+def test_loaders_that_start_together_are_not_warned_of(options):
+    """Two interleaved loaders with one function may both start the epoch again."""
     ask = Ask()
     loaders = [DataLoader(range(n), 2, collate_fn=ask, **options) for n in (10, 6)]
     for _ in range(2):
         assert len(list(zip(*loaders, strict=False))) == 3
-    begin(loaders[0])
-
-
-def test_a_look_at_the_first_batch_is_not_warned_of():
-    """A batch that is looked at before the loop sets its epochs does not count."""
-    ask = Ask()
-    loader = DataLoader(range(10), 2, collate_fn=ask)
-    begin(loader)
-    for epoch in range(2):
-        ask.numbering.restart(epoch)
-        begin(loader)
 
 
 class Slow:
-    """Numbers, of which the first takes its time."""
+    """Numbers; the first one takes a while."""
 
     def __len__(self):
         return 4
 
     def __getitem__(self, index):
-        if index == 0:
-            time.sleep(0.2)
+        time.sleep(0 if index else 0.2)
         return index
 
 
-def test_a_loader_that_was_begun_too_early_is_not_warned_of():
-    """What persistent workers begin before the epoch is set, and nobody takes, does not count."""
+def test_a_loader_that_is_started_too_early_is_not_warned_of():
+    """An epoch that persistent workers start before it is set, without a taker, does not count."""
     ask = Ask()
     loader = DataLoader(Slow(), 2, collate_fn=ask, num_workers=1, persistent_workers=True)
-    ask.numbering.restart(0)
+    ask.batch_index.set_epoch(0)
     iter(loader)
-    ask.numbering.restart(1)  # before the worker asks for its number
-    begin(loader)
+    ask.batch_index.set_epoch(1)  # before the worker asks for its index
+    next(iter(loader))
 
 
-def test_a_start_that_is_noted_while_the_epoch_is_set_is_not_warned_of():
-    """A worker that looks before set_epoch and notes a start after it undoes nothing of it."""
-    numbering = BatchIndex()
-    numbering.restart(0)
-    marks = numbering._mark
+def test_a_worker_does_not_undo_set_epoch():
+    """A start that a worker notes while the main process sets the epoch does not warn later."""
+    batch_index = BatchIndex()
+    batch_index.set_epoch(0)
+    before = batch_index._loader
 
     class Late:
-        """The marks, between whose reading and writing another process sets the epoch."""
+        """The number of the loader; between its read and its write the epoch is set."""
 
-        def __getattr__(self, name):
-            def read():
-                values = getattr(marks, name)()
-                numbering._mark = marks
-                numbering.restart(1)
-                return values
+        def __getitem__(self, place):
+            batch_index._loader = before
+            batch_index.set_epoch(1)
+            return 0
 
-            return read
+        def __setitem__(self, place, value):
+            before[place] = value
 
-    numbering._mark = Late()
-    numbering._note_start(7)
-    for _ in range(2):
-        numbering._note_start(7)
+    batch_index._loader = Late()
+    for _ in range(3):
+        batch_index._note_start(7)
 
 
 @pytest.mark.slow
 def test_workers_that_are_not_forked_warn_too():
-    """A worker that gets everything pickled knows that its loader begins again."""
+    """A worker that is started by the forkserver knows that its loader starts twice."""
     options = {"num_workers": 1, "multiprocessing_context": "forkserver"}
-    loader = DataLoader(Numbers(), 2, collate_fn=Telling(), **options)
-    said = ["".join(text for _, texts, _ in loader for text in texts) for _ in range(3)]
+    loader = DataLoader(range(10), 2, collate_fn=AskForWarnings(), **options)
+    said = ["".join(text for texts in loader for text in texts) for _ in range(3)]
     assert said[0] == said[2] == ""
-    assert said[1].count("begins epoch 0 again") == 1
+    assert said[1].count("epoch 0 was started twice") == 1
 
 
-def test_without_a_seed_nothing_repeats():
-    """Without seed= a loader may begin as often as it likes."""
-    loader = DataLoader(Numbers(), 2, collate_fn=make(seed=None))
+def test_without_a_seed_an_epoch_may_start_twice():
+    """Without seed= no mix repeats, so nothing warns."""
+    loader = DataLoader(Pictures(), 2, collate_fn=make(seed=None))
     for _ in range(3):
-        begin(loader)
-
-
-# --- Epochs that begin behind what was consumed elsewhere ---------------------------------------
+        next(iter(loader))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_numbers_begin_at_the_first_batch(workers):
-    """A loader that leaves batches out, as Accelerate's, goes on with the numbers of the epoch."""
+def test_indices_start_at_the_first_batch(workers):
+    """A loader that leaves batches out, as Accelerate's, continues with the epoch's indices."""
     ask = Ask()
     rest = list(BatchSampler(SequentialSampler(range(10)), 2, drop_last=False))[3:]
     loader = DataLoader(range(10), batch_sampler=rest, collate_fn=ask, num_workers=workers)
-    ask.numbering.restart(4, first_batch=3)
-    assert [found[0] for found in loader] == [(3, 0), (4, 0)]
-    ask.numbering.restart(5)
-    assert [found[0] for found in loader] == [(0, 0), (1, 0)]
+    ask.batch_index.set_epoch(4, first_batch=3)
+    assert indices(loader) == [[(3, 0)], [(4, 0)]]
+    ask.batch_index.set_epoch(5)
+    assert indices(loader) == [[(0, 0)], [(1, 0)]]
 
 
-def test_calls_begin_at_the_first_batch():
-    """Outside of any loader the count of calls begins there."""
-    numbering = BatchIndex()
-    numbering.restart(1, first_batch=7)
-    assert [numbering.find() for _ in range(2)] == [(1, -1, 7), (1, -1, 8)]
+RANGE = r"must be >= 0 and below 2\*\*63, got"
 
 
-@pytest.mark.parametrize("number", [2**70, 2**63, -1, np.uint64(2**63)])
 @pytest.mark.parametrize("name", ["epoch", "first_batch"])
-def test_numbers_beyond_the_range_are_refused(name, number):
-    """What does not fit the memory that workers share is refused, and nothing is changed."""
-    numbering = BatchIndex(3)
-    with pytest.raises(ValueError, match=rf"{name} must be >= 0 and below 2\*\*63, got {number}"):
-        numbering.restart(**{"epoch": 1, name: number})
-    assert numbering.epoch == 3
-
-
-@pytest.mark.parametrize("number", [True, np.True_, 1.0, "1", None, torch.tensor(1)])
-@pytest.mark.parametrize("name", ["epoch", "first_batch"])
-def test_other_kinds_of_numbers_are_refused(name, number):
-    """Only integers count, and bools are none."""
-    numbering = BatchIndex(3)
-    with pytest.raises(TypeError, match=f"{name} must be an int, got"):
-        numbering.restart(**{"epoch": 1, name: number})
-    assert numbering.epoch == 3
-
-
-def test_integers_of_numpy_are_taken():
-    """NumPy's integers mean what Python's do, up to the end of the range."""
-    numbering = BatchIndex()
-    numbering.restart(np.int64(2), np.uint8(5))
-    assert numbering.find() == (2, -1, 5)
-    numbering.restart(2**63 - 1)
-    assert numbering.epoch == 2**63 - 1
-
-
-# --- Threads and processes ----------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("number", "error", "text"),
+    [(n, ValueError, f"{RANGE} {n}") for n in (2**70, 2**63, -1, np.uint64(2**63))]
+    + [(n, TypeError, "must be an int, got") for n in (True, np.True_, 1.0, "1", None)]
+    + [(torch.tensor(1), TypeError, "must be an int, got")],
+)
+def test_wrong_numbers_are_refused(name, number, error, text):
+    """Only integers that fit the shared memory are accepted, and an error changes nothing."""
+    batch_index = BatchIndex(3)
+    with pytest.raises(error, match=f"{name} {text}"):
+        batch_index.set_epoch(**{"epoch": 1, name: number})
+    assert batch_index.epoch == 3
 
 
 def run_threads(*calls):
-    """Run functions in a thread each, at once."""
+    """Run each function in a thread, all at the same time."""
     threads = [threading.Thread(target=call) for call in calls]
     for thread in threads:
         thread.start()
@@ -337,7 +238,7 @@ def run_threads(*calls):
 
 @pytest.fixture
 def _hasty():
-    """Let another thread go on after every line that numbers batches."""
+    """Let another thread continue after every line that finds an index."""
 
     def trace(frame, event, argument):
         if frame.f_code.co_filename != inspect.getfile(BatchIndex):
@@ -351,39 +252,35 @@ def _hasty():
 
 
 @pytest.mark.usefixtures("_hasty")
-def test_threads_never_get_the_same():
-    """Calls by hand from several threads are counted together, without a gap."""
-    numbering, found = BatchIndex(), []
-
-    def ask():
-        found.extend(numbering.find() for _ in range(300))
-
-    run_threads(*[ask] * 4)
+def test_threads_never_find_the_same():
+    """Calls from several threads are counted together, without a gap."""
+    batch_index, found = BatchIndex(), []
+    run_threads(*[lambda: found.extend(batch_index.find() for _ in range(300))] * 4)
     assert sorted(found) == [(0, -1, call) for call in range(1200)]
 
 
 @pytest.mark.usefixtures("_hasty")
-def test_a_loader_in_each_thread():
-    """Loaders in threads of their own do not disturb each other's numbers."""
+def test_loaders_in_several_threads_keep_their_indices():
+    """DataLoaders in threads of their own, with one function, do not disturb each other."""
     ask, found = Ask(3), []
     loaders = [DataLoader(range(200), 2, collate_fn=ask) for _ in range(3)]
-    run_threads(*[lambda loader=loader: found.append(list(loader)) for loader in loaders])
+    run_threads(*[lambda loader=loader: found.append(indices(loader)) for loader in loaders])
     assert found == [[[(n, 0), (n, 1), (n, 2)] for n in range(100)]] * 3
 
 
 class Threaded(IterableDataset):
-    """A stream that asks from a thread of its own, where the loader's frames are out of sight."""
+    """A stream that asks in a thread of its own, where the loader's frames are out of sight."""
 
     def __init__(self):
-        self.numbering, self.found = BatchIndex(), []
+        self.batch_index, self.found = BatchIndex(), []
 
     def __iter__(self):
-        run_threads(lambda: self.found.extend(self.numbering.find() for _ in range(2)))
+        run_threads(lambda: self.found.extend(self.batch_index.find() for _ in range(2)))
         return iter(self.found)
 
 
-def test_threads_in_workers_are_told_apart():
-    """Threads of a worker count for themselves, and those of another have other numbers."""
+def test_threads_of_workers_have_different_indices():
+    """Threads count their own calls, with an index of their worker."""
     loader = DataLoader(Threaded(), batch_size=None, num_workers=2)
     found = sorted(tuple(numbers) for numbers in loader)
     assert found == [(0, -3, 0), (0, -3, 1), (0, -2, 0), (0, -2, 1)]
@@ -391,37 +288,20 @@ def test_threads_in_workers_are_told_apart():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["fork", "forkserver"])
-def test_processes_never_get_the_same(method):
-    """In a pool no call repeats another's numbers, and each process says once what to do."""
-    numbering = BatchIndex()
+def test_processes_of_a_pool_never_find_the_same(method):
+    """In a pool no call repeats the numbers of another call, and each call warns."""
+    batch_index = BatchIndex()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads
         with multiprocessing.get_context(method).Pool(2) as pool:
-            found = pool.map(ask_in_process, [numbering] * 12, chunksize=1)
-    assert len({numbers for numbers, *_ in found}) == 12
-    for process in {process for *_, process in found}:
-        said = [text for _, texts, asked in found if asked == process for text in texts]
-        assert len(said) == 1
-        assert "make_collate_fn(..., seed=seed, rank=number_of_the_process)" in said[0]
-    assert numbering.find() == (0, -1, 0)
+            found = pool.map(find_and_warn, [batch_index] * 12, chunksize=1)
+    assert len({numbers for numbers, _ in found}) == 12
+    advice = "make_collate_fn(..., seed=seed, rank=number_of_the_process)"
+    assert all(advice in text for _, (text,) in found)
+    assert batch_index.find() == (0, -1, 0)
 
 
-def test_a_function_made_in_a_process_is_at_home_there():
-    """Made in the process of a pool, as the warning advises, it counts its calls."""
+def test_a_function_that_a_process_makes_counts_its_calls():
+    """Made in the process of a pool, as the warning advises, it does not warn."""
     with multiprocessing.get_context("fork").Pool(1) as pool:
-        assert pool.apply(ask_in_process)[:2] == ((0, -1, 0), [])
-
-
-@pytest.mark.parametrize("method", ["thread", "process"])
-@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_nodes_never_get_the_same(method):
-    """torchdata.nodes calls from threads or processes, and no two calls have one plan."""
-    nodes = pytest.importorskip("torchdata.nodes")
-    collate_fn = make()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # its processes inherit this
-        batches = nodes.Batcher(nodes.SamplerWrapper(SequentialSampler(range(24))), 4)
-        load = nodes.ParallelMapper(batches, lambda batch: [Numbers()[n] for n in batch], 0)
-        mixed = nodes.ParallelMapper(load, collate_fn, num_workers=2, method=method)
-        found = [str(tuple(batch[-1])) for batch in nodes.Loader(mixed)]
-    assert len(found) == len(set(found)) == 6
+        assert pool.apply(find_and_warn) == ((0, -1, 0), [])

@@ -1,7 +1,7 @@
-"""Compare the numbers of batches with those that their samples tell, in every kind of loader.
+"""Compare the index of each batch with the index that its samples imply, in resumed epochs too.
 
-The samples are numbers and come in order, so a batch says by itself which one it is: for a stream
-how many batches its worker gave before, and for a map how many the loader gave.
+The samples are numbers in order, so the first sample of a batch implies its index: for a stream by
+the number of batches that its worker gave before, for a map by the number that the loader gave.
 """
 
 import copy
@@ -11,110 +11,51 @@ import time
 import traceback
 
 import pytest
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
-
-from tv_mixaug.loading.batch_index import BatchIndex
+from helpers.loading import Ask, Share, StatefulStream, Stream
+from torch.utils.data import DataLoader
 
 COUNT, SIZE = 7, 2
-BATCHES = 4  # of one worker or two
+BATCHES = 4  # with one worker or two
+
+pytestmark = pytest.mark.filterwarnings("ignore:'set_vital' is deprecated")  # torchdata calls it
+KINDS = {"map": range, "stream": lambda n: Stream(range(n))}
+KINDS["stateful stream"] = lambda n: StatefulStream(range(n))
+EACH_KIND = pytest.mark.parametrize("kind", KINDS)
+WAYS = [(0, 0, 1), (1, 0, 1), (1, 1, 1), (2, 0, 1), (2, 1, 1), (2, 1, 0)]
+EACH_WAY = pytest.mark.parametrize(("workers", "persistent", "in_order"), WAYS)
 
 
-class Stream(IterableDataset):
-    """Numbers, dealt to the workers one by one; the last worker may give but a few."""
-
-    def __init__(self, few=None):
-        self.few = few
-
-    def __iter__(self):
-        return (number for number in Walk(self.few))
-
-
-class StatefulStream(Stream):
-    """The same, with a state that can be saved."""
-
-    def __iter__(self):
-        return Walk(self.few)
-
-
-class Walk:
-    """Walk through a worker's numbers, remembering where."""
-
-    end = COUNT
-
-    def __init__(self, few):
-        info = get_worker_info()
-        self.id, self.step = (0, 1) if info is None else (info.id, info.num_workers)
-        self.given, self.most = 0, few if few and self.id == self.step - 1 else COUNT
-
-    def __iter__(self):
-        return self
-
-    def __next__(self):
-        number = self.id + self.given * self.step
-        if number >= self.end or self.given == self.most:
-            raise StopIteration
-        self.given += 1
-        return number
-
-    def state_dict(self):
-        """Return the place."""
-        return {"given": self.given}
-
-    def load_state_dict(self, state):
-        """Go to the place."""
-        self.given = state["given"]
-
-
-class Ask:
-    """A collate function that returns the samples and what it was told."""
-
-    def __init__(self):
-        self.numbering = BatchIndex()
-
-    def __call__(self, samples):
-        """Ask once for each batch."""
-        return samples, self.numbering.find()
-
-
-def truth(samples, kind, workers):
-    """Return the number that a batch has, by its first sample."""
-    dealt = max(workers, 1) if kind != "map" else 1
-    return samples[0] // dealt // SIZE * dealt + samples[0] % dealt
+@pytest.fixture
+def stateful(monkeypatch):
+    """Return StatefulDataLoader, which does not log that it reads streams again."""
+    torchdata = pytest.importorskip("torchdata.stateful_dataloader")
+    monkeypatch.setattr(logging.getLogger("torchdata"), "level", logging.ERROR)
+    return torchdata.StatefulDataLoader
 
 
 def check(batches, kind, workers, epoch):
-    """Say which batches have another number than the truth."""
+    dealt = max(workers, 1) if kind != "map" else 1
     for samples, found in batches:
-        assert found == (epoch, truth(samples, kind, workers), 0), f"of {samples}"
+        index = samples[0] // dealt // SIZE * dealt + samples[0] % dealt
+        assert found == [(epoch, index, 0)], f"of {samples}"
 
 
-KINDS = {"map": lambda: range(COUNT), "stream": Stream, "stateful stream": StatefulStream}
-EACH_KIND = pytest.mark.parametrize("kind", KINDS)
-EACH_WAY = pytest.mark.parametrize(
-    ("workers", "persistent", "in_order"),
-    [
-        (0, False, True),
-        (1, False, True),
-        (1, True, True),
-        (2, False, True),
-        (2, True, True),
-        (2, True, False),
-    ],
-    ids=lambda value: str(int(value)),
-)
+def check_no_repetition(batches):
+    given = {(*samples, *found) for samples, found in batches}
+    assert len({numbers for *_, numbers in given}) == len(given)
 
 
 @EACH_KIND
 @EACH_WAY
-def test_an_epoch_left_at_any_place(kind, workers, persistent, in_order):
-    """Whole epochs, and those after one that was left at any place, are numbered by the truth."""
+def test_an_epoch_that_is_left_at_any_batch(kind, workers, persistent, in_order):
+    """Whole epochs, and epochs after one that was left early, have the right indices."""
     ask = Ask()
     loader = DataLoader(
-        KINDS[kind](), SIZE, collate_fn=ask, num_workers=workers,
-        persistent_workers=persistent, in_order=in_order,
+        KINDS[kind](COUNT), SIZE, collate_fn=ask, num_workers=workers,
+        persistent_workers=bool(persistent), in_order=bool(in_order),
     )  # fmt: skip
     for epoch, place in enumerate([*range(0, BATCHES, 1 if persistent else 2), None]):
-        ask.numbering.restart(epoch)
+        ask.batch_index.set_epoch(epoch)
         check(found := list(itertools.islice(loader, place)), kind, workers, epoch)
     assert len(found) == BATCHES
 
@@ -122,142 +63,103 @@ def test_an_epoch_left_at_any_place(kind, workers, persistent, in_order):
 @pytest.mark.slow
 @EACH_KIND
 @EACH_WAY
-@pytest.mark.filterwarnings("ignore:'set_vital' is deprecated")
-def test_an_epoch_resumed_at_any_place(kind, workers, persistent, in_order):
-    """Resumed at any place, its very end too, an epoch goes on by the truth, as does the next."""
-    stateful = pytest.importorskip("torchdata.stateful_dataloader")
-    logging.getLogger("torchdata").setLevel(logging.ERROR)  # it warns that it runs through again
+def test_an_epoch_that_is_resumed_at_any_batch(stateful, kind, workers, persistent, in_order):
+    """Resumed after any batch, also the last, an epoch and the next one have the right indices."""
 
-    def make():
-        return stateful.StatefulDataLoader(
-            KINDS[kind](), SIZE, collate_fn=Ask(), num_workers=workers,
-            persistent_workers=persistent, in_order=in_order,
+    def load(epoch):
+        loader = stateful(
+            KINDS[kind](COUNT), SIZE, collate_fn=Ask(), num_workers=workers,
+            persistent_workers=bool(persistent), in_order=bool(in_order),
         )  # fmt: skip
+        loader.collate_fn.batch_index.set_epoch(epoch)
+        return loader
 
-    loader = make()
-    loader.collate_fn.numbering.restart(3)
+    loader = load(3)
     iterator, states, before = iter(loader), [copy.deepcopy(loader.state_dict())], []
     for batch in iterator:
         before.append(batch)
         states.append(copy.deepcopy(loader.state_dict()))
     check(before, kind, workers, 3)
-    states.append(loader.state_dict())  # all is done: the next epoch begins
+    states.append(loader.state_dict())  # the epoch is over: the next one starts
     if not in_order and kind == "stream":
-        states = states[:1]  # torchdata refuses the others, mostly
+        states = states[:1]  # torchdata refuses most of the others
     for place, state in enumerate(states):
         ended = place == BATCHES + 1
-        ask, resumed = Ask(), make()
-        ask.numbering.restart(3 + ended)
-        resumed.collate_fn = ask
+        resumed = load(3 + ended)
         resumed.load_state_dict(state)
         rest = list(resumed)
         if in_order or kind == "map":
             check(rest, kind, workers, 3 + ended)
             assert not in_order or len(rest) == BATCHES - place % (BATCHES + 1)
-        elif not ended:  # which worker gave what is unknown: others get numbers beyond
-            given = {(*samples, found) for samples, found in before[:place] + rest}
-            assert len({found for *_, found in given}) == len(given)
-        ask.numbering.restart(4 + ended)
+        elif not ended:  # it is unknown which worker gave what, so other batches get new indices
+            check_no_repetition(before[:place] + rest)
+        resumed.collate_fn.batch_index.set_epoch(4 + ended)
         check(following := list(resumed), kind, workers, 4 + ended)
         assert len(following) == BATCHES
 
 
-def test_a_worker_whose_stream_ends_early_shifts_no_number():
-    """Where one worker gives less than the other, both are numbered by what they give."""
-    ask = Ask()
-    for prefetch in (1, 3):  # with one, the loader's own numbers have no gaps
-        loader = DataLoader(
-            Stream(few=1), 1, collate_fn=ask, num_workers=2, prefetch_factor=prefetch
-        )
-        ask.numbering.restart(prefetch)
-        numbers = {samples[0]: found[1] for samples, found in loader}
-        assert numbers == {0: 0, 1: 1, 2: 2, 4: 4, 6: 6}
+@pytest.mark.parametrize("prefetch", [1, 3])  # with 1, the loader's own indices have no gaps
+def test_a_stream_that_ends_early_in_one_worker(prefetch):
+    """Both workers are numbered by the batches that they give."""
+    options = {"num_workers": 2, "prefetch_factor": prefetch}
+    loader = DataLoader(Stream(range(COUNT), few=1), 1, collate_fn=Ask(), **options)
+    indices = {samples[0]: found[0][1] for samples, found in loader}
+    assert indices == {0: 0, 1: 1, 2: 2, 4: 4, 6: 6}
 
 
-@pytest.mark.filterwarnings("ignore:'set_vital' is deprecated")
-def test_an_epoch_that_begins_again_after_it_was_resumed():
-    """Without a word from the loop, too, the workers begin at 0 after the resumed epoch."""
-    stateful = pytest.importorskip("torchdata.stateful_dataloader")
+def test_a_second_epoch_without_set_epoch_after_a_resumed_one(stateful):
+    """Persistent workers start the next epoch at index 0, also if it has the same number."""
 
-    def make():
-        return stateful.StatefulDataLoader(
-            range(COUNT), SIZE, collate_fn=Ask(), num_workers=1, persistent_workers=True
-        )
+    def load():
+        options = {"num_workers": 1, "persistent_workers": True}
+        return stateful(range(COUNT), SIZE, collate_fn=Ask(), **options)
 
-    loader, resumed = make(), make()
+    loader, resumed = load(), load()
     next(iter(loader))
     resumed.load_state_dict(loader.state_dict())
     check(list(resumed), "map", 1, 0)
     check(list(resumed), "map", 1, 0)
 
 
-@pytest.mark.filterwarnings("ignore:'set_vital' is deprecated")
-def test_a_stream_resumed_after_a_worker_has_ended_repeats_no_number():
-    """What each worker gave is unknown then, so the batches get new numbers."""
-    stateful = pytest.importorskip("torchdata.stateful_dataloader")
-
-    def make():
-        return stateful.StatefulDataLoader(
-            StatefulStream(few=1), 1, collate_fn=Ask(), num_workers=2, persistent_workers=True
-        )
-
-    loader = make()
-    iterator = iter(loader)
-    before = [next(iterator) for _ in range(3)]
-    assert [samples for samples, _ in before] == [[0], [1], [2]]
-    before.append(next(iterator))  # the second worker has ended
-    resumed = make()
-    resumed.load_state_dict(loader.state_dict())
-    rest = list(resumed)
-    assert [samples for samples, _ in rest] == [[6]]
-    assert len({found for _, found in before + rest}) == 5
-
-
-class Tardy(Walk):
-    """Numbers of two workers, of which the second gives three before the first gives two."""
-
-    end = 9
+class Tardy(Share):
+    """A share of which the second worker gives three items before the first one gives two."""
 
     def __next__(self):
-        time.sleep(0.3 if self.id == 0 else 0.35 * (self.given == 2))
+        time.sleep(0.3 if self.worker == 0 else 0.35 * (self.given == 2))
         return super().__next__()
 
 
 class TardyStream(StatefulStream):
-    """The same as a stream."""
+    """A stream of such shares."""
 
     def __iter__(self):
-        return Tardy(self.few)
+        return Tardy(self.items)
 
 
-@pytest.mark.filterwarnings("ignore:'set_vital' is deprecated")
-def test_a_stream_resumed_out_of_order_repeats_no_number():
-    """Where workers do not take turns, nobody knows what each gave: others get numbers beyond."""
-    stateful = pytest.importorskip("torchdata.stateful_dataloader")
-    logging.getLogger("torchdata").setLevel(logging.ERROR)  # it warns that it promises nothing
-
-    def make():
-        return stateful.StatefulDataLoader(
-            TardyStream(), 1, collate_fn=Ask(), num_workers=2, in_order=False, prefetch_factor=1
-        )
-
-    loader = make()
+@pytest.mark.parametrize(
+    ("data", "options", "left"),
+    [
+        (StatefulStream(range(COUNT), few=1), {"persistent_workers": True}, 1),
+        (TardyStream(range(9)), {"in_order": False, "prefetch_factor": 1}, None),
+    ],
+    ids=["a worker has ended", "out of order"],
+)
+def test_a_stream_whose_workers_did_not_take_turns(stateful, data, options, left):
+    """It is unknown then what each worker gave, so the resumed epoch repeats no index."""
+    loader = stateful(data, 1, collate_fn=Ask(), num_workers=2, **options)
     iterator = iter(loader)
     before = [next(iterator) for _ in range(4)]
-    resumed = make()
+    resumed = stateful(data, 1, collate_fn=Ask(), num_workers=2, **options)
     resumed.load_state_dict(loader.state_dict())
-    given = {(*samples, found) for samples, found in [*before, *resumed]}
-    assert len({found for *_, found in given}) == len(given)
+    rest = list(resumed)
+    assert left is None or len(rest) == left
+    check_no_repetition(before + rest)
 
 
-@pytest.mark.filterwarnings("ignore:'set_vital' is deprecated")
-def test_a_loader_that_goes_back_in_its_epoch_is_not_warned_of():
-    """To resume an epoch that this process has begun is no oversight, with workers and without."""
-    stateful = pytest.importorskip("torchdata.stateful_dataloader")
+def test_a_loader_that_goes_back_in_its_epoch_is_not_warned_of(stateful):
+    """Resuming an epoch that this process has started is not an oversight."""
     for workers in (0, 1):
-        loader = stateful.StatefulDataLoader(
-            range(COUNT), SIZE, collate_fn=Ask(), num_workers=workers
-        )
+        loader = stateful(range(COUNT), SIZE, collate_fn=Ask(), num_workers=workers)
         next(iter(loader))
         state = loader.state_dict()
         for _ in range(2):
@@ -265,19 +167,13 @@ def test_a_loader_that_goes_back_in_its_epoch_is_not_warned_of():
             check(list(loader), "map", workers, 0)
 
 
-@pytest.mark.filterwarnings("ignore:'set_vital' is deprecated")
-def test_a_resumed_stream_beside_another_loader():
-    """In the main process each loader's numbers are its own, although one ran through again."""
-    stateful = pytest.importorskip("torchdata.stateful_dataloader")
-    logging.getLogger("torchdata").setLevel(logging.ERROR)
-    loader = stateful.StatefulDataLoader(Stream(), SIZE, collate_fn=Ask())
-    iterator = iter(loader)
-    next(iterator)
-    state = loader.state_dict()
-    ask = Ask()
-    resumed = stateful.StatefulDataLoader(Stream(), SIZE, collate_fn=ask)
-    resumed.load_state_dict(state)
-    validation = DataLoader(range(COUNT), SIZE, collate_fn=ask)
+def test_a_resumed_stream_beside_another_loader(stateful):
+    """In the main process each loader has its own indices, although one reads its stream again."""
+    loader = stateful(Stream(range(COUNT)), SIZE, collate_fn=Ask())
+    next(iter(loader))
+    resumed = stateful(Stream(range(COUNT)), SIZE, collate_fn=Ask())
+    resumed.load_state_dict(loader.state_dict())
+    validation = DataLoader(range(COUNT), SIZE, collate_fn=resumed.collate_fn)
     pairs = list(zip(resumed, validation, strict=False))
     check([batch for batch, _ in pairs], "stream", 0, 0)
     check([batch for _, batch in pairs], "map", 0, 0)
@@ -285,7 +181,7 @@ def test_a_resumed_stream_beside_another_loader():
 
 
 class Broken:
-    """Numbers, some of which cannot be read."""
+    """Numbers; some of them cannot be read."""
 
     def __len__(self):
         return COUNT
@@ -297,26 +193,24 @@ class Broken:
 
 
 class BrokenAsk(Ask):
-    """A collate function that fails for a batch."""
+    """A collate function that fails for one batch."""
 
     def __call__(self, samples):
-        """Fail after the question."""
+        """Fail after the index was found."""
         asked = super().__call__(samples)
         if samples[0] == 2:
             raise OSError("cannot be collated")
         return asked
 
 
-@pytest.mark.parametrize("stateful", [False, True])
-@pytest.mark.parametrize("workers", [0, 1, 2])
+@pytest.mark.parametrize(
+    ("workers", "kind"), [(1, "torch"), (2, "torch"), (0, "torchdata"), (2, "torchdata")]
+)
 @pytest.mark.parametrize(("data", "ask"), [(Broken, Ask), (lambda: range(COUNT), BrokenAsk)])
-@pytest.mark.filterwarnings("ignore:'set_vital' is deprecated")
-def test_going_on_after_an_error(data, ask, workers, stateful):
-    """A batch that failed, in reading or collating, keeps its number, with workers and without."""
-    kind = DataLoader
-    if stateful:
-        kind = pytest.importorskip("torchdata.stateful_dataloader").StatefulDataLoader
-    iterator = iter(kind(data(), SIZE, collate_fn=ask(), num_workers=workers))
+def test_an_epoch_that_continues_after_an_error(stateful, data, ask, workers, kind):
+    """A batch that cannot be read or collated keeps its index."""
+    make = stateful if kind == "torchdata" else DataLoader
+    iterator = iter(make(data(), SIZE, collate_fn=ask(), num_workers=workers))
     batches = [next(iterator)]
     with pytest.raises(OSError, match="cannot be") as error:
         next(iterator)

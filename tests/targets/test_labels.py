@@ -12,9 +12,9 @@ from torch import nn
 from torch.nn import functional as nnf
 
 from tv_mixaug import CutMix, Cutout, Mixup
+from tv_mixaug.batch.spec import BatchOptions, FieldSpec, PairedLabels, Role
 from tv_mixaug.engine import plan as plans
 from tv_mixaug.losses import MixCriterion
-from tv_mixaug.batch.spec import BatchOptions, FieldSpec, PairedLabels, Role
 from tv_mixaug.targets.labels import encode_labels
 
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)

@@ -16,13 +16,13 @@ from tv_mixaug import (
     Cutout,
     Mixup,
     OneOf,
+    PairedLabels,
     RandomErasing,
     functional,
     make_collate_fn,
     testing,
     timm,
 )
-from tv_mixaug import PairedLabels
 
 K = 16
 

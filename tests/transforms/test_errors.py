@@ -13,10 +13,9 @@ import torch
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from tv_mixaug import CutMix, Cutout, Mixup, functional, make_collate_fn
+from tv_mixaug import CutMix, Cutout, Mixup, PairedLabels, functional, make_collate_fn
 from tv_mixaug.engine import plan as plans
 from tv_mixaug.losses import MixCriterion
-from tv_mixaug import PairedLabels
 
 NAN, INF = math.nan, math.inf
 NUMBERS = ("1", None, [1.0], torch.tensor(1.0), True, 1j, object())  # none is a real number

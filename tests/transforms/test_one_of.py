@@ -20,12 +20,12 @@ from tv_mixaug import (
     Cutout,
     Mixup,
     OneOf,
+    PairedLabels,
     RandomErasing,
     functional,
     make_collate_fn,
 )
 from tv_mixaug.engine.plan import BLEND, FILL, NONE, PASTE
-from tv_mixaug import PairedLabels
 
 LEVEL = 1e-4
 K = 6

@@ -1,1 +1,4 @@
-"""Collating and mixing in the workers of a DataLoader."""
+"""The DataLoader side: collate samples, find the batch index, share memory and settings.
+
+It may import all other stages; only ``tv_mixaug.timm``, ``tv_mixaug.cli`` and users import it.
+"""

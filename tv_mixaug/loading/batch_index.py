@@ -1,172 +1,191 @@
-"""Number the batches of an epoch for a collate function, which is told the samples alone.
+"""Recover the index of a batch from the DataLoader's stack frames.
 
-No counter of its own can know the number: batches are dealt to workers, workers persist or not, an
-epoch may be left early or resumed in the middle. The loader knows, so its frames are asked, and
-calls are counted only where no loader is found.
+A collate function receives samples and nothing else, but a reproducible mix depends on the index of
+its batch. The function cannot count by itself: batches are dealt to workers, workers may outlive an
+epoch, and an epoch may be left early or resumed. The DataLoader has no public channel for the
+index, so it is read from frames of torch and torchdata, and calls are counted without them:
+
+* ``_worker_loop`` in a worker: ``idx``, the index, and ``fetcher``, a new object for each epoch.
+* ``_next_data`` in the main process: ``self``, the iterator.
+* ``__init__`` of the iterator, while it pickles a worker, and in a forked worker at any time:
+  ``self``, and ``next_iter_state`` if a StatefulDataLoader resumes.
+* ``load_state_dict`` in the main process, while a StatefulDataLoader skips batches of a stream.
 """
 
 from __future__ import annotations
 
-import functools
+import itertools
 import os
-import secrets
 import sys
-import threading
 import warnings
-from dataclasses import dataclass
-from types import FrameType
+from multiprocessing.context import get_spawning_popen
 from typing import Any
 from weakref import WeakKeyDictionary
 
-import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
-from tv_mixaug._validation import check_integer
-from tv_mixaug.loading import loader_frames as frames
-from tv_mixaug.loading.shared_value import SharedValue
+from tv_mixaug._validation import check_integer, ensure
+from tv_mixaug.loading.shared_value import SharedValue, share_numbers
 
-OUTSIDE = -1  # the number of calls outside a loader; threads of workers have numbers below it
-SEVERAL = -1  # in place of a loader's mark: none of them is warned of
-BEFORE, BETWEEN = 1, 2
+OUTSIDE = -1  # the index of all calls outside a DataLoader; threads of workers have lower ones
 
 
-@dataclass(eq=False)
-class _Source:
-    """Where calls come from: a loader's epoch, or outside of one."""
+def find_frame(**marks: str) -> tuple[str, dict[str, Any]]:
+    """Return the name and the variables of the innermost frame of some functions, or ("", {}).
 
-    before: int = 0  # to be added to the loader's own number
-    index: int = -1
-    served: int = 0
-    last: tuple[int, int] | None = None
-    calls: int = 0
+    Args:
+        **marks: For each name of a function, the local variable or attribute of ``self`` by which
+            torch's function is told from others of that name.
+    """
+    frame: Any = sys._getframe()
+    while frame is not None:
+        mark = marks.get(frame.f_code.co_name)
+        if mark and (mark in frame.f_locals or hasattr(frame.f_locals.get("self"), mark)):
+            return frame.f_code.co_name, frame.f_locals
+        frame = frame.f_back
+    return "", {}
 
-    def count(self, number: int, epoch: int) -> int:
-        """Return how many calls have been counted for the number before."""
-        self.calls = self.calls + 1 if (number, epoch) == self.last else 0
-        self.last = number, epoch
+
+class _Epoch:
+    """The batches and calls that this process has counted in one epoch of one loader."""
+
+    def __init__(self, skipped: int) -> None:
+        # A loader that resumes does not count the batches that it has skipped.
+        self.skipped, self.last, self.batches, self.calls = skipped, -1, 0, 0
+
+    def count(self, batch: int) -> int:
+        """Return the number of earlier calls for a batch; pipelines may collate by themselves."""
+        self.calls += 1
+        if batch != self.last:
+            self.last, self.calls, self.batches = batch, 0, self.batches + 1
         return self.calls
 
 
 class BatchIndex:
-    """Number the calls of a collate function by the loader's batches, in all processes.
-
-    Workers share the epoch, its first batch, the mark of the one loader that has begun an epoch, 0
-    before and ``SEVERAL`` where there are more, and when :meth:`restart` was called: ``BETWEEN``
-    epochs, to begin one again is no oversight. Who begins an epoch writes the mark alone,
-    :meth:`restart` the other alone: neither can undo what the other has said.
-    """
+    """Find the epoch and the index of the batch that a collate function is called for."""
 
     def __init__(self, epoch: int = 0, first_batch: int = 0) -> None:
-        self._shared = SharedValue([epoch, first_batch], torch.int64)
-        mark = torch.zeros(2, dtype=torch.int64, device="cpu")
-        self._mark = mark.share_memory_()  # type: ignore[no-untyped-call]
-        self._epoch_here = epoch  # not shared: a worker has the one in which it was started
+        # The third number is 1 after a call of set_epoch, and 2 if a start or a call preceded it.
+        self._epoch = SharedValue([epoch, first_batch, 0], "q")
+        # The loader that has started an epoch. A process that starts one writes only this number,
+        # and set_epoch writes only the others, so neither undoes a change by the other.
+        self._loader = share_numbers("q", [0])
+        self._own_epoch = epoch  # not shared: a worker keeps the epoch in which it was started
+        self._own_start: tuple[int, int | None] | None = None
         self._home = os.getpid()
-        self._start: tuple[int, int | None] | None = None
-        self._forget()
+        self._counts: WeakKeyDictionary[Any, _Epoch] = WeakKeyDictionary()
+        self._calls_outside = itertools.count()
 
-    def _forget(self) -> None:
-        self._process = os.getpid()
-        self._lock = threading.Lock()
-        self._sources: WeakKeyDictionary[Any, _Source] = WeakKeyDictionary()
-        self._outside = _Source()
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Share with a spawned worker, and tell it what only this process can see; else copy."""
-        if not frames.is_starting_worker():
-            return {"values": self._shared.get(), "_home": self._home}
-        kept = {name: self.__dict__[name] for name in ("_shared", "_mark", "_epoch_here", "_home")}
-        return {**kept, "_start": frames.describe_start(sys._getframe(), os.getpid())}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        state = dict(state)
-        self.__init__(*state.pop("values", ()))  # type: ignore[misc]
-        self.__dict__.update(state)
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Share memory with a process that is being spawned; copy the epoch otherwise."""
+        state: dict[str, Any] = {"_home": self._home}
+        if get_spawning_popen() is None:
+            return BatchIndex, tuple(self._epoch.get()[:2]), state
+        state |= {"_epoch": self._epoch, "_loader": self._loader, "_own_epoch": self._own_epoch}
+        return BatchIndex, (), {**state, "_own_start": _describe_start(os.getpid())}
 
     @property
     def epoch(self) -> int:
         """The epoch that was set last."""
-        return int(self._shared.get()[0])
+        return int(self._epoch.get()[0])
 
-    def restart(self, epoch: int, first_batch: int = 0) -> None:
-        """Begin an epoch, of which another loader has given ``first_batch`` batches."""
+    def set_epoch(self, epoch: int, first_batch: int = 0) -> None:
+        """Set the epoch and the index of the loader's first batch."""
         for name, value in (("epoch", epoch), ("first_batch", first_batch)):
-            if not 0 <= check_integer(name, value) < 2**63:
-                raise ValueError(f"{name} must be >= 0 and below 2**63, got {value}.")
-        self._shared.set([int(epoch), int(first_batch)])
-        # For good: a worker may note a start that was long ago.
-        self._mark[1] = BETWEEN if self._mark.any() else BEFORE
-        self._epoch_here = int(epoch)
-        self._outside = _Source()
+            ensure(0 <= check_integer(name, value) < 2**63, name, ">= 0 and below 2**63", value)
+        has_begun = self._loader[0] or self._epoch.get()[2]
+        self._epoch.set([int(epoch), int(first_batch), 2 if has_begun else 1])
+        self._own_epoch, self._calls_outside = int(epoch), itertools.count()
 
     def find(self) -> tuple[int, int, int]:
-        """Return the epoch, the batch's number in it, and how many calls it has had before.
-
-        Only pipelines that collate by themselves call more than once for one batch of the loader.
-        """
-        if self._process != os.getpid():
-            self._forget()  # forked: the parent's loaders are not ours
-        with self._lock:  # no two threads may be told the same
-            epoch, first_batch = self._shared.get()
-            frame, info = frames.find_serving_frame(sys._getframe()), get_worker_info()
-            if frame is None:
-                if info is None and self._process != self._home:
-                    _warn_of_processes()
-                    return epoch, OUTSIDE, secrets.randbits(62)
-                number = OUTSIDE if info is None else OUTSIDE - 1 - info.id
-                return epoch, number, self._outside.count(number, epoch) + first_batch
-            if frame.f_code.co_name == "_worker_loop":
-                source, number = self._in_worker(frame, epoch)
+        """Return the epoch, the index of the batch, and the number of earlier calls for it."""
+        epoch, first_batch, _ = self._epoch.get()
+        function, variables = find_frame(_worker_loop="idx", _next_data="_num_yielded")
+        if function:
+            if function == "_worker_loop":
+                index, calls = self._find_in_worker(variables, epoch)
             else:
-                source, number = self._in_main(frame)
-            return epoch, number + first_batch, source.count(number, epoch)
-
-    def _in_worker(self, frame: FrameType, epoch: int) -> tuple[_Source, int]:
-        fetcher, index = frame.f_locals["fetcher"], int(frame.f_locals["idx"])
-        source = self._sources.get(fetcher)  # a loader makes a new one for each epoch
-        if source is None:
-            start = self._start or frames.describe_start(frame, os.getppid())
-            # A worker may have had no batch of the epoch that was resumed.
-            before = start[1] if epoch == self._epoch_here else None
-            source = self._sources[fetcher] = _Source(before or 0)
-            self._start = start[0], None
-            if before is None and index == 0:
-                self._note_start(start[0])
+                index, calls = self._find_in_main(variables["self"])
+            return epoch, index + first_batch, calls
         info = get_worker_info()
-        if info is None or info.num_workers == 1 or not isinstance(info.dataset, IterableDataset):
-            return source, index + source.before
-        # Streams of workers end in their own time, and the loader's number depends on when it has
-        # heard of that. What each worker has given does not.
-        if index != source.index:
-            source.index, source.served = index, source.served + 1
-        served = source.served - 1 - (info.id - source.before) // info.num_workers
-        return source, served * info.num_workers + info.id
+        if info is None and os.getpid() != self._home:
+            warnings.warn(
+                "this process neither made the collate function nor is a DataLoader's worker, so "
+                "its mixes cannot be reproduced; make the function in this process, with "
+                "`make_collate_fn(..., seed=seed, rank=number_of_the_process)`.",
+                stacklevel=2,
+            )
+            return epoch, OUTSIDE, int.from_bytes(os.urandom(7), "little")
+        thread = info.id + 1 if info else 0
+        return epoch, OUTSIDE - thread, next(self._calls_outside) + first_batch
 
-    def _in_main(self, frame: FrameType) -> tuple[_Source, int]:
-        iterator = frame.f_locals["self"]
-        source = self._sources.get(iterator)
-        if source is None:
-            source = self._sources[iterator] = _Source(-frames.count_before_rerun(frame, iterator))
-            if frames.count_drawn(iterator) == 1:
-                self._note_start(frames.mark_loader(iterator, os.getpid()))
-        return source, frames.count_drawn(iterator) - 1 + source.before
+    def _find_in_worker(self, variables: dict[str, Any], epoch: int) -> tuple[int, int]:
+        fetcher, index = variables["fetcher"], int(variables["idx"])
+        counts = self._counts.get(fetcher)
+        if counts is None:
+            loader, skipped = self._own_start or _describe_start(os.getppid()) or (0, None)
+            self._own_start = loader, None  # only the first epoch is resumed
+            skipped = skipped if epoch == self._own_epoch else None
+            counts = self._counts[fetcher] = _Epoch(skipped or 0)
+            if skipped is None and index == 0:
+                self._note_start(loader)
+        calls, info = counts.count(index), get_worker_info()
+        if info is None or info.num_workers == 1 or not isinstance(info.dataset, IterableDataset):
+            return index + counts.skipped, calls
+        # The loader's index depends on when it learns that a worker's stream has ended.
+        before = counts.batches - 1 - (info.id - counts.skipped) // info.num_workers
+        return before * info.num_workers + info.id, calls
+
+    def _find_in_main(self, iterator: Any) -> tuple[int, int]:
+        counts = self._counts.get(iterator)
+        if counts is None:
+            resuming = find_frame(load_state_dict="state_dict")[1]
+            # An iterator that reads a stream again counts its batches on top of the saved number.
+            again = resuming["state_dict"] if resuming.get("self") is iterator else {}
+            counts = self._counts[iterator] = _Epoch(-int(again.get("_sampler_iter_yielded", 0)))
+        # torchdata's iterator counts a batch when it is drawn, torch's when it is returned.
+        drawn = int(getattr(iterator, "_sampler_iter_yielded", iterator._num_yielded + 1))
+        calls = counts.count(drawn)
+        if drawn == 1 and calls == 0:
+            self._note_start(_identify(iterator, os.getpid()))
+        return drawn - 1 + counts.skipped, calls
 
     def _note_start(self, loader: int) -> None:
-        before, restarted = self._mark.tolist()
-        self._mark[0] = SEVERAL if before else loader
-        if loader and loader == before and restarted != BETWEEN:
+        """Warn if the only loader that has started an epoch starts it again."""
+        before = self._loader[0]
+        self._loader[0] = -1 if before else loader  # -1 stands for several loaders
+        if loader and loader == before and self._epoch.get()[2] != 2:
             warnings.warn(
-                f"the loader begins epoch {self.epoch} again and repeats its mixes; call"
-                " `collate_fn.set_epoch(epoch)` before each epoch's loop.",
+                f"epoch {self.epoch} was started twice with the same seed, so its mixes repeat; "
+                "call `collate_fn.set_epoch(epoch)` before each epoch's loop.",
                 stacklevel=2,
             )
 
 
-@functools.cache
-def _warn_of_processes() -> None:
-    warnings.warn(
-        "the collate function runs in a process that is neither the one that made it nor a"
-        " loader's worker, so its mixes cannot be reproduced; make it in that process, with"
-        " `make_collate_fn(..., seed=seed, rank=number_of_the_process)`.",
-        stacklevel=2,
-    )
+def _identify(iterator: Any, process: int) -> int:
+    """Return a positive number by which every process knows a loader of ``process``."""
+    return hash((process, id(iterator._index_sampler), id(iterator._dataset))) % 2**62 + 1
+
+
+def _describe_start(process: int) -> tuple[int, int | None] | None:
+    """Return the loader of ``process`` that starts a worker, and the batches that it skips."""
+    variables = find_frame(__init__="_index_queues")[1]
+    if not variables:
+        return None
+    iterator, state = variables["self"], variables.get("next_iter_state")
+    loader, is_stream = _identify(iterator, process), isinstance(iterator._dataset, IterableDataset)
+    if state is None:
+        return loader, None
+    snapshot = state["_snapshot"]
+    workers = snapshot["_worker_snapshots"].values()
+    if state["_iterator_finished"] or (is_stream and any(map(_has_no_state, workers))):
+        return loader, 0  # the next epoch begins, or the streams are read again from their start
+    drawn, yielded = snapshot["_main_snapshot"]["_sampler_iter_yielded"], snapshot["_snapshot_step"]
+    if is_stream and not (drawn == yielded and iterator._in_order):
+        # It is unknown what each worker has given, so the epoch continues with new indices.
+        return loader, yielded * len(workers)
+    return loader, drawn
+
+
+def _has_no_state(worker: dict[str, Any]) -> bool:
+    return worker["dataset_state"] is None and worker["fetcher_state"]["dataset_iter_state"] is None

@@ -1,13 +1,11 @@
-"""Memory for batches: shared with the main process where a worker makes them, and used again.
+"""Reuse the shared memory of batches that a worker has sent.
 
-A batch that a worker sends lies in shared memory, and fresh pages of it cost more than mixing
-does. So a worker keeps a :class:`SharedMemoryPool` of blocks, and writes to one again as soon as nothing is
-left, in the worker and in the main process, of the last tensor over it. Both know that from the
-tensor's storage, which every view, array or capsule of the tensor keeps alive, however it was
-made. It does so even where the pixels were moved to other memory and only an array still lies in
-the block; therefore the storage also holds the block, which is unmapped with it and never before.
-
-A block is an anonymous file of Linux and takes nothing of ``/dev/shm``, which is often small.
+Fresh pages of shared memory cost more time than mixing. A worker therefore keeps a pool of blocks,
+and writes into a block again once neither the worker nor the main process holds the last tensor in
+it. A process knows that from the tensor's storage, which every view, array or DLPack capsule of the
+tensor keeps alive. The storage in turn keeps the block mapped, because an array may point into the
+block even after torch has moved the tensor's data. A block is an anonymous file of Linux and takes
+no space in ``/dev/shm``, which is often small.
 """
 
 from __future__ import annotations
@@ -15,11 +13,10 @@ from __future__ import annotations
 import mmap
 import multiprocessing
 import os
-import pickle
-import sys
 import threading
 import weakref
-from multiprocessing import reduction
+from multiprocessing.connection import Connection
+from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 import torch
@@ -29,34 +26,35 @@ from torch.utils.data import get_worker_info
 from torchvision.tv_tensors import Image, Mask, Video
 
 from tv_mixaug.engine.apply import Allocate
-from tv_mixaug.loading.loader_frames import find_serving_frame
+from tv_mixaug.loading.batch_index import find_frame
 
-# Enough for three tensors of each batch: a loader has two batches for each worker on their way,
-# one is being made, and one or two are in use.
-RING_BLOCKS = 16
-# A block that is still in use when so many later tensors were lent is replaced.
+# Three tensors in each of five batches: two that wait, one that is made, one or two in use.
+POOL_BLOCKS = 16
+# A full pool replaces a block that is still in use after this number of later tensors.
 PATIENCE = 64
-# A smaller tensor is sent as fast in fresh memory.
-WORTHWHILE = 1 << 16
-# The last byte of a block says where the last tensor over it is. A block that a forked child of
-# the main process may still read is given up.
+WORTHWHILE = 1 << 16  # bytes; smaller tensors are sent as fast in fresh memory
+# The last byte of a block is its state. A block is given up if a forked child may still read it.
 FREE, SENT, RECEIVED, GIVEN_UP = range(4)
 
-RingName = tuple[int, bytes]  # the worker's process, and what no other ring has
-
-_ring: SharedMemoryPool | None = None  # of this process, where it is a worker
-_received: dict[RingName, dict[int, Block]] = {}  # in the main process, by place
-_forks = 0
+_pool: SharedMemoryPool | None = None  # of this process, if it is a worker
+_received: dict[tuple[int, bytes], dict[int, Block]] = {}  # in the main process, by pool and place
 
 
-def allocator(again: bool) -> Allocate | None:
-    """Return what makes the memory of a batch that a worker sends; None where there is no worker.
-
-    As with ``default_collate`` it is shared; ``again``: it may be that of an earlier batch.
-    """
+def allocator(reuse: bool) -> Allocate | None:
+    """Return the function that allocates a worker's batches; None outside workers."""
+    global _pool
     if get_worker_info() is None:
         return None
-    return allocate_pooled if again else allocate
+    if not (reuse and hasattr(os, "memfd_create")):
+        return allocate
+    if _pool is None or _pool.name[0] != os.getpid():
+        queue = find_frame(_worker_loop="data_queue")[1].get("data_queue")
+        if not hasattr(queue, "_thread"):  # the thread that sends batches
+            return allocate
+        _pool = SharedMemoryPool(queue)
+        for kind in (Tensor, Image, Mask, Video):
+            ForkingPickler.register(kind, _pool.reduce)
+    return _pool.allocate
 
 
 def allocate(size: torch.Size, dtype: torch.dtype) -> Tensor:
@@ -66,182 +64,115 @@ def allocate(size: torch.Size, dtype: torch.dtype) -> Tensor:
     return torch.empty(0, dtype=dtype, device="cpu").set_(storage, 0, size)  # type: ignore[call-overload, no-any-return]
 
 
-def allocate_pooled(size: torch.Size, dtype: torch.dtype) -> Tensor:
-    """Return an uninitialised tensor over the memory of an earlier one, fresh if there is none."""
-    ring = _open_ring() if size.numel() * dtype.itemsize >= WORTHWHILE else None
-    lent = None if ring is None else ring.lend(size, dtype)
-    return allocate(size, dtype) if lent is None else lent
-
-
 class Block:
-    """Memory that two processes share, a file of ``size`` bytes, and what one knows about it."""
+    """Memory that a worker and the main process share, and what this process knows about it."""
 
-    def __init__(self, file: int, size: int) -> None:
-        self.memory = mmap.mmap(file, size)
-        self.tenant: weakref.ref[Any] | None = None  # the storage of the last tensor
-        # For the worker: where that begins, when it was lent, the place in the ring, and the file
-        # until the main process has it.
-        self.start = self.lent_at = self.place = 0
-        self.file: Any = None
+    def __init__(self, file: Connection) -> None:
+        self.memory = mmap.mmap(file.fileno(), 0)
+        self.storage: Any = lambda: None  # weak reference to the last tensor's storage
+        self.start = self.lent_at = 0
+        self.file: Connection | None = None  # in a worker, until it was sent
 
     def is_free(self) -> bool:
-        """Tell whether nothing is left of the last tensor in either process."""
-        return self.memory[-1] == FREE and (self.tenant is None or self.tenant() is None)
+        """Whether no process holds the last tensor in the block."""
+        return self.memory[-1] == FREE and self.storage() is None
 
     def lend(self, size: torch.Size, dtype: torch.dtype) -> Tensor:
         """Return a tensor over the block."""
         tensor = torch.frombuffer(self.memory, dtype=dtype, count=size.numel()).view(size)
         storage: Any = tensor.untyped_storage()
-        storage.block, self.tenant, self.start = self, weakref.ref(storage), tensor.data_ptr()
+        storage.block, self.storage, self.start = self, weakref.ref(storage), tensor.data_ptr()
         return tensor
 
 
 class SharedMemoryPool:
-    """Lend blocks to the batches that a worker sends by a queue, whatever functions collate."""
+    """Blocks for the batches that a worker sends through a queue."""
 
     def __init__(self, queue: Any) -> None:
-        self.name: RingName = (os.getpid(), os.urandom(8))
-        self._queue = queue
+        self.name, self._queue, self._lent = (os.getpid(), os.urandom(8)), queue, 0
         self._blocks: list[Block] = []
-        self._lent = 0
         self._lock = threading.Lock()
 
-    def lend(self, size: torch.Size, dtype: torch.dtype) -> Tensor | None:
-        """Return an uninitialised tensor over a block, None if there is none."""
+    def allocate(self, size: torch.Size, dtype: torch.dtype) -> Tensor:
+        """Return an uninitialised tensor in a block, or in fresh memory if there is no block."""
+        count = size.numel() * dtype.itemsize + 1
         with self._lock:
-            self._lent += 1
-            block = self._find_block(size.numel() * dtype.itemsize + 1)
-            if block is None:
-                return None
-            block.lent_at = self._lent
-            return block.lend(size, dtype)
-
-    def send(self, tensor: Tensor) -> tuple[Any, ...] | None:
-        """Describe a lent tensor for the main process; the block's file goes only once.
-
-        None is returned for all other tensors: for what goes elsewhere, since that process would
-        not have the block next time, for what the main process still has, and for what is not the
-        block's bytes in their order.
-        """
-        if threading.current_thread() is not self._queue._thread or tensor.layout != torch.strided:
-            return None
-        block = getattr(tensor.untyped_storage(), "block", None)
-        with self._lock:
-            if (
-                block not in self._blocks
-                or block.memory[-1] != FREE
-                or tensor.data_ptr() != block.start
-                or not tensor.is_contiguous()
-                or tensor.requires_grad
-            ):
-                return None
-            block.memory[-1] = SENT
-            file, block.file = block.file, None
-        what = tensor.shape, tensor.dtype, type(tensor)
-        return self.name, block.place, file, len(block.memory), *what
+            block = self._find_block(count) if count > WORTHWHILE else None
+            return allocate(size, dtype) if block is None else block.lend(size, dtype)
 
     def _find_block(self, size: int) -> Block | None:
-        for block in self._blocks:
-            if block.is_free() and size <= len(block.memory) <= 2 * size:
-                return block
-        place = self._choose_place()
-        try:
-            return None if place is None else self._make_block(place, size)
-        except OSError:  # too many open files, or too little memory
-            return None
-
-    def _choose_place(self) -> int | None:
-        """Return where a new block may stand; the old one lasts as long as what lies in it."""
-        late, is_full = self._lent - PATIENCE, len(self._blocks) == RING_BLOCKS
-        for block in sorted(self._blocks, key=lambda block: block.lent_at):
-            state = block.memory[-1]
-            is_late = block.lent_at < late and state != SENT
-            if is_late or state == GIVEN_UP or (is_full and block.is_free()):
-                return block.place
-        return None if is_full else len(self._blocks)
-
-    def _make_block(self, place: int, size: int) -> Block:
-        file = os.memfd_create("tv_mixaug")
-        try:
-            os.ftruncate(file, size)
-            block = Block(file, size)
-            block.place, block.file = place, reduction.DupFd(file)
-        finally:
-            os.close(file)
-        for old in self._blocks[place : place + 1]:
-            if old.file is not None:
-                os.close(old.file.detach())
-        self._blocks[place : place + 1] = [block]
+        self._lent += 1
+        fitting = (b for b in self._blocks if b.is_free() and size <= len(b.memory) <= 2 * size)
+        block = next(fitting, None) or self._make_block(size)
+        if block is not None:
+            block.lent_at = self._lent
         return block
 
+    def _make_block(self, size: int) -> Block | None:
+        """Add a block, or replace one if the pool is full; a tensor in it keeps its memory."""
+        blocks, place, late = self._blocks, len(self._blocks), self._lent - PATIENCE
+        if place == POOL_BLOCKS:
+            old = [b for b in blocks if b.is_free() or (b.lent_at < late and b.memory[-1] > SENT)]
+            if not old:
+                return None
+            place = blocks.index(min(old, key=lambda block: block.lent_at))
+        try:  # A Connection sends its file when it is pickled, and closes it when it is dropped.
+            file = Connection(os.memfd_create("tv_mixaug"))
+            os.ftruncate(file.fileno(), size)
+            block = Block(file)
+        except OSError:  # too many open files, or too little memory
+            return None
+        block.file = file
+        blocks[place : place + 1] = [block]
+        return block
 
-def _open_ring() -> SharedMemoryPool | None:
-    """Return the ring of this process if it is a loader's worker that can share memory."""
-    global _ring
-    if _ring is None and hasattr(os, "memfd_create"):
-        frame = find_serving_frame(sys._getframe())
-        queue = frame.f_locals.get("data_queue") if frame else None
-        if hasattr(queue, "_thread"):  # which sends the batches
-            _ring = SharedMemoryPool(queue)
-            for kind in (Tensor, Image, Mask, Video):
-                reduction.ForkingPickler.register(kind, _reduce)
-    return _ring
+    def reduce(self, tensor: Tensor) -> Any:
+        """Describe a tensor for another process, by its block if possible or as torch does.
+
+        A block is sent for a tensor that has its bytes in their order, unless the main process has
+        it already. Other processes get no blocks, because the file of a block is sent only once.
+        """
+        in_queue = threading.current_thread() is self._queue._thread
+        is_dense = tensor.layout == torch.strided and tensor.is_contiguous()
+        block = getattr(tensor.untyped_storage(), "block", None) if in_queue and is_dense else None
+        if block is not None and tensor.data_ptr() == block.start and not tensor.requires_grad:
+            with self._lock:
+                if block in self._blocks and block.memory[-1] == FREE:
+                    block.memory[-1], file, block.file = SENT, block.file, None
+                    traits = tensor.shape, tensor.dtype, type(tensor)
+                    return _receive, (self.name, self._blocks.index(block), file, *traits)
+        return reduce_tensor(tensor) if type(tensor) is Tensor else tensor.__reduce_ex__(4)  # type: ignore[no-untyped-call]
 
 
-def _reduce(tensor: Tensor) -> Any:
-    """Describe a tensor for another process: as a block, else as torch does it."""
-    sent = None if _ring is None else _ring.send(tensor)
-    if sent is not None:
-        return _receive, sent
-    if type(tensor) is Tensor:
-        return reduce_tensor(tensor)  # type: ignore[no-untyped-call]
-    return tensor.__reduce_ex__(pickle.DEFAULT_PROTOCOL)  # type: ignore[no-untyped-call]
-
-
-def _receive(
-    ring: RingName, place: int, file: Any, length: int, size: Any, dtype: Any, kind: type[Tensor]
-) -> Tensor:
-    """Make the tensor in the main process, and see to it that its end frees the block."""
-    blocks = _blocks_of(ring)
+def _receive(pool: Any, place: int, file: Any, size: Any, dtype: Any, kind: type[Tensor]) -> Tensor:
+    """Return a tensor in the main process, whose storage frees the block when it is dropped."""
+    if pool not in _received:
+        _received[pool] = {}
+        for process in multiprocessing.active_children():
+            if process.pid == pool[0]:  # the blocks stay until the loader drops its worker
+                weakref.finalize(process, _received.pop, pool, None).atexit = False
     if file is not None:
-        number = file.detach()
-        try:
-            blocks[place] = Block(number, length)
-        finally:
-            os.close(number)
-    block = blocks[place]
+        _received[pool][place] = Block(file)
+    block = _received[pool][place]
     block.memory[-1] = RECEIVED
     batch = block.lend(size, dtype)
-    end = weakref.finalize(batch.untyped_storage(), _release, block.memory, os.getpid(), _forks)
-    end.atexit = False
+    weakref.finalize(batch.untyped_storage(), _release, block.memory, os.getpid()).atexit = False
     return batch.as_subclass(kind)
 
 
-def _blocks_of(ring: RingName) -> dict[int, Block]:
-    """Return the received blocks of a ring, which stay until the loader lets go of the worker."""
-    if ring not in _received:
-        _received[ring] = {}
-        for process in multiprocessing.active_children():
-            if process.pid == ring[0]:
-                weakref.finalize(process, _received.pop, ring, None).atexit = False
-    return _received[ring]
+def _release(memory: mmap.mmap, process: int) -> None:
+    # A forked child that drops its copy does not free the tensor of its parent.
+    if os.getpid() == process and memory[-1] == RECEIVED:
+        memory[-1] = FREE
 
 
-def _release(memory: mmap.mmap, process: int, forks: int) -> None:
-    # A forked child's copies say nothing about the batches of its parent.
-    if os.getpid() == process:
-        memory[-1] = FREE if forks == _forks else GIVEN_UP
-
-
-def _count_fork() -> None:
-    global _forks
-    _forks += 1
-
-
-def _leave_ring() -> None:
-    global _ring
-    _ring = None  # it is that of the worker that forked this process
+def _give_up_blocks() -> None:
+    """Give up the blocks of the tensors that a forked child inherits."""
+    for blocks in list(_received.values()):
+        for block in list(blocks.values()):
+            if block.memory[-1] == RECEIVED:
+                block.memory[-1] = GIVEN_UP
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_count_fork, after_in_parent=_count_fork, after_in_child=_leave_ring)
+    os.register_at_fork(before=_give_up_blocks, after_in_parent=_give_up_blocks)

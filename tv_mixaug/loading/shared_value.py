@@ -1,50 +1,56 @@
-"""Numbers that the main process sets and workers read while they run, never half a change."""
+"""Numbers that the main process sets and running workers read."""
 
 from __future__ import annotations
 
 import threading
+from multiprocessing.context import get_spawning_popen
+from multiprocessing.sharedctypes import RawArray
 from typing import Any
 
-import torch
+_kept: list[Any] = []
+_write_lock = threading.Lock()
 
-from tv_mixaug.loading.loader_frames import is_starting_worker
 
-_setting = threading.Lock()
+def share_numbers(kind: str, numbers: list[Any]) -> Any:
+    """Return an array that this process shares with the children that it forks or spawns.
+
+    multiprocessing allocates many arrays in one open file. The memory is never freed, because a
+    child may still read an array that this process has dropped.
+    """
+    _kept.append(RawArray(kind, numbers))
+    return _kept[-1]
 
 
 class SharedValue:
-    """Hold a number or a list of numbers in memory that all processes share.
+    """A number or a list of numbers in shared memory, which readers never see half changed.
 
-    They stand in two rows in turn. The count of changes says which one holds, and whoever reads it
-    again after the row knows that the row was not written to meanwhile.
+    The parity of a count of changes selects one of two rows, and a change goes to the other row
+    before the count increases. A reader that finds the same count before and after it reads a row
+    has therefore read the numbers of one change.
     """
 
-    def __init__(self, values: Any, dtype: torch.dtype) -> None:
-        rows = torch.tensor([values, values], dtype=dtype, device="cpu")
-        count = torch.zeros((), dtype=torch.int64, device="cpu")
-        self._rows, self._count = (t.share_memory_() for t in (rows, count))  # type: ignore[no-untyped-call]
+    def __init__(self, value: Any, kind: str) -> None:
+        self._is_list = isinstance(value, list)
+        row = value if self._is_list else [value]
+        self._rows = share_numbers(kind, row), share_numbers(kind, row)
+        self._count = share_numbers("q", [0])
 
     def get(self) -> Any:
-        """Return a number or a list, as it was set last."""
+        """Return the number or the list that was set last."""
         while True:
-            count = self._count.item()
-            values = self._rows.tolist()[count % 2]
-            if self._count.item() == count:
-                return values
+            count = self._count[0]
+            row = self._rows[count % 2][:]
+            if self._count[0] == count:
+                return row if self._is_list else row[0]
 
-    def set(self, values: Any) -> None:
-        """Set all at once; workers only read."""
-        with _setting:
-            count = self._count.item() + 1
-            self._rows[count % 2] = torch.tensor(values, dtype=self._rows.dtype, device="cpu")
-            self._count.fill_(count)
+    def set(self, value: Any) -> None:
+        """Change all numbers at once; one process may do this, in any of its threads."""
+        with _write_lock:
+            self._rows[(self._count[0] + 1) % 2][:] = value if self._is_list else [value]
+            self._count[0] += 1
 
-    def __getstate__(self) -> Any:
-        """Share with a worker that is spawned; else copy."""
-        return self.__dict__ if is_starting_worker() else (self.get(), self._rows.dtype)
-
-    def __setstate__(self, state: Any) -> None:
-        if isinstance(state, dict):
-            self.__dict__.update(state)
-        else:
-            self.__init__(*state)  # type: ignore[misc]
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Share memory with a process that is being spawned; copy the value otherwise."""
+        if get_spawning_popen() is None:
+            return SharedValue, (self.get(), self._rows[0]._type_)
+        return object.__new__, (SharedValue,), self.__dict__
