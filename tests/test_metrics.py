@@ -87,7 +87,11 @@ BAD_CALLS = [
     ((LOGITS, torch.zeros(2)), ValueError, r"targets must be \(B,\) class indices or"),
     ((LOGITS, BAD_ROWS), ValueError, r"targets must be .* \(B, 3\) weights"),
     ((LOGITS, (CLASSES, BAD_ROWS, torch.ones(2))), ValueError, r"must be .* \(B, 3\) weights"),
-    ((LOGITS, (CLASSES, CLASSES, torch.ones(1))), ValueError, r"lam of targets must be of shape \(2,\)"),
+    (
+        (LOGITS, (CLASSES, CLASSES, torch.ones(1))),
+        ValueError,
+        r"lam of targets must be of shape \(2,\)",
+    ),
     ((LOGITS, CLASSES, 0), ValueError, r"k must be in \[1, 3\]"),
     ((LOGITS, CLASSES, 4), ValueError, r"k must be in \[1, 3\]"),
     ((LOGITS, CLASSES, 1.0), TypeError, "k must be an int"),

@@ -1185,7 +1185,7 @@ def written_by_kernels(function: Callable[..., Any], *batch: torch.Tensor) -> li
 
 def write(name: str, rows: list[Any], options: argparse.Namespace) -> None:
     options.out.mkdir(parents=True, exist_ok=True)
-    with open(options.out / f"{name}.csv", "w", newline="") as file:
+    with (options.out / f"{name}.csv").open("w", newline="") as file:
         table = csv.writer(file)
         table.writerow(rows[0]._fields)
         table.writerows(
@@ -1216,7 +1216,7 @@ def circumstances(options: argparse.Namespace) -> str:
     names = ("torch", "torchvision", "timm", "kornia", "opencv-python", "numpy")
     versions = ", ".join(f"{name} {version(name)}" for name in names)
     model = platform.processor() or platform.machine()
-    if os.path.exists("/proc/cpuinfo"):
+    if Path("/proc/cpuinfo").exists():
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         model = next((line.split(": ")[1] for line in lines if "model name" in line), model)
     return (

@@ -198,7 +198,7 @@ def soak(count):
                 break
         children = [child.pid for child in torch.multiprocessing.active_children()]
         mapped = shared_bytes([os.getpid(), *(pid for pid in children if pid != other.pid)])
-        measured.append((mapped >> 20, len(os.listdir("/proc/self/fd")), blocks()))
+        measured.append((mapped >> 20, len([*Path("/proc/self/fd").iterdir()]), blocks()))
         del iterator
     wrong += sum(checksum(one) != wanted for _, one, wanted in kept)
     queue.put(None)
@@ -218,7 +218,7 @@ def keep_many(function, count):
     """Keep all batches of a loop; return how many came, seconds a batch, MB shared and files."""
     draws = [[(number, 160) for number in range(place, place + 8)] for place in range(count)]
     loader = DataLoader(Shades(), batch_sampler=draws, collate_fn=function, num_workers=1)
-    files, kept, iterator = len(os.listdir("/proc/self/fd")), [], iter(loader)
+    files, kept, iterator = len([*Path("/proc/self/fd").iterdir()]), [], iter(loader)
     start = time.perf_counter()
     try:
         kept.extend(iterator)
@@ -226,7 +226,7 @@ def keep_many(function, count):
         if "No space left" not in str(error):
             raise
     seconds = (time.perf_counter() - start) / len(kept)
-    files = len(os.listdir("/proc/self/fd")) - files
+    files = len([*Path("/proc/self/fd").iterdir()]) - files
     del iterator, loader
     gc.collect()  # an error holds the workers
     return len(kept), seconds, shared_bytes([os.getpid()]) / 2**20, files

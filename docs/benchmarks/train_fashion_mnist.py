@@ -308,7 +308,7 @@ def train(run, size, data, checkpoint):
         state |= {"epochs": epoch + 1, "seconds": seconds, "loss_sum": loss_sum}
         partial = checkpoint.with_suffix(".part")
         torch.save(state, partial)
-        os.replace(partial, checkpoint)
+        partial.replace(checkpoint)
 
     return {
         **run._asdict(),

@@ -32,9 +32,9 @@ class StripMix(CutMix):
     def sample(self, batch, p, source):
         """Draw the column from which on the picture is the partner's."""
         count, (height, width), each = batch.length, batch.size, self.mode == "sample"
-        applied = draws.sample_applied(count, p, each, generator)
-        partner = draws.sample_partner(count, self.pairing, batch.labels, generator)
-        lam = draws.sample_lam(self.alpha, count if each else 1, generator)
+        applied = draws.sample_applied(count, p, each, source)
+        partner = draws.sample_partner(count, self.pairing, batch.labels, source)
+        lam = draws.sample_lam(self.alpha, count if each else 1, source)
         column = np.rint(lam * width).astype(int)
         boxes = np.full((len(column), 1, 4), [0, 0, width, height])  # one box for each sample
         boxes[:, 0, 0] = column

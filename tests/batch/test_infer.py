@@ -1,4 +1,4 @@
-"""ParseOptions a batch: every nesting comes back, every leaf by its rule or with a word about it."""
+"""Parse a batch: every nesting comes back, every leaf by its rule or with a word about it."""
 
 import collections
 import copy

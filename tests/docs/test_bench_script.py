@@ -39,7 +39,7 @@ def test_the_trace_counts_every_transform_beside_the_others(script, tmp_path):
     for needed in ("timm", "kornia"):
         pytest.importorskip(needed)
     script.main(["trace", "--tiny", "--draws", "3", "--out", str(tmp_path)])
-    with open(tmp_path / "trace.csv") as file:
+    with (tmp_path / "trace.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert {row["library"] for row in rows} == {"tv_mixaug", "torchvision", "timm"}
     ours = [row for row in rows if row["library"] == "tv_mixaug"]
@@ -56,7 +56,7 @@ def test_small_sets_each_of_ours_beside_another(script, tmp_path, monkeypatch):
         pytest.importorskip(needed)
     monkeypatch.setattr(script, "keep_memory", lambda: None)  # it would hold for all tests
     script.main(["small", "--tiny", "--rounds", "2", "--out", str(tmp_path)])
-    with open(tmp_path / "small.csv") as file:
+    with (tmp_path / "small.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert {row["work"] for row in rows} == {"Mixup", "CutMix"}
     for row in rows:

@@ -303,7 +303,11 @@ def test_a_copy_is_alike_and_shares_nothing(copied):
         ({"p": [1.0]}, TypeError, "p must be a number"),
         ({"transforms": ALL, "p": 0.5}, TypeError, "p must be a list"),
         ({"transforms": ALL, "p": [0.5]}, ValueError, "p must be a list of 3 values"),
-        ({"transforms": ALL, "p": [0.5, 0.5, 0.5]}, ValueError, "p must be a list with a sum of at most 1"),
+        (
+            {"transforms": ALL, "p": [0.5, 0.5, 0.5]},
+            ValueError,
+            "p must be a list with a sum of at most 1",
+        ),
         ({"collate_fn": 3}, TypeError, "collate_fn must be callable, got int"),
         ({"seed": 1.0}, TypeError, "seed must be an int or None, got float"),
         ({"seed": True}, TypeError, "seed must be an int or None, got bool"),

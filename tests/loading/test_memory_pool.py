@@ -453,7 +453,7 @@ def fork_and(function):
     os.close(writing)
 
     def answer():
-        with open(reading, "rb") as pipe:
+        with os.fdopen(reading, "rb") as pipe:
             found = pipe.read()
         os.waitpid(child, 0)
         return found
@@ -496,7 +496,7 @@ def test_a_forked_child_may_go_on_reading(expected):
 def count_resources():
     """Return open files, segments of shared memory, blocks, and bytes of resident memory."""
     gc.collect()
-    files, segments = (len(os.listdir(folder)) for folder in ("/proc/self/fd", "/dev/shm"))  # noqa: S108
+    files, segments = (len([*Path(folder).iterdir()]) for folder in ("/proc/self/fd", "/dev/shm"))  # noqa: S108
     resident = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     return files, segments, len(blocks()), resident
 

@@ -118,9 +118,15 @@ def test_encoding_makes_a_new_tensor():
     """What is handed in is never what comes back, so that later writes do no harm."""
     options = BatchOptions(num_classes=3)
     rows = torch.eye(3)
-    assert encode_labels(rows, FieldSpec(Role.LABEL, (), kind=3), options).data_ptr() != rows.data_ptr()
+    assert (
+        encode_labels(rows, FieldSpec(Role.LABEL, (), kind=3), options).data_ptr()
+        != rows.data_ptr()
+    )
     targets = torch.rand(3)
-    assert encode_labels(targets, FieldSpec(Role.LABEL, (), kind="regression"), options).data_ptr() != targets.data_ptr()
+    assert (
+        encode_labels(targets, FieldSpec(Role.LABEL, (), kind="regression"), options).data_ptr()
+        != targets.data_ptr()
+    )
 
 
 @pytest.mark.parametrize("p", [0.0, 0.5, 1.0])

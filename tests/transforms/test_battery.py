@@ -145,7 +145,7 @@ def test_labels_that_are_mixed_already_are_refused(name):
     if name in ERASES and "one of" not in name:
         assert same(make(name).mix(batch(label=pairs))[0]["label"], pairs)
     else:
-        with pytest.raises(ValueError, match="soft rows to be mixed a second time.*got PairedLabels"):
+        with pytest.raises(ValueError, match="to be mixed a second time"):
             often(make(name), batch(label=pairs))
 
 

@@ -533,9 +533,18 @@ def halve(batch):
         (v2.Lambda(lambda x: x / 2), "Lambda must be a transform that only moves pixels"),
         (v2.Lambda(lambda x: x[..., None] if x.ndim > 1 else x), "Lambda"),
         (Split(), "Split must be a transform that keeps the structure"),
-        (v2.Lambda(lambda x: x[:, 0], tv_tensors.Image), "Lambda must be a transform that keeps the structure"),
-        (lambda b: (b[0].flip(0), b[1].flip(0)), "<lambda> must be a transform that keeps the labels"),
-        (lambda b: (b[0], b[1] + 1), "<lambda> left a batch that cannot be read: labels at \\[1\\]"),
+        (
+            v2.Lambda(lambda x: x[:, 0], tv_tensors.Image),
+            "Lambda must be a transform that keeps the structure",
+        ),
+        (
+            lambda b: (b[0].flip(0), b[1].flip(0)),
+            "<lambda> must be a transform that keeps the labels",
+        ),
+        (
+            lambda b: (b[0], b[1] + 1),
+            "<lambda> left a batch that cannot be read: labels at \\[1\\]",
+        ),
     ],
 )
 def test_what_cannot_be_followed_is_named(step, text):

@@ -293,7 +293,11 @@ def test_an_argument_changed_later_is_checked_and_reaches_everything():
         (lambda: OneOf(members(), [0.5, 0.5, 0.5]), ValueError, "sum of at most 1"),
         (lambda: OneOf(members(), 0.5), TypeError, "p must be a list"),
         (lambda: OneOf(members(), mode="each"), ValueError, "mode must be"),
-        (lambda: OneOf([Mixup(num_classes=2), CutMix(num_classes=3)]), ValueError, "agree on num_classes"),
+        (
+            lambda: OneOf([Mixup(num_classes=2), CutMix(num_classes=3)]),
+            ValueError,
+            "agree on num_classes",
+        ),
         (
             lambda: OneOf([Mixup(masks="soft", num_mask_classes=2), CutMix()]),
             ValueError,

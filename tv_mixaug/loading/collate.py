@@ -127,9 +127,7 @@ class CollateFn:
             with seeded_global_rng(generator and generator.clone_state()):
                 batch = self.collate_fn(samples)
         # Not in place, because a user's function may return the data set's own memory.
-        batch, plan = transform.run(
-            batch, p, inplace=False, generator=generator, allocate=allocate
-        )
+        batch, plan = transform.run(batch, p, inplace=False, generator=generator, allocate=allocate)
         return _add_plan(batch, plan.plan()) if self.record and plan else batch
 
     def __repr__(self) -> str:
