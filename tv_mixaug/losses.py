@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tv_mixaug._validation import check_integer, ensure, kind_error
+from tv_mixaug._validation import check_integer, ensure, ensure_kind
 from tv_mixaug.batch.spec import PairedLabels
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
@@ -48,8 +48,7 @@ class MixCriterion(nn.Module):
         super().__init__()
         if isinstance(criterion, type):
             raise TypeError(f"criterion must be an instance; make one: {criterion.__name__}().")
-        if not callable(criterion):
-            raise kind_error("criterion", "callable", criterion)
+        ensure_kind(callable(criterion), "criterion", "callable", criterion)
         ensure(reduction in ("mean", "sum", "none"), "reduction", "mean, sum or none", reduction)
         if ignore_index is None:
             ignore_index = getattr(criterion, "ignore_index", None)

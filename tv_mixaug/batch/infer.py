@@ -225,15 +225,12 @@ class Inference:
         has_any = roles & {Role.LABEL, Role.PAIRED} or self.options.labels_getter is None
         if has_any or not (needed or kind is not None):
             return
-        seen: dict[str, None] = {}
-        for field in self.fields:
-            if field.role is Role.PASSTHROUGH:
-                seen[f"{field} (listed in passthrough)"] = None
-            elif field.role is Role.OTHER:
-                in_list = field.dtype is None and isinstance((*field.path, "")[-2], int)
-                where = f"in a list at {tree.format_path(field.path[:-1])}"
-                seen[f"a {field.type.__name__} {where}" if in_list else str(field)] = None
-        got = ", ".join([*list(seen)[:6], *["and more"] * (len(seen) > 6)]) or "nothing but images"
+        seen = [
+            f"{field}{' (listed in passthrough)' * (field.role is Role.PASSTHROUGH)}"
+            for field in self.fields
+            if field.role in (Role.PASSTHROUGH, Role.OTHER)
+        ]
+        got = ", ".join([*seen[:6], *["and more"] * (len(seen) > 6)]) or "nothing but images"
         what = "a real (B, ...)" if kind == "regression" else "a (B,) integer or a (B, K)"
         raise ValueError(
             f"found no labels in the batch: expected {what} tensor with B = {self.length}, got "

@@ -12,7 +12,7 @@ import torch
 from torchvision import tv_tensors
 from torchvision.ops import masks_to_boxes
 
-from tv_mixaug._validation import check_choice, check_integer, kind_error
+from tv_mixaug._validation import check_choice, check_integer, ensure_kind
 from tv_mixaug.extras.io import write_image
 
 CLASS_NAMES = ("rose", "tulip")
@@ -40,8 +40,7 @@ def draw_flower(kind: str, size: int | Sequence[int] = 256, seed: int = 0) -> Fl
     """
     check_choice("kind", kind, CLASS_NAMES)
     sides = size if isinstance(size, (tuple, list)) else (size, size)
-    if len(sides) != 2:
-        raise kind_error("size", "an int or a (height, width) pair", size)
+    ensure_kind(len(sides) == 2, "size", "an int or a (height, width) pair", size)
     height, width = (check_integer("size", side, 1) for side in sides)
     rng = np.random.default_rng((check_integer("seed", seed, 0), CLASS_NAMES.index(kind)))
     canvas = _Canvas(2 * height, 2 * width, rng)

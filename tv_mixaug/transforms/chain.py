@@ -19,7 +19,7 @@ from tv_mixaug.targets.labels import encode_labels
 from tv_mixaug.targets.rules import mix_fields
 from tv_mixaug.transforms import containers
 from tv_mixaug.transforms.base import BatchTransform, MixTransform
-from tv_mixaug.transforms.one_of import PER_RULE, check_transforms
+from tv_mixaug.transforms.one_of import PER_RULE, check_transforms, joint_parser
 
 ERASED = ("renormalise", "nobody", "owner")
 
@@ -90,30 +90,25 @@ class Chain(BatchTransform):
                 containers.check_followed(step, holder)
         self.rules = [t for t, holder in steps if isinstance(t, MixTransform) and holder is None]
         ensure(bool(self.rules), "transforms", "a list with at least one rule of tv_mixaug", "none")
-        self._parsers: list[BatchParser] = []
         _ = self.parser
 
     @property
     def options(self) -> BatchOptions:
         """The options that the rules share."""
-        return self.parser.options
+        members = [(rule.display_name, rule.options) for rule in self.rules]
+        own = (*PER_RULE, "masks", "num_mask_classes", "inplace")
+        options = merge_options(members, per_rule=own)._replace(ops=APPLIED)
+        if self.provenance:
+            where = "in a chain with provenance"
+            ensure(options.targets == "soft", "targets", f"'soft' {where}", "'pair'")
+            ensure(options.cut != "cuboid", "cut", f"'spatial' {where}", "'cuboid'")
+            ensure(options.sizes == "equal", "sizes", f"'equal' {where}", "'overlap'")
+        return options
 
     @property
     def parser(self) -> BatchParser:
         """The parser for batches, built again after an argument of a rule was set."""
-        parsers = [rule.parser for rule in self.rules]
-        if parsers != self._parsers:
-            members = [(rule.display_name, rule.options) for rule in self.rules]
-            own = (*PER_RULE, "masks", "num_mask_classes", "inplace")
-            options = merge_options(members, per_rule=own)._replace(ops=APPLIED)
-            if self.provenance:
-                where = "in a chain with provenance"
-                ensure(options.targets == "soft", "targets", f"'soft' {where}", "'pair'")
-                ensure(options.cut != "cuboid", "cut", f"'spatial' {where}", "'cuboid'")
-                ensure(options.sizes == "equal", "sizes", f"'equal' {where}", "'overlap'")
-            self._parser = BatchParser(options, [parser.options for parser in parsers])
-            self._parsers = parsers
-        return self._parser
+        return joint_parser(self, self.rules)
 
     def run(self, batch: Any, p: Any, **how: Any) -> tuple[Any, CompactPlan]:
         """Apply the chain to a batch.

@@ -129,9 +129,8 @@ class JointRule(MixTransform):
     """Read batches as several rules do, and apply one of them, or one to each sample."""
 
     def __init__(self, rules: Sequence[Any], mode: str) -> None:
-        self.rules, self._parsers = tuple(rules), [rule.parser for rule in rules]
-        self.mode = mode  # type: ignore[assignment]
-        _ = self.options
+        self.rules, self.mode = tuple(rules), mode  # type: ignore[assignment]
+        _ = self.parser
 
     @property
     def options(self) -> BatchOptions:
@@ -146,11 +145,7 @@ class JointRule(MixTransform):
 
     @assume_constant_result  # type: ignore[untyped-decorator]
     def _make_parser(self) -> None:
-        """Build the parser again, too, after an argument of a rule was set."""
-        parsers = [rule.parser for rule in self.rules]
-        if "_parser" not in self.__dict__ or parsers != self._parsers:
-            members = [parser.options for parser in parsers]
-            self.__dict__.update(_parsers=parsers, _parser=BatchParser(self.options, members))
+        joint_parser(self, self.rules)
 
     def choose(self, p: Any, source: Source) -> tuple[BatchTransform, Any]:
         """Return the rule for the whole batch, or this one to choose for each sample."""
@@ -200,6 +195,15 @@ class CallableTransform(BatchTransform):
             return batch, None
         with seeded_global_rng(generator):
             return self.function(batch), None
+
+
+def joint_parser(transform: Any, rules: Sequence[MixTransform]) -> BatchParser:
+    """Return the parser for all rules of a transform, built again after an argument was set."""
+    parsers, state = [rule.parser for rule in rules], transform.__dict__
+    if state.get("_parsers") != parsers:
+        parser = BatchParser(transform.options, [parser.options for parser in parsers])
+        state.update(_parsers=parsers, _parser=parser)
+    return state["_parser"]  # type: ignore[no-any-return]
 
 
 def as_batch_transform(transform: Any) -> BatchTransform:
