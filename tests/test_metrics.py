@@ -83,7 +83,7 @@ BAD_CALLS = [
     ((None, CLASSES), TypeError, "logits must be a tensor"),
     ((torch.zeros(2), CLASSES), ValueError, r"logits must be of shape \(B, K\)"),
     ((LOGITS, [0, 1]), TypeError, "targets must be a tensor or PairedLabels"),
-    ((LOGITS, torch.zeros(3)), ValueError, "targets must be one entry for each of 2"),
+    ((LOGITS, torch.zeros(3)), ValueError, "targets must be of one entry for each of 2"),
     ((LOGITS, torch.zeros(2)), ValueError, r"targets must be \(B,\) class indices or"),
     ((LOGITS, BAD_ROWS), ValueError, r"targets must be .* \(B, 3\) weights"),
     ((LOGITS, (CLASSES, BAD_ROWS, torch.ones(2))), ValueError, r"must be .* \(B, 3\) weights"),

@@ -1,7 +1,5 @@
 """The torchmetrics metric, imported by :mod:`tv_mixaug.metrics` at its first use."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

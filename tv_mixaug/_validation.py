@@ -1,7 +1,5 @@
 """Checks of arguments: each returns the value, or raises an error that says what was expected."""
 
-from __future__ import annotations
-
 import math
 import numbers
 from collections.abc import Callable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """A criterion for mixed labels."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable
 from typing import Any

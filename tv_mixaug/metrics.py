@@ -1,7 +1,5 @@
 """Accuracy for mixed labels: the label weight of the top k predictions."""
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING, Any
 
 import torch

@@ -5,8 +5,6 @@ are timm's. Batches may have any length and dtype, uint8 is rounded to nearest, 
 written to, and the switch reaches running workers.
 """
 
-from __future__ import annotations
-
 import math
 import sys
 from collections.abc import Sequence

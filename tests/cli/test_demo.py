@@ -10,7 +10,7 @@ from tv_mixaug.cli import demo
 from tv_mixaug.engine.plan import PASTE
 from tv_mixaug.extras import flowers
 from tv_mixaug.loading.collate import CollateFn
-from tv_mixaug.transforms.mix import CutMix, Cutout, Mixup
+from tv_mixaug import CutMix, Cutout, Mixup
 
 RAW, KINDS = flowers.draw_flowers(6, 40, seed=3)
 TRANSFORMS = {

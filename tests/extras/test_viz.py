@@ -262,7 +262,7 @@ def test_every_size_gives_a_sheet(shape, columns, cell, labelled):
         ((IMAGES[0],), {}, ValueError, "images must be .B, .T,. 1 or 3, H, W., got .3, 8, 8."),
         ((IMAGES[:0],), {}, ValueError, "images must be"),
         ((IMAGES, [0, 1]), {}, TypeError, "labels must be a tensor"),
-        ((IMAGES, torch.tensor([0])), {}, ValueError, "labels must have one entry"),
+        ((IMAGES, torch.tensor([0])), {}, ValueError, "labels must be of one entry"),
         ((IMAGES, torch.rand(2)), {}, ValueError, "labels must be .B,. class indices"),
         ((IMAGES, torch.full((2, 2), torch.nan)), {}, ValueError, "labels must be finite"),
         ((IMAGES, torch.tensor([0, 2]), ["a", "b"]), {}, ValueError, "name 3 classes, got 2"),

@@ -1,7 +1,5 @@
 """Infer the role of each field of a batch: images, masks, targets, labels, or none."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Parse a batch: flatten it, infer the spec of its signature once, and check its values."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

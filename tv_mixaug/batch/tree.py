@@ -1,7 +1,5 @@
 """Flatten nested batches into fields, name their places, and put new fields back."""
 
-from __future__ import annotations
-
 import copy
 import operator
 from collections.abc import Iterator, Mapping, MutableMapping, MutableSequence, Sequence

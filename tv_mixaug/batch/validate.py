@@ -1,7 +1,5 @@
 """Check the fields of a batch by type, dtype and shape; these checks run once per signature."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from typing import Any
 

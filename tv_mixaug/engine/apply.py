@@ -6,8 +6,6 @@ which all partners lie in a row. Everything else goes through the kernels as one
 operations, gradients, and plans whose values are not looked at.
 """
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence

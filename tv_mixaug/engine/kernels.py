@@ -4,8 +4,6 @@ They take any device and any trailing shape, are differentiable, compile with ``
 never make a GPU wait: shapes are checked, values are not.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Sequence

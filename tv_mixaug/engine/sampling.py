@@ -6,8 +6,6 @@ all samples share a value. From a device, or a generator on one, come tensors th
 looked at. What follows from the numbers is computed by operators that both kinds have.
 """
 
-from __future__ import annotations
-
 import contextlib
 import threading
 from collections.abc import Callable, Iterator, Sequence

@@ -12,8 +12,6 @@ index, so it is read from frames of torch and torchdata, and calls are counted w
 * ``load_state_dict`` in the main process, while a StatefulDataLoader skips batches of a stream.
 """
 
-from __future__ import annotations
-
 import itertools
 import os
 import sys

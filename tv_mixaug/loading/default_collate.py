@@ -1,7 +1,5 @@
 """Collate samples as default_collate does, but keep tv_tensor types and detection targets."""
 
-from __future__ import annotations
-
 import contextlib
 import operator
 from collections.abc import Mapping, Sequence

@@ -5,8 +5,6 @@ entries of the image (``image_id``, ...). A plan's boxes hide the original's obj
 the partner's objects outside them; the visible objects of both images are concatenated.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import itertools

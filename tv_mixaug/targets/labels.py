@@ -1,7 +1,5 @@
 """Labels: value checks, encoding and mixing."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
@@ -169,7 +167,9 @@ def weights_of(
     if not isinstance(labels, Tensor):
         raise TypeError(f"{name} must be a tensor or PairedLabels, got {type(labels).__name__}.")
     has_rows = labels.ndim > 0 and len(labels) == count
-    ensure(has_rows, name, f"one entry for each of {count} samples", f"shape {tuple(labels.shape)}")
+    ensure(
+        has_rows, name, f"of one entry for each of {count} samples", f"shape {tuple(labels.shape)}"
+    )
     if labels.ndim == 1 and not (labels.is_floating_point() or labels.is_complex()):
         index = labels.to(torch.int64)[:, None]
         return index.clamp(min=0), (index >= 0).to(torch.float32)

@@ -1,7 +1,5 @@
 """Segmentation masks: class ids that follow the pixels and are never blended as numbers."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

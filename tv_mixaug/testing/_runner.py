@@ -5,8 +5,6 @@ Every assertion calls the pipeline through :class:`Pipeline` and fails with
 :func:`compare` calls for many cases.
 """
 
-from __future__ import annotations
-
 import random
 import warnings
 from collections.abc import Callable, Iterator, Sequence

@@ -1,7 +1,5 @@
 """Chains of transforms whose labels are counted from what is visible at the end."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Find the transforms inside torchvision's containers, and sample which of them are applied."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from typing import Any
 

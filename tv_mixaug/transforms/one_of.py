@@ -1,7 +1,5 @@
 """At most one of several transforms: one for a batch, or one for each sample."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any

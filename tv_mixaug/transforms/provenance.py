@@ -5,8 +5,6 @@ registered with torchvision when this module is imported, which :class:`~tv_mixa
 it is first called.
 """
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable
 from typing import Any
