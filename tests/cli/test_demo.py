@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from tv_mixaug import CutMix, Cutout, Mixup
 from tv_mixaug.cli import demo
 from tv_mixaug.engine.plan import PASTE
 from tv_mixaug.extras import flowers
 from tv_mixaug.loading.collate import CollateFn
-from tv_mixaug import CutMix, Cutout, Mixup
 
 RAW, KINDS = flowers.draw_flowers(6, 40, seed=3)
 TRANSFORMS = {
