@@ -91,7 +91,9 @@ def apply_plan(
         The batch; ``source`` itself if nothing is to be done.
     """
     if isinstance(source, LazyStack) and isinstance(source.samples, Tensor):
-        source, inplace = source.samples, True
+        # A blend writes every pixel, so that new memory saves a copy.
+        inplace = plan.only != BLEND or source.allocate is not None
+        source = source.samples
     lazy = isinstance(source, LazyStack)
     if not plan.ops or (fill is None and plan.only == FILL):
         return source.stack() if isinstance(source, LazyStack) else source
@@ -338,7 +340,7 @@ class _Job:
             return [(slice(None), originals, partners, out)]
         if not shift:
             return [(slice(None), originals, originals, out)]
-        sizes, rows = (shift, len(out) - shift), (slice(0, shift), slice(shift, None))
+        sizes, rows = (shift, self.plan.count - shift), (slice(0, shift), slice(shift, None))
         original, target = originals.split_with_sizes(sizes), out.split_with_sizes(sizes)
         partner = originals.split_with_sizes(sizes[::-1])[::-1]
         return zip(rows, original, partner, target, strict=True)

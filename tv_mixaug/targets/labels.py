@@ -96,7 +96,8 @@ def mix_labels(labels: Tensor, field: FieldSpec, mix: Mix) -> Tensor | PairedLab
 
 def _write_rows(labels: Tensor, count: int, mix: Mix) -> Tensor:
     """Write the two weights of each row into zeros, which is faster than mixing one-hot rows."""
-    plan, index, size = mix.compact, labels.numpy(), (len(labels), count)
+    plan, index = mix.compact, labels.numpy()
+    size = (len(index), count)
     if mix.allocate is None:
         out = torch.zeros(size, dtype=torch.float32, device="cpu")
     else:
@@ -111,7 +112,7 @@ def _write_rows(labels: Tensor, count: int, mix: Mix) -> Tensor:
         index, original = index * known, original * known
         rest = rest * plan.of_partners(known)
     # One axis is indexed in half the time of two.
-    table, rows = out.numpy().reshape(-1), np.arange(0, len(labels) * count, count)
+    table, rows = out.numpy().reshape(-1), np.arange(0, len(index) * count, count)
     table[rows + index] = original
     if plan.mixes:
         table[rows + plan.of_partners(index)] += rest
