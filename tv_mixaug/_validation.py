@@ -178,11 +178,9 @@ def check_hole_size(size: Any, dims: int) -> tuple[float, ...]:
     names = "(height, width)" if dims == 2 else "(depth, height, width)"
     ensure(len(sides) == dims, "size", f"one side or {names}", repr(size))
     for side in sides:
-        number = check_number("size", side)
-        if isinstance(side, numbers.Integral):
-            ensure(number > 0, "size", "> 0 pixels", side)
-        else:
-            ensure(0 < number <= 1, "size", "in (0, 1] as a share of the side", side)
+        is_pixels = isinstance(side, numbers.Integral)
+        fits = 0 < check_number("size", side) <= (math.inf if is_pixels else 1)
+        ensure(fits, "size", "> 0 pixels" if is_pixels else "in (0, 1] as a share", side)
     return tuple(int(s) if isinstance(s, numbers.Integral) else float(s) for s in sides)
 
 

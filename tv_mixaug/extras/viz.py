@@ -1,13 +1,8 @@
 """Draw batches as contact sheets, with label weights, plans, masks and boxes."""
 
 import contextlib
-import os
-import sys
-import tempfile
-import webbrowser
 from collections.abc import Mapping, Sequence
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -90,24 +85,15 @@ def draw_batch(
 
 def show(
     images: Tensor, labels: Any = None, class_names: Any = None, *, path: Any = None, **options: Any
-) -> Path | None:
-    """Show the sheet of :func:`draw_batch` in a notebook, or write it to a file and open that.
+) -> Image.Image:
+    """Return the sheet of :func:`draw_batch` as a Pillow image, which notebooks display.
 
-    With a ``path`` the sheet is only written. Return its path, or None in a notebook.
+    With a ``path`` the sheet is written to that file, too.
     """
     sheet = draw_batch(images, labels, class_names, **options)
-    ipython = sys.modules.get("IPython")
-    if path is None and ipython and getattr(ipython.get_ipython(), "kernel", None):
-        ipython.display.display(Image.fromarray(sheet))
-        return None
-    file = Path(path or Path(tempfile.mkdtemp(prefix="tv_mixaug_"), "batch.png"))
-    write_image(file, sheet)
-    if path is None:
-        print(f"Contact sheet: {file}")
-        screens = ("DISPLAY", "WAYLAND_DISPLAY")
-        if sys.platform in ("win32", "darwin") or any(map(os.environ.get, screens)):
-            webbrowser.open(file.as_uri())
-    return file
+    if path is not None:
+        write_image(path, sheet)
+    return Image.fromarray(sheet)
 
 
 def _to_uint8(images: Tensor, mean: Any, std: Any) -> Tensor:
