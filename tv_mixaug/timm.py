@@ -70,12 +70,6 @@ class Mixup(MixTransform):
         num_classes: int = 1000,
         **shared: Any,
     ) -> None:
-        if "p" in shared:
-            raise TypeError("p must be given as prob, as in timm.")
-        if unknown := sorted(shared.keys() - MixTransform.__dataclass_fields__.keys()):
-            raise TypeError(
-                f"{unknown[0]} is neither an argument of timm's Mixup nor of all transforms here."
-            )
         self.mixup_alpha, self.cutmix_alpha = mixup_alpha, cutmix_alpha
         self.cutmix_minmax, self.switch_prob = cutmix_minmax, switch_prob
         self.correct_lam, self.mixup_enabled = correct_lam, True

@@ -197,20 +197,6 @@ def test_preview_skips_what_is_hidden_or_no_picture(folder):
     assert preview._find_pictures(folder) == expected
 
 
-def test_demo_keeps_its_flowers_in_a_new_or_empty_folder(tmp_path, monkeypatch, capsys):
-    """With --keep the flowers stay in a new or empty folder; any other place is refused."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(demo, "_train", lambda steps: None)
-    assert cli.main(["demo", "--keep", "flowers"]) == 0
-    assert len(list(Path("flowers").glob("*/*"))) == 8
-    before = sorted(tmp_path.rglob("*"))
-    for place in ("flowers", "tv_mixaug_demo.png"):
-        assert cli.main(["demo", "--keep", place]) == 2
-        text = f"--keep must be a new or empty folder, got '{place}'."
-        assert text in capsys.readouterr().err
-    assert sorted(tmp_path.rglob("*")) == before
-
-
 def test_a_wrong_label_ends_with_code_one(tmp_path, monkeypatch):
     """The demo's sheet is written and the exit code is 1 if a label differs from the pixels."""
     sheet = np.zeros((4, 4, 3), np.uint8)

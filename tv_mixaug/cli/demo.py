@@ -1,19 +1,15 @@
 """The command ``tv-mixaug demo``: mix drawn flowers, check their labels and train a small net."""
 
 import argparse
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
-from torchvision.datasets import ImageFolder
 from torchvision.ops import Conv2dNormActivation
 
 from tv_mixaug import CutMix, Cutout, Mixup, OneOf, functional
-from tv_mixaug._validation import ensure
-from tv_mixaug.extras import flowers, io, viz
+from tv_mixaug.extras import flowers, viz
 from tv_mixaug.testing import UntruthfulError, assert_labels_match_pixels
 
 _SEED = 4
@@ -25,16 +21,10 @@ def run_demo(args: argparse.Namespace) -> tuple[Any, bool]:
 
     Return the contact sheet, (H, W, 3) uint8, and whether all labels equal the pixels.
     """
-    taken = args.keep and (args.keep.is_file() or any(args.keep.glob("*")))
-    ensure(not taken, "--keep", "a new or empty folder", f"'{args.keep}'")
     torch.set_num_threads(1)  # more are slower for tensors of this size
     torch.manual_seed(_SEED)
-    with TemporaryDirectory(prefix="tv_mixaug_") as temporary:
-        folder = args.keep or temporary
-        print(f"Eight flowers, JPEG and PNG, in {folder}: read with OpenCV, two workers.")
-        flowers.write_image_folder(folder, seed=_SEED)
-        dataset, order = ImageFolder(folder, loader=io.read_image), [0, 4, 1, 5, 2, 6, 3, 7]
-        batch = next(iter(DataLoader(dataset, len(order), sampler=order, num_workers=2)))
+    print("Eight drawn flowers, mixed by each transform.")
+    batch = flowers.draw_flowers(8, seed=_SEED)
     # Beta(4, 4) seldom samples a weight near 0 or 1, and neighbours are of different classes, so
     # every picture shows its mix.
     options: dict[str, Any] = {"num_classes": 2, "mode": "sample"}

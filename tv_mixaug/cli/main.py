@@ -52,9 +52,7 @@ def _make_parser() -> argparse.ArgumentParser:
         return add
 
     text = "mix drawn flowers, check labels against pixels and train a small net in half a minute"
-    add = command("demo", text)
-    add("--keep", type=Path, metavar="DIR", help="a new or empty folder in which the flowers stay")
-
+    command("demo", text)
     add = command("preview", "draw your own pictures before and after a transform")
     add("folder", type=Path, metavar="DIR", help="holds pictures, or one folder of them per class")
     add("--transform", type=str.lower, choices=("cutmix", "mixup", "cutout"), default="cutmix")

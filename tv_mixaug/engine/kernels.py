@@ -218,12 +218,6 @@ def _blend_host_bytes(
     return done
 
 
-def cut_axes(ndim: int, boxes: Any, axes: Sequence[int] | None) -> tuple[int, ...]:
-    """Return the axes that boxes cut, slowest first: the given ones, or the last ones."""
-    dims = boxes.shape[-1] // 2
-    return tuple(axis % ndim for axis in (range(-dims, 0) if axes is None else axes))
-
-
 def box_mask(images: Tensor, boxes: Tensor, axes: Sequence[int] | None = None) -> Tensor:
     """Return the bool mask of (B, 2 d) or (B, N, 2 d) boxes, broadcastable to ``images``.
 
@@ -235,7 +229,8 @@ def box_mask(images: Tensor, boxes: Tensor, axes: Sequence[int] | None = None) -
     boxes = boxes.to(images.device, non_blocking=True)
     boxes = boxes[:, None] if boxes.ndim == 2 else boxes
     dims, sides = boxes.shape[-1] // 2, []
-    for place, axis in enumerate(cut_axes(images.ndim, boxes, axes)):
+    for place, axis in enumerate(range(-dims, 0) if axes is None else axes):
+        axis %= images.ndim
         corner = dims - 1 - place  # the slowest axis comes first in axes and last in corners
         at = torch.arange(images.shape[axis], device=images.device)
         on_axis = (at >= boxes[..., corner, None]) & (at < boxes[..., dims + corner, None])

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tv_mixaug._validation import check_bool, check_choice, check_probability, ensure
+from tv_mixaug._validation import check_bool, check_choice, ensure
 from tv_mixaug.batch.parser import BatchParser
 from tv_mixaug.batch.spec import BatchOptions, Mix, ParsedBatch, Role, merge_options
 from tv_mixaug.batch.tree import unflatten
@@ -77,7 +77,7 @@ class Chain(BatchTransform):
         self.transforms = tuple(check_transforms(transforms))
         self.provenance = check_bool("provenance", provenance)
         self.erased = check_choice("erased", erased, ERASED)
-        self.p = check_probability("p", p)
+        self.p = p
         steps = list(containers.look_inside(self.transforms))
         for step, holder in steps:
             if not (callable(step) or holder) or isinstance(step, (Chain, type)):

@@ -69,7 +69,7 @@ class OneOf(BatchTransform):
         elif mode == "sample":
             raise TypeError("transforms must all be rules of tv_mixaug with mode='sample'.")
         _ = self.options  # raises if the transforms disagree
-        self.p = p
+        self.disabled_p, self.p = [0.0] * len(self.transforms), p
 
     @property
     def options(self) -> BatchOptions | None:
@@ -85,20 +85,6 @@ class OneOf(BatchTransform):
     def display_name(self) -> str:
         """The names of the transforms in brackets."""
         return f"[{', '.join(transform.display_name for transform in self.transforms)}]"
-
-    @property
-    def disabled_p(self) -> list[float]:
-        """The ``p`` that switches the transform off."""
-        return [0.0] * len(self.transforms)
-
-    @property
-    def p(self) -> list[float]:
-        """The probability of each transform, used from the next batch on."""
-        return list(self._p)
-
-    @p.setter
-    def p(self, p: Sequence[float] | None) -> None:
-        self._p = self.check_p(p)
 
     def check_p(self, p: Any) -> list[float]:
         """Return the probability of each transform, checked; equal shares for None."""
@@ -128,6 +114,7 @@ class JointRule(MixTransform):
 
     def __init__(self, rules: Sequence[Any], mode: str) -> None:
         self.rules, self.mode = tuple(rules), mode  # type: ignore[assignment]
+        self.disabled_p = [0.0] * len(rules)
         _ = self.parser
 
     @property
@@ -135,11 +122,6 @@ class JointRule(MixTransform):
         """The options that the rules share."""
         members = [(rule.display_name, rule.options) for rule in self.rules]
         return merge_options(members, per_rule=PER_RULE if self.mode == "batch" else ())
-
-    @property
-    def disabled_p(self) -> list[float]:
-        """The ``p`` that switches all rules off."""
-        return [0.0] * len(self.rules)
 
     @assume_constant_result  # type: ignore[untyped-decorator]
     def _make_parser(self) -> None:
