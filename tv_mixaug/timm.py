@@ -110,9 +110,7 @@ class Mixup(MixTransform):
     def sample(self, batch: ParsedBatch, p: float, source: Source) -> CompactPlan:
         """Sample for the batch, the pairs or the samples; partners are at the other end."""
         if is_on_device(source):
-            raise TypeError(
-                "tv_mixaug.timm samples on the host; use OneOf([Mixup(...), CutMix(...)])."
-            )
+            raise TypeError("tv_mixaug.timm samples on the CPU; use OneOf([Mixup(), CutMix()]).")
         count, size = batch.length, batch.size
         original = torch.arange(count, device="cpu")
         partner = original.flip(0)

@@ -40,7 +40,7 @@ def collate_samples(samples: Column, allocate: Allocate | None = None, lazy: boo
         lazy: Whether images become a LazyStack, which is stacked when it is mixed.
     """
     try:
-        return _collate(list(samples), allocate, lazy)
+        return _collate(samples, allocate, lazy)
     except RecursionError:
         raise ValueError("samples must not contain themselves, got one that does.") from None
     except OverflowError as error:

@@ -70,8 +70,6 @@ def check_objects(targets: Targets, sizes: Sizes, where: str, box_format: str = 
         box_format: Format of boxes in plain tensors, one of ``BOX_FORMATS``.
     """
     for i, (target, size) in enumerate(zip(targets, sizes, strict=True)):
-        if not isinstance(target, Mapping):
-            raise TypeError(f"{where}[{i}] must be a mapping, got {type(target).__name__}.")
         _check_boxes(target.get("boxes"), size, f"{where}[{i}]['boxes']", box_format)
         for key in target:
             if key not in IMAGE_KEYS:

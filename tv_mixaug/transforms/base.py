@@ -139,8 +139,7 @@ class BatchTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no 
             ValueError: If an argument, shapes or labels are wrong, or no plan describes what the
                 transform does.
         """
-        if inplace is not None:
-            validation.check_bool("inplace", inplace)
+        optional("inplace", inplace, validation.check_bool)
         p = self.check_p(self.p if p is None else p)
         mixed, plan = self.run(batch, p, inplace=inplace, generator=generator)
         if plan is None:

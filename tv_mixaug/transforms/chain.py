@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tv_mixaug._validation import check_bool, check_choice, ensure
+from tv_mixaug._validation import check_bool, check_choice, ensure, ensure_kind
 from tv_mixaug.batch.parser import BatchParser
 from tv_mixaug.batch.spec import BatchOptions, Mix, ParsedBatch, Role, merge_options
 from tv_mixaug.batch.tree import unflatten
@@ -80,10 +80,8 @@ class Chain(BatchTransform):
         self.p = p
         steps = list(containers.look_inside(self.transforms))
         for step, holder in steps:
-            if not (callable(step) or holder) or isinstance(step, (Chain, type)):
-                raise TypeError(
-                    f"transforms must be callables other than a Chain, got {type(step).__name__}."
-                )
+            is_step = (callable(step) or holder) and not isinstance(step, (Chain, type))
+            ensure_kind(is_step, "transforms", "callables other than a Chain", step)
             if provenance:
                 containers.check_followed(step, holder)
         self.rules = [t for t, holder in steps if isinstance(t, MixTransform) and holder is None]
@@ -118,10 +116,7 @@ class Chain(BatchTransform):
         from tv_mixaug.transforms import provenance  # registers kernels with torchvision
 
         if torch.compiler.is_compiling():
-            raise TypeError(
-                "a Chain cannot be compiled, since it looks at what was sampled; compile single "
-                "rules or a OneOf, or chain in the DataLoader."
-            )
+            raise TypeError("a Chain cannot be compiled; compile rules or a OneOf instead.")
         inplace, generator = how.get("inplace"), how.get("generator")
         parser = self.parser
         writes = any(rule.inplace for rule in self.rules) if inplace is None else inplace

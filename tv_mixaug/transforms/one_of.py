@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.compiler import assume_constant_result, is_compiling
 
-from tv_mixaug._validation import check_choice, check_shares
+from tv_mixaug._validation import check_choice, check_shares, ensure
 from tv_mixaug.batch.parser import BatchParser
 from tv_mixaug.batch.spec import BatchOptions, ParsedBatch, merge_options
 from tv_mixaug.engine.plan import APPLIED, CompactPlan, choose_plans, compact
@@ -66,8 +66,8 @@ class OneOf(BatchTransform):
         self.joint: JointRule | None = None
         if all(isinstance(transform, MixTransform) for transform in self.transforms):
             self.joint = JointRule(self.transforms, mode)
-        elif mode == "sample":
-            raise TypeError("transforms must all be rules of tv_mixaug with mode='sample'.")
+        expected, fits = "rules of tv_mixaug with mode='sample'", self.joint or mode == "batch"
+        ensure(bool(fits), "transforms", expected, self.display_name, TypeError)
         _ = self.options  # raises if the transforms disagree
         self.disabled_p, self.p = [0.0] * len(self.transforms), p
 
@@ -94,10 +94,8 @@ class OneOf(BatchTransform):
         """Return the transform that is applied to the next batch, and its probability."""
         if self.joint is not None:
             return self.joint, p
-        if is_compiling() or is_on_device(source):
-            raise ValueError(
-                "transforms must all be rules of tv_mixaug to be sampled on a device or in a graph."
-            )
+        on_host = not (is_compiling() or is_on_device(source))
+        ensure(on_host, "transforms", "rules of tv_mixaug on a device and in a graph", self)
         _ = self.options  # an argument may have been set since
         transform: BatchTransform
         transform, p = _choose_one(self.transforms, p, source)
@@ -203,11 +201,10 @@ def as_batch_transform(transform: Any) -> BatchTransform:
 
 def check_transforms(transforms: Any) -> Sequence[Any]:
     """Return a list of at least one transform."""
-    if not isinstance(transforms, Sequence) or isinstance(transforms, str):
-        raise TypeError(f"transforms must be a list, got {type(transforms).__name__}.")
-    if not transforms:
-        raise ValueError("transforms must have at least one transform, got an empty list.")
-    return transforms
+    is_list = isinstance(transforms, Sequence) and not isinstance(transforms, str)
+    ensure(is_list, "transforms", "a list", type(transforms).__name__, TypeError)
+    ensure(len(transforms) > 0, "transforms", "a list of at least one transform", "an empty list")
+    return transforms  # type: ignore[no-any-return]
 
 
 def _choose_one(transforms: Sequence[Any], p: Sequence[float], source: Source) -> tuple[Any, Any]:
