@@ -16,13 +16,9 @@ from tv_mixaug.engine.apply import LazyStack
 
 
 class Inference:
-    """Infer what the fields of one batch are.
+    """Infer what the fields of one batch are, from their paths and values.
 
-    Args:
-        paths: The path of each field.
-        values: The fields.
-        options: How the batch is read.
-        labels: The index of the field that a ``labels_getter`` returned, or None.
+    ``labels`` is the index of the field that a ``labels_getter`` returned.
     """
 
     def __init__(

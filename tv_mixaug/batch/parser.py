@@ -35,10 +35,6 @@ class BatchParser:
     def parse(self, batch: Any, *, inplace: bool | None = None) -> ParsedBatch:
         """Flatten a batch, infer what its fields are, and check them; nothing is changed.
 
-        Args:
-            batch: The batch.
-            inplace: Whether its images will be written to; None as the options say.
-
         Raises:
             TypeError: If a field is of the wrong kind, or a container cannot be flattened.
             ValueError: If shapes do not agree, labels are out of range or cannot be found, a field

@@ -134,17 +134,10 @@ def apply_plan_ragged(
     axes: Sequence[int],
     channel_axis: int | None,
 ) -> list[Tensor]:
-    """Apply a plan to images of different sizes, where an image and its partner overlap.
+    """Apply a plan to B images (C, H, W) of different sizes, where image and partner overlap.
 
-    Args:
-        images: B tensors (C, H, W), which may differ in height and width.
-        plan: The plan, clipped to them by :func:`~tv_mixaug.engine.plan.clip_to_overlap`.
-        fill: As in :func:`apply_plan`; axes are counted as in a batch, too.
-        axes: The axes that boxes cut.
-        channel_axis: The axis with a fill value for each index.
-
-    Returns:
-        New tensors with the sizes of the images.
+    The plan is clipped by :func:`~tv_mixaug.engine.plan.clip_to_overlap`, and axes are counted as
+    in a batch. Returns new tensors with the sizes of the images.
     """
     tensors, mixed = plan.plan(), [image.clone() for image in images]
     sizes = [[image.shape[axis - 1] for axis in axes] for image in images]

@@ -171,11 +171,7 @@ def blend(
 ) -> Tensor:
     """Return ``lam * images + (1 - lam) * partners``, computed in float32 or wider.
 
-    Args:
-        images: uint8, which is rounded to the nearest value, or any floating point dtype.
-        partners: The same.
-        lam: A number, or a float32 or float64 tensor that broadcasts to the images.
-        out: The tensor to write to; a new one by default.
+    ``lam`` is a number, or a float32 or float64 tensor that broadcasts to the images.
     """
     if images.dtype == torch.uint8:
         is_host = images.is_cpu and not torch.compiler.is_compiling()
@@ -261,16 +257,9 @@ def fill_tensor(
 def noise(seeds: Tensor, places: Tensor, dtype: torch.dtype) -> Tensor:
     """Generate the noise of places in samples, the same on every device.
 
-    A value depends only on the seed of its box and its place in the sample: both go through two
-    rounds of an integer hash.
-
-    Args:
-        seeds: int64 seeds >= 0 that broadcast with ``places``.
-        places: int32 numbers of the elements in their sample.
-        dtype: The dtype of the noise.
-
-    Returns:
-        For integers, uniform over 0 to 255; for floating point, standard normal.
+    A value depends only on the int64 seed of its box, >= 0, and its int32 place in the sample: both
+    go through two rounds of an integer hash. Integers are uniform over 0 to 255, floating point
+    numbers are standard normal.
     """
     low, high = ((seeds >> by & 0x7FFFFFFF).to(torch.int32) for by in (0, 31))
     bits = _scramble(_scramble(places + low) ^ high)

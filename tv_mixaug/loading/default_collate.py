@@ -33,11 +33,7 @@ def collate_samples(samples: Column, allocate: Allocate | None = None, lazy: boo
     """Collate samples as ``default_collate`` does, with the functions registered there.
 
     Mappings with the key ``"boxes"`` become a list of B mappings, and tv_tensors keep their types.
-
-    Args:
-        samples: B > 0 samples of one structure.
-        allocate: Allocates the memory of stacked tensors; fresh memory by default.
-        lazy: Whether images become a LazyStack, which is stacked when it is mixed.
+    If ``lazy``, images become a LazyStack, which is stacked when it is mixed.
     """
     try:
         return _collate(samples, allocate, lazy)

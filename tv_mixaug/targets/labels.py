@@ -54,16 +54,9 @@ def encode_labels(labels: Tensor, field: FieldSpec, options: BatchOptions) -> Te
 
 
 def mix_labels(labels: Tensor, field: FieldSpec, mix: Mix) -> Tensor | PairedLabels:
-    """Mix checked labels.
+    """Mix checked labels into float32 rows or regression targets, or into pairs.
 
-    Args:
-        labels: (B,) or (B, 1) class indices, (B, K) rows, or regression targets.
-        field: Their spec.
-        mix: The plan and the options.
-
-    Returns:
-        (B, K) float32 rows, (B, ...) float32 regression targets, or pairs with ``targets="pair"``.
-        An entry that is ``ignore_index`` in the row of the original or of the partner stays so.
+    An entry that is ``ignore_index`` in the row of the original or of the partner stays so.
     """
     plan, options = mix.compact, mix.options
     if field.indices:
@@ -131,25 +124,10 @@ def _smooth(rows: Tensor, options: BatchOptions) -> Tensor:
 def weights_of(
     labels: Any, count: int, num_classes: int | None = None, *, name: str = "labels"
 ) -> tuple[Tensor, Tensor]:
-    """Return the classes that labels of any format name, and their weights.
+    """Return (B, N) classes, >= 0, that labels of any format name, and their weights.
 
-    A class may be named twice, by the original and by the partner; its weights then add up. A
-    negative index is no label.
-
-    Args:
-        labels: (B,) class indices, (B, K) weights, or a triple of two of these and lam (B,), the
-            weight of the first, as :class:`PairedLabels` are.
-        count: B.
-        num_classes: K of (B, K) weights; by default any.
-        name: The argument's name, for errors.
-
-    Returns:
-        (B, N) int64 class indices >= 0, and (B, N) weights, float32 or wider; N is 1 for indices, K
-        for weights, and the sum of both for a triple.
-
-    Raises:
-        TypeError: If the labels are not tensors.
-        ValueError: If their shape or dtype is wrong.
+    Labels are (B,) class indices, where a negative one is not a label, (B, K) weights, or a triple
+    of two of these and lam (B,). A class may be named twice; its weights then add up.
 
     Example:
         >>> weights_of(torch.tensor([2, -1]), 2)

@@ -75,17 +75,9 @@ class BatchTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no 
         generator: Generator | None = None,
         allocate: Allocate | None = None,
     ) -> tuple[Any, CompactPlan | None]:
-        """Transform a batch, and return the plan with it.
+        """Transform a batch with a checked ``p``; the plan is None if none describes the result.
 
-        Args:
-            batch: The batch, as in :meth:`forward`.
-            p: The probability, which was checked.
-            inplace: Whether to write into the images; None for the transform's own choice.
-            generator: A CPU generator that all random numbers come from; None for torch's own.
-            allocate: Makes the memory of soft labels from their shape and dtype.
-
-        Returns:
-            The transformed batch, and its plan; None if no plan describes what was done.
+        ``allocate`` makes the memory of soft labels. The others are as in :meth:`mix`.
         """
         raise NotImplementedError
 
