@@ -8,17 +8,29 @@ from typing import Any
 
 
 def ensure(
-    holds: bool, name: str, expected: str, got: Any, error: type[Exception] = ValueError
+    holds: bool,
+    name: str,
+    expected: str,
+    got: Any,
+    error: type[Exception] = ValueError,
+    *sizes: Any,
 ) -> None:
-    """Raise an error that names the value unless a condition holds."""
+    """Raise an error that names the value unless a condition holds.
+
+    Sizes are formatted into ``expected`` only then: torch.compile would fix those of its graph.
+    """
     if not holds:
+        expected = expected.format(*sizes) if sizes else expected
         raise error(f"{name} must be {expected}, got {got}.")
 
 
 def ensure_kind(holds: bool, name: str, expected: str, got: Any) -> None:
     """Raise a TypeError that names the value and its type unless a condition holds."""
     if not holds:
-        raise TypeError(f"{name} must be {expected}, got {type(got).__name__} {got!r}.")
+        shown = f"{type(got).__name__} {got!r}"
+        if isinstance(got, type):
+            shown = f"{got.__name__}; make one: {got.__name__}(...)"
+        raise TypeError(f"{name} must be {expected}, got {shown}.")
 
 
 def checked(default: Any, check: Callable[..., Any], *options: Any) -> Any:
@@ -47,7 +59,7 @@ def check_number(name: str, value: Any, interval: str = "(-inf, inf)") -> float:
         number = float(value)
     except OverflowError:
         number, value = math.inf, "an int beyond the range of float"
-    ensure(math.isfinite(number), name, "finite", value)
+    ensure(-math.inf < number < math.inf, name, "finite", value)
     low, high = map(float, interval[1:-1].split(","))
     above = number >= low if interval[0] == "[" else number > low
     below = number <= high if interval[-1] == "]" else number < high

@@ -115,11 +115,10 @@ class Mixup(MixTransform):
         original = torch.arange(count, device="cpu")
         partner = original.flip(0)
         alphas = (self.mixup_alpha, self.cutmix_alpha)
-        number = {"batch": 1, "pair": (count + 1) // 2, "elem": count}[self.mode]
         places = {"batch": original * 0, "pair": torch.minimum(original, partner)}
         place = places.get(self.mode, original)
-        chosen, switch = torch.from_numpy(sample_uniform((2, number), source))
-        weights = [sample_lam(alpha or 1.0, number, source) for alpha in alphas]
+        chosen, switch = torch.from_numpy(sample_uniform((2, count), source))
+        weights = [sample_lam(alpha or 1.0, count, source) for alpha in alphas]
         mixup, cutmix = map(torch.from_numpy, weights)
         cut = switch < (self.switch_prob if all(alphas) else float(not self.mixup_alpha))
         lam = torch.where(cut, cutmix, mixup)

@@ -29,7 +29,8 @@ def check_field(field: FieldSpec, value: Any, length: int, options: BatchOptions
         _check_labels(field, value, place, options)
     elif field.role is Role.IMAGE:
         _check_image(field, tensors, length, place, options)
-    ensure(field.shape[:1] == (length,), place, f"of the batch's length {length}", field.shape)
+    fits, expected = field.shape[:1] == (length,), "of the batch's length {}"
+    ensure(fits, place, expected, field.shape, ValueError, length)
 
 
 def are_indices(labels: Any, kind: Any) -> bool:

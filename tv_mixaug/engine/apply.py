@@ -196,10 +196,11 @@ def replay(
     kernels.check_tensor("images", images)
     for name in Plan._fields:  # not zip, which torch 2.6 cannot compile
         rows = getattr(plan, name)
-        shape = f"({len(images)}, N, 2 d)" if name == "boxes" else f"({len(images)},)"
-        fits = isinstance(rows, Tensor) and rows.ndim == 1 + 2 * (name == "boxes")
-        got = tuple(getattr(rows, "shape", ())) or type(rows).__name__
-        ensure(fits and len(rows) == len(images), f"plan.{name}", f"a tensor of shape {shape}", got)
+        is_boxes, got = name == "boxes", tuple(getattr(rows, "shape", ())) or type(rows).__name__
+        fits = isinstance(rows, Tensor) and rows.ndim == 1 + 2 * is_boxes
+        fits, count = fits and len(rows) == len(images), len(images)
+        expected = "a tensor of shape ({}, N, 2 d)" if is_boxes else "a tensor of shape ({},)"
+        ensure(fits, f"plan.{name}", expected, got, ValueError, count)
     kernels.check_rows("plan.partner", plan.partner, images, "int64")
     applied = compact(plan)
     if applied.known and BLEND in applied.ops:
@@ -408,10 +409,10 @@ class _Job:
 
     def regions(self, op: int) -> Iterator[tuple[int, int, tuple[slice, ...]]]:
         """Yield the row, the number and the region of each box with an operation."""
-        shared, boxes = not isinstance(self.plan.boxes, Tensor), self.plan.boxes
-        boxes = boxes if shared else boxes.tolist()
+        boxes = self.plan.boxes
+        boxes = boxes.tolist() if isinstance(boxes, Tensor) else [boxes] * self.plan.count
         for row in self.plan.rows(op):
-            for number, box in enumerate(boxes if shared else boxes[row]):
+            for number, box in enumerate(boxes[row]):
                 if any(box):
                     yield row, number, self.region(box)
 

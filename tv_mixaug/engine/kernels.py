@@ -304,7 +304,8 @@ def check_rows(name: str, value: Any, batch: Tensor, kind: str) -> None:
     check_tensor(name, value)
     fits = value.dtype == torch.int64 if kind == "int64" else value.is_floating_point()
     ensure(fits, name, kind, _short(value.dtype), TypeError)
-    ensure(value.shape == batch.shape[:1], name, f"of shape ({len(batch)},)", tuple(value.shape))
+    fits, shape = value.shape == batch.shape[:1], tuple(value.shape)
+    ensure(fits, name, "of shape ({},)", shape, ValueError, len(batch))
 
 
 def check_blend(images: Tensor) -> None:
@@ -318,8 +319,11 @@ def check_broadcast(fill: Tensor, images: Tensor) -> None:
     sides = images.shape[max(0, images.ndim - fill.ndim) :]
     pairs = zip(fill.shape, sides, strict=False)
     fits = len(sides) == fill.ndim and all(n in (1, side) for n, side in pairs)
-    expected = f"a value that broadcasts to images of shape {tuple(images.shape)}"
-    ensure(fits, "fill", expected, f"shape {tuple(fill.shape)}")
+    shapes, expected = (
+        [tuple(x.shape) for x in (fill, images)],
+        "a value that broadcasts to shape {}",
+    )
+    ensure(fits, "fill", expected, shapes[0], ValueError, shapes[1])
 
 
 def check_boxes(images: Tensor, boxes: Any, axes: Any = None) -> None:
@@ -328,18 +332,18 @@ def check_boxes(images: Tensor, boxes: Any, axes: Any = None) -> None:
     ensure(boxes.dtype == torch.int64, "boxes", "int64", _short(boxes.dtype), TypeError)
     shape, dims = tuple(boxes.shape), boxes.shape[-1] // 2
     fits = boxes.ndim in (2, 3) and shape[-1] in (4, 6)
-    ensure(fits, "boxes", "(B, 4), (B, 6), (B, N, 4) or (B, N, 6)", f"shape {shape}")
-    fits = shape[0] == len(images) and images.ndim > dims
-    expected = f"rows for {len(images)} images that cut {dims} of the axes of {tuple(images.shape)}"
-    ensure(fits, "boxes", expected, f"shape {shape}")
+    ensure(fits, "boxes", "of shape (B, 4), (B, 6), (B, N, 4) or (B, N, 6)", shape)
+    fits, sides = shape[0] == len(images) and images.ndim > dims, tuple(images.shape)
+    expected = "of one row for each image, cutting {} axes of images of shape {}"
+    ensure(fits, "boxes", expected, shape, ValueError, dims, sides)
     if axes is None:
         return
     are_ints = isinstance(axes, (tuple, list)) and all(type(axis) is int for axis in axes)
     ensure(are_ints, "axes", f"a tuple of {dims} ints", repr(axes), TypeError)
     places = {axis % images.ndim for axis in axes if -images.ndim <= axis < images.ndim}
     fits = len(axes) == dims == len(places) and 0 not in places
-    expected = f"{dims} different axes of images of shape {tuple(images.shape)} after the first"
-    ensure(fits, "axes", expected, repr(axes))
+    expected = "{} different axes of images of shape {} after the first"
+    ensure(fits, "axes", expected, axes, ValueError, dims, sides)
 
 
 def _short(dtype: torch.dtype) -> str:

@@ -153,7 +153,9 @@ class CompactPlan:
         if not isinstance(lam, Tensor):
             lam = torch.full((count,), lam, dtype=torch.float32, device=device)
         if not isinstance(boxes, Tensor):
-            boxes = torch.tensor(boxes, dtype=torch.int64, device=device)[None]
+            zeros = torch.zeros(len(boxes), len(boxes[0]), dtype=torch.int64, device=device)
+            boxes = torch.tensor(boxes, device=device) if any(map(any, boxes)) else zeros
+            boxes = boxes[None]
         boxes = boxes.expand(count, *boxes.shape[1:]).contiguous()
         if noise is None:
             noise = torch.zeros(count, dtype=torch.int64, device=device)

@@ -139,22 +139,21 @@ def weights_of(
         original, weights = weights_of(labels[0], count, num_classes, name=name)
         partner, partner_weights = weights_of(labels[1], count, num_classes, name=name)
         lam = torch.as_tensor(labels[2], device=original.device)
-        ensure(lam.shape == (count,), f"lam of {name}", f"of shape ({count},)", tuple(lam.shape))
+        fits, shape = lam.shape == (count,), tuple(lam.shape)
+        ensure(fits, f"lam of {name}", "of shape ({},)", shape, ValueError, count)
         lam = lam.to(torch.promote_types(lam.dtype, torch.float32))[:, None]
         both = torch.cat([lam * weights, (1 - lam) * partner_weights], 1)
         return torch.cat([original, partner], 1), both
     if not isinstance(labels, Tensor):
         raise TypeError(f"{name} must be a tensor or PairedLabels, got {type(labels).__name__}.")
-    has_rows = labels.ndim > 0 and len(labels) == count
-    ensure(
-        has_rows, name, f"of one entry for each of {count} samples", f"shape {tuple(labels.shape)}"
-    )
+    has_rows, shape = labels.ndim > 0 and len(labels) == count, tuple(labels.shape)
+    ensure(has_rows, name, "of one entry for each of {} samples", shape, ValueError, count)
     if labels.ndim == 1 and not (labels.is_floating_point() or labels.is_complex()):
         index = labels.to(torch.int64)[:, None]
         return index.clamp(min=0), (index >= 0).to(torch.float32)
     columns = "K" if num_classes is None else num_classes
     fits = labels.ndim == 2 and num_classes in (None, labels.shape[1]) and not labels.is_complex()
-    got = f"{tuple(labels.shape)} {labels.dtype}"
-    ensure(fits, name, f"(B,) class indices or (B, {columns}) weights", got)
+    expected = f"(B,) class indices or (B, {columns}) weights"
+    ensure(fits, name, expected, (shape, labels.dtype))
     index = torch.arange(labels.shape[1], device=labels.device).expand_as(labels)
     return index, labels.to(torch.promote_types(labels.dtype, torch.float32))

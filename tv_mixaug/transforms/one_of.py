@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.compiler import assume_constant_result, is_compiling
 
-from tv_mixaug._validation import check_choice, check_shares, ensure
+from tv_mixaug._validation import check_choice, check_shares, ensure, ensure_kind
 from tv_mixaug.batch.parser import BatchParser
 from tv_mixaug.batch.spec import BatchOptions, ParsedBatch, merge_options
 from tv_mixaug.engine.plan import APPLIED, CompactPlan, choose_plans, compact
@@ -192,10 +192,8 @@ def as_batch_transform(transform: Any) -> BatchTransform:
     """
     if isinstance(transform, BatchTransform):
         return transform
-    if not callable(transform) or isinstance(transform, type):
-        got = transform if isinstance(transform, type) else type(transform)
-        hint = f"; make one: {got.__name__}(...)" if got is transform else ""
-        raise TypeError(f"transforms must be callable, got {got.__name__}{hint}.")
+    is_callable = callable(transform) and not isinstance(transform, type)
+    ensure_kind(is_callable, "transforms", "callable", transform)
     return CallableTransform(transform)
 
 
