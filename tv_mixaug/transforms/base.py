@@ -39,6 +39,7 @@ class BatchTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no 
     The abstract base class of rules, of choices between them and of chains.
     """
 
+    fixed: ClassVar[tuple[str, ...]] = ()  # attributes that cannot be set again
     p: Any
     options: Any  # how batches are read and treated; None for transforms of others
     disabled_p: Any = 0.0  # the p that switches the transform off
@@ -51,6 +52,8 @@ class BatchTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no 
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Set an attribute; ``p`` is checked."""
+        if name in self.fixed and name in self.__dict__:
+            raise AttributeError(f"{name} cannot be set; make a new {type(self).__name__}.")
         super().__setattr__(name, self.check_p(value) if name == "p" else value)
 
     def check_p(self, p: Any) -> Any:
@@ -255,6 +258,10 @@ class MixTransform(BatchTransform):
         if self.targets == "pair":
             expected = "0 with targets='pair'; give it to the criterion instead"
             ensure(not self.label_smoothing, "label_smoothing", expected, self.label_smoothing)
+        kinds: Any = self.num_classes
+        kinds = {*kinds.values()} if isinstance(kinds, Mapping) else {kinds}
+        smooths = kinds != {"regression"} or not self.label_smoothing
+        ensure(smooths, "label_smoothing", "0 for regression targets", self.label_smoothing)
         if isinstance(self.num_classes, Mapping):
             expected = "'default' if num_classes names the labels by their keys"
             ensure(self.labels_getter == "default", "labels_getter", expected, self.labels_getter)
