@@ -123,8 +123,11 @@ def check_mix(mix, images, seed=0):
     unmixed = untouched | filled
     assert torch.equal(bits(out[untouched]), bits(images[untouched]))
     assert torch.equal(soft[unmixed], torch.eye(K)[:count][unmixed])
-    region = functional.region_mask(plan, tuple(size)).flatten(1).mean(1)
-    torch.testing.assert_close(region[~filled], plan.lam[~filled], atol=1e-6, rtol=0)
+    region = functional.region_mask(plan, tuple(size))
+    weight = region.flatten(1).mean(1)
+    torch.testing.assert_close(weight[~filled], plan.lam[~filled], atol=1e-6, rtol=0)
+    shown = torch.where(region == 1, images, images[plan.partner])
+    assert torch.equal(bits(out[pasted]), bits(shown[pasted]))
     is_uint8 = images.dtype == torch.uint8
     pixels = out.double() / (25 if is_uint8 else 1)
     torch.testing.assert_close(soft[pasted].double(), shares(pixels, K)[pasted], atol=1e-6, rtol=0)
@@ -138,6 +141,7 @@ def check_mix(mix, images, seed=0):
     for row in filled.nonzero()[:, 0].tolist():
         for x1, y1, x2, y2 in plan.boxes[row].tolist():
             holes[row, :, y1:y2, x1:x2] = True
+    assert torch.equal(region[filled] == 0, holes[filled])
     kept = ~holes & filled.view(-1, 1, 1, 1)
     assert torch.equal(out.where(kept, 0), images.where(kept, 0))
 

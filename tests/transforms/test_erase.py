@@ -98,16 +98,8 @@ def test_boxes_are_distributed_as_timms(counts):
     import random
 
     random.seed(0)
-    least, most = counts
-    theirs = module.RandomErasing(
-        1.0,
-        max_area=0.3,
-        min_aspect=0.3,
-        mode="const",
-        min_count=least,
-        max_count=most,
-        device="cpu",
-    )
+    options = {"max_area": 0.3, "min_aspect": 0.3, "mode": "const", "device": "cpu"}
+    theirs = module.RandomErasing(1.0, min_count=counts[0], max_count=counts[1], **options)
     erased = torch.ones(3000, 1, 24, 24)
     for image in erased:
         theirs(image)

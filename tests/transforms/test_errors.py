@@ -120,9 +120,8 @@ def test_constructors_check_their_arguments(kind, arguments, error, text):
 
 X, Y = torch.rand(4, 3, 8, 8), torch.tensor([0, 1, 2, 1])
 IMAGE = tv_tensors.Image(X)
-BOX = torch.tensor([[1.0, 1.0, 4.0, 4.0]])
-INDEX, ONLY, MULTI = {"num_classes": 3}, {"labels_getter": None}, {"num_classes": "multi"}
-BREED, TWO = {"num_classes": {"breed": 3}}, {"num_classes": {"y": 3, "z": 2}}
+LAM, BOX = torch.rand(4), torch.tensor([[1.0, 1.0, 4.0, 4.0]])
+INDEX, ONLY, BREED = {"num_classes": 3}, {"labels_getter": None}, {"num_classes": {"breed": 3}}
 CUBOID, WRITE = {"cut": "cuboid", **INDEX}, {"inplace": True, **INDEX}
 
 
@@ -152,176 +151,116 @@ def get(value):
     return {**INDEX, "labels_getter": value if callable(value) else lambda batch: value}
 
 
-ALL, MIXING, ERASING = list(MEMBERS), names(mixes=True), names(mixes=False)
-CUTTING = [name for name in ALL if not name.startswith("mixup")]
-RULES = [name for name in ALL if name.startswith(("mixup", "cutmix"))]
+ALL, MIXUPS = list(MEMBERS), [name for name in MEMBERS if name.startswith("mixup")]
+DOMINANT = {"masks": "dominant", **ONLY}
 BATCHES = [
     # transforms, error, {name: (options, batch, text)}
-    (
-        ALL,
-        TypeError,
-        {
-            "nothing": (INDEX, (), "images"),
-            "None": (INDEX, (None,), "images"),
-            "a number": (INDEX, (3.0,), "images"),
-            "an empty dict": (INDEX, ({},), "images"),
-            "only labels": (INDEX, (Y,), "images"),
-            "an array of images": (INDEX, (X.numpy(), Y), "images"),
-            "an image without a batch": (INDEX, (X[0], Y), "images"),
-            "int64 images": (INDEX, (X.long(), Y), "images"),
-            "an int64 Image": (INDEX, (tv_tensors.Image(X.long()), Y), "images"),
-            "bool images": (INDEX, (X > 0.5, Y), "images"),
-            "complex images": (INDEX, (X.to(torch.complex64), Y), "images"),
-            "float indices": (INDEX, named(label=Y.float()), "labels at ['label']"),
-            "bool indices": (INDEX, named(y=Y > 0), "labels at ['y']"),
-            "complex rows": (INDEX, named(y=torch.eye(4, 3).to(torch.complex64)), "labels"),
-            "a named label that is a number": (BREED, named(breed=7), "labels at ['breed']"),
-            "a named label that is the image": (
-                {"num_classes": {"x": 3}},
-                named(y=Y),
-                "images",
-            ),
-            "a getter of None": (get(None), (X, Y), "labels_getter"),
-            "a getter of a list": (get([1, 2, 3, 4]), (X, Y), "labels_getter"),
-            "a dataclass": (INDEX, (Sample(X, Y),), "Sample"),
-            "a set": (INDEX, (X, Y, {1, 2}), "set"),
-            "more axes than the layout": (
-                {"layout": "BCHW", **INDEX},
-                (torch.rand(4, 2, 3, 8, 8), Y),
-                "images",
-            ),
-            "boxes in a list": (ONLY, (X, [{"boxes": [[1, 1, 4, 4]]}] * 4), "boxes"),
-        },
-    ),
-    (
-        ALL,
-        ValueError,
-        {
-            "an Image without a batch": (INDEX, (tv_tensors.Image(X[0]), Y[:3]), "images"),
-            "six axes": (INDEX, (tv_tensors.Image(X[:, None, None]), Y), "images"),
-            "no pixels": (INDEX, (X[:, :, :0], Y), "images"),
-            "no channels": (INDEX, (X[:, :0], Y), "images"),
-            "two lengths of images": (INDEX, (X, X[:3], Y), "images"),
-            "too few labels": (INDEX, (X, Y[:3]), "labels"),
-            "too few named labels": (INDEX, named(label=Y[:3]), "labels at ['label']"),
-            "a class too high": (INDEX, (X, Y + 1), "3 at position 2"),
-            "a class too high, in place": (WRITE, (X, Y + 1), "3 at position 2"),
-            "a class too low": (INDEX, (X, Y - 1), "-1 at position 0"),
-            "a class that is not ignored": (
-                {"num_classes": 3, "ignore_index": -100},
-                (X, torch.tensor([0, -100, -1, 2])),
-                "-1 at position 2",
-            ),
-            "uint8 classes": (INDEX, (X, (Y * 127).to(torch.uint8)), "127 at position 1"),
-            "another K": (INDEX, (X, torch.eye(4)), "num_classes = 3"),
-            "(B, 1) rows": (INDEX, (X, torch.rand(4, 1)), "num_classes = 3"),
-            "(B, K, 1) rows": (INDEX, named(label=torch.zeros(4, 3, 1)), "labels"),
-            "a label without axes": (INDEX, named(label=torch.tensor(1)), "labels"),
-            "labels at two places": (
-                INDEX,
-                named(label=Y, target=Y),
-                "labels could be at ['label'] or ['target']",
-            ),
-            "multi-hot indices": (MULTI, (X, Y), "labels"),
-            "a missing key": (BREED, named(label=Y), "has once, such as 'breed'"),
-            "a key twice": (BREED, named(breed=Y, more={"breed": Y}), "has once, such as 'breed'"),
-            "a key of text": (BREED, named(breed=list("abcd")), "has once, such as 'breed'"),
-            "one of two labels": (TWO, named(y=Y, z=Y), "labels at ['z']"),
-            "a getter of images": (get(lambda batch: batch[0]), (X, Y), "labels_getter"),
-            "a getter of a number": (get(torch.tensor(3)), (X, Y), "labels"),
-            "a getter of too few": (get(torch.tensor([1, 2])), (X, Y), "labels"),
-            "a getter of a copy": (get(lambda batch: batch[1] + 0), (X, Y), "labels_getter"),
-            "in place with gradients": (WRITE, (X.clone().requires_grad_(), Y), "inplace"),
-            "in place in shared memory": (WRITE, (X[:1].expand(4, 3, 8, 8), Y), "inplace"),
-            "a plain mask": (INDEX, (X, Y, torch.zeros(4, 8, 8)), "left behind"),
-            "boxes without targets": (INDEX, (IMAGE, target(4)["boxes"], Y), "left behind"),
-            "boxes beside images": (ONLY, named(boxes=target(4)["boxes"]), "boxes"),
-            "too few targets": (ONLY, (X, [target()] * 3), "targets"),
-            "too few scores": (
-                ONLY,
-                (X, [target(), target(2, scores=torch.rand(1))] * 2),
-                "[1]['scores']",
-            ),
-            "another canvas": (ONLY, (X, [target(size=(9, 9))] * 4), "canvas_size"),
-            "an empty box": (ONLY, (X, [{"boxes": BOX[:, [0, 1, 0, 3]]}] * 4), "boxes"),
-            "a box of NaN": (ONLY, (X, [{"boxes": BOX * NAN}] * 4), "boxes"),
-            "a list of two sizes": (ONLY, ([X[0], X[0, :, 1:]], [target()] * 2), "images"),
-            "a list of two dtypes": (ONLY, ([X[0], X[0].double()], [target()] * 2), "images"),
-        },
-    ),
-    (
-        MIXING,
-        ValueError,
-        {
-            "float labels": (INDEX, (X, Y.float()), "labels"),
-            "a list of labels": (INDEX, (X, Y.tolist()), "labels"),
-            "an array of labels": (INDEX, (X, Y.numpy()), "labels"),
-            "no labels": (INDEX, (X,), "labels"),
-            "labels first at two places": (INDEX, (Y, Y.clone(), X), "labels could be at"),
-            "paired labels": (INDEX, (X, PairedLabels(Y, Y, torch.rand(4))), "PairedLabels"),
-        },
-    ),
-    (
-        RULES,
-        ValueError,
-        {
-            "no labels and no number of classes": ({"num_classes": None}, (X,), "labels"),
-            "no number of classes": ({"num_classes": None}, (X, Y), "num_classes must be given"),
-            "a pairing without labels": ({"pairing": lambda y: y, **ONLY}, (X, Y), "pairing"),
-        },
-    ),
-    (
-        [name for name in ALL if name.startswith("mixup")],
-        ValueError,
-        {
-            "a mask without a rule": (ONLY, (IMAGE, mask(4, 8, 8)), "masks must be 'soft'"),
-            "an unknown mask class": (
-                {"masks": "soft", "num_mask_classes": 2, **ONLY},
-                (IMAGE, mask(4, 8, 8, value=255)),
-                "masks at [1] must be in [0, 2), got 255",
-            ),
-        },
-    ),
-    (
-        CUTTING,
-        ValueError,
-        {
-            "too few masks": ({"masks": "dominant", **ONLY}, (IMAGE, mask(3, 8, 8)), "masks"),
-            "a mask of another size": (
-                {"masks": "dominant", **ONLY},
-                (IMAGE, mask(4, 8, 7)),
-                "masks",
-            ),
-            "a mask without a batch": ({"masks": "dominant", **ONLY}, (IMAGE, mask(8, 8)), "masks"),
-            "views of two sizes": (INDEX, (X, X[..., :6, :6], Y), "images"),
-        },
-    ),
-    (
-        ["cutmix", "cutmix, sample"],
-        ValueError,
-        {
-            "a cuboid in time and depth": (
-                {"layout": "BCTDHW", **CUBOID},
-                (torch.rand(4, 1, 2, 2, 8, 8), Y),
-                "cut",
-            ),
-            "a cuboid of images": (CUBOID, (X, Y), "cut"),
-        },
-    ),
-    (
-        ERASING,
-        ValueError,
-        {
-            "a fill for two channels": ({"fill": (0, 1), **INDEX}, (X, Y), "fill"),
-            "a fill for one channel": ({"fill": (0.5,), **INDEX}, (X, Y), "fill"),
-            "a fill without channels": (
-                {"fill": (0, 1), "layout": "BDHW", **INDEX},
-                (torch.rand(4, 2, 8, 8), Y),
-                "fill",
-            ),
-        },
-    ),
-]
+    (ALL, TypeError, {
+        "nothing": (INDEX, (), "images"),
+        "None": (INDEX, (None,), "images"),
+        "a number": (INDEX, (3.0,), "images"),
+        "an empty dict": (INDEX, ({},), "images"),
+        "only labels": (INDEX, (Y,), "images"),
+        "an array of images": (INDEX, (X.numpy(), Y), "images"),
+        "an image without a batch": (INDEX, (X[0], Y), "images"),
+        "int64 images": (INDEX, (X.long(), Y), "images"),
+        "an int64 Image": (INDEX, (tv_tensors.Image(X.long()), Y), "images"),
+        "bool images": (INDEX, (X > 0.5, Y), "images"),
+        "complex images": (INDEX, (X.to(torch.complex64), Y), "images"),
+        "more axes than the layout": ({"layout": "BCHW", **INDEX}, (X[:, :, None], Y), "images"),
+        "float indices": (INDEX, named(label=Y.float()), "labels at ['label']"),
+        "bool indices": (INDEX, named(y=Y > 0), "labels at ['y']"),
+        "complex rows": (INDEX, named(y=torch.eye(4, 3).to(torch.complex64)), "labels"),
+        "a label that is a number": (BREED, named(breed=7), "labels at ['breed']"),
+        "a label that is the image": ({"num_classes": {"x": 3}}, named(y=Y), "images"),
+        "a getter of None": (get(None), (X, Y), "labels_getter"),
+        "a getter of a list": (get([1, 2, 3, 4]), (X, Y), "labels_getter"),
+        "a dataclass": (INDEX, (Sample(X, Y),), "Sample"),
+        "a set": (INDEX, (X, Y, {1, 2}), "set"),
+        "boxes in a list": (ONLY, (X, [{"boxes": [[1, 1, 4, 4]]}] * 4), "boxes"),
+    }),
+    (ALL, ValueError, {
+        "an Image without a batch": (INDEX, (tv_tensors.Image(X[0]), Y[:3]), "images"),
+        "six axes": (INDEX, (tv_tensors.Image(X[:, None, None]), Y), "images"),
+        "no pixels": (INDEX, (X[:, :, :0], Y), "images"),
+        "no channels": (INDEX, (X[:, :0], Y), "images"),
+        "two lengths of images": (INDEX, (X, X[:3], Y), "images"),
+        "too few labels": (INDEX, (X, Y[:3]), "labels"),
+        "too few named labels": (INDEX, named(label=Y[:3]), "labels at ['label']"),
+        "a class too high": (INDEX, (X, Y + 1), "3 at position 2"),
+        "a class too high, in place": (WRITE, (X, Y + 1), "3 at position 2"),
+        "a class too low": (INDEX, (X, Y - 1), "-1 at position 0"),
+        "a class that is not ignored": (
+            {**INDEX, "ignore_index": -100}, (X, Y.where(Y < 2, -1)), "-1 at position 2",
+        ),
+        "uint8 classes": (INDEX, (X, (Y * 127).to(torch.uint8)), "127 at position 1"),
+        "another K": (INDEX, (X, torch.eye(4)), "num_classes = 3"),
+        "(B, 1) rows": (INDEX, (X, torch.rand(4, 1)), "num_classes = 3"),
+        "(B, K, 1) rows": (INDEX, named(label=torch.zeros(4, 3, 1)), "labels"),
+        "a label without axes": (INDEX, named(label=torch.tensor(1)), "labels"),
+        "labels at two places": (INDEX, named(label=Y, target=Y), "at ['label'] or ['target']"),
+        "multi-hot indices": ({"num_classes": "multi"}, (X, Y), "labels"),
+        "a missing key": (BREED, named(label=Y), "has once, such as 'breed'"),
+        "a key twice": (BREED, named(breed=Y, more={"breed": Y}), "has once, such as 'breed'"),
+        "a key of text": (BREED, named(breed=list("abcd")), "has once, such as 'breed'"),
+        "one of two labels": ({"num_classes": {"y": 3, "z": 2}}, named(y=Y, z=Y), "at ['z']"),
+        "a getter of images": (get(lambda batch: batch[0]), (X, Y), "labels_getter"),
+        "a getter of a number": (get(torch.tensor(3)), (X, Y), "labels"),
+        "a getter of too few": (get(torch.tensor([1, 2])), (X, Y), "labels"),
+        "a getter of a copy": (get(lambda batch: batch[1] + 0), (X, Y), "labels_getter"),
+        "in place with gradients": (WRITE, (X.clone().requires_grad_(), Y), "inplace"),
+        "in place in shared memory": (WRITE, (X[:1].expand(4, 3, 8, 8), Y), "inplace"),
+        "a plain mask": (INDEX, (X, Y, torch.zeros(4, 8, 8)), "left behind"),
+        "boxes without targets": (INDEX, (IMAGE, target(4)["boxes"], Y), "left behind"),
+        "boxes beside images": (ONLY, named(boxes=target(4)["boxes"]), "boxes"),
+        "too few targets": (ONLY, (X, [target()] * 3), "targets"),
+        "too few scores": (ONLY, (X, [target(), target(2, scores=LAM[:1])] * 2), "[1]['scores']"),
+        "another canvas": (ONLY, (X, [target(size=(9, 9))] * 4), "canvas_size"),
+        "an empty box": (ONLY, (X, [{"boxes": BOX[:, [0, 1, 0, 3]]}] * 4), "boxes"),
+        "a box of NaN": (ONLY, (X, [{"boxes": BOX * NAN}] * 4), "boxes"),
+        "a list of two sizes": (ONLY, ([X[0], X[0, :, 1:]], [target()] * 2), "images"),
+        "a list of two dtypes": (ONLY, ([X[0], X[0].double()], [target()] * 2), "images"),
+    }),
+    (names(mixes=True), ValueError, {
+        "float labels": (INDEX, (X, Y.float()), "labels"),
+        "a list of labels": (INDEX, (X, Y.tolist()), "labels"),
+        "an array of labels": (INDEX, (X, Y.numpy()), "labels"),
+        "no labels": (INDEX, (X,), "labels"),
+        "labels first at two places": (INDEX, (Y, Y.clone(), X), "labels could be at"),
+        "paired labels": (INDEX, (X, PairedLabels(Y, Y, LAM)), "PairedLabels"),
+    }),
+    ([*MIXUPS, "cutmix", "cutmix, sample"], ValueError, {
+        "no labels and no number of classes": ({"num_classes": None}, (X,), "labels"),
+        "no number of classes": ({"num_classes": None}, (X, Y), "num_classes must be given"),
+        "a pairing without labels": ({"pairing": lambda y: y, **ONLY}, (X, Y), "pairing"),
+    }),
+    (MIXUPS, ValueError, {
+        "a mask without a rule": (ONLY, (IMAGE, mask(4, 8, 8)), "masks must be 'soft'"),
+        "an unknown mask class": (
+            {"masks": "soft", "num_mask_classes": 2, **ONLY}, (IMAGE, mask(4, 8, 8, value=255)),
+            "masks at [1] must be in [0, 2), got 255",
+        ),
+    }),
+    ([name for name in ALL if name not in MIXUPS], ValueError, {
+        "too few masks": (DOMINANT, (IMAGE, mask(3, 8, 8)), "masks"),
+        "a mask of another size": (DOMINANT, (IMAGE, mask(4, 8, 7)), "masks"),
+        "a mask without a batch": (DOMINANT, (IMAGE, mask(8, 8)), "masks"),
+        "views of two sizes": (INDEX, (X, X[..., :6, :6], Y), "images"),
+    }),
+    (["cutmix", "cutmix, sample", "cutout"], ValueError, {
+        "a cuboid in time and depth": (
+            {"layout": "BCTDHW", **CUBOID}, (torch.rand(4, 1, 2, 2, 8, 8), Y), "cut",
+        ),
+        "a cuboid of images": (CUBOID, (X, Y), "cut"),
+    }),
+    (names(mixes=False), ValueError, {
+        "a fill for two channels": ({"fill": (0, 1), **INDEX}, (X, Y), "fill"),
+        "a fill for one channel": ({"fill": (0.5,), **INDEX}, (X, Y), "fill"),
+        "a fill without channels": (
+            {"fill": (0, 1), "layout": "BDHW", **INDEX}, (X[:, :2], Y), "fill",
+        ),
+    }),
+]  # fmt: skip
 ROWS = [
     pytest.param(members, error, *row, id=name)
     for members, error, rows in BATCHES
@@ -359,8 +298,8 @@ def test_the_result_of_a_pairing_function_is_checked(kind, error, pairing):
 
 # --- Functions ------------------------------------------------------------------------------------
 
-PARTNER, LAM = torch.tensor([1, 2, 3, 0]), torch.rand(4)
-CUT, PLAN = torch.tensor([[0, 0, 4, 4]]).repeat(4, 1), identity_plan(4)
+PARTNER, CUT = torch.tensor([1, 2, 3, 0]), torch.tensor([[0, 0, 4, 4]]).repeat(4, 1)
+PLAN = identity_plan(4)
 NOT_IMAGES = ((X.numpy(), None, [1, 2]), (torch.tensor(1.0),))
 NOT_BOXES = (
     (CUT.tolist(), CUT.float(), CUT.int()),

@@ -5,7 +5,7 @@ import os
 import pickle
 import subprocess
 import sys
-from typing import NamedTuple
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -404,19 +404,6 @@ def nest(steps):
     )
 
 
-class Case(NamedTuple):
-    """A chain and the batch for it."""
-
-    steps: list
-    p: float
-    masked: bool
-    erased: str
-    dtype: torch.dtype
-    size: tuple
-    form: str
-    targets: torch.Tensor
-
-
 # num_classes, and the labels of the samples.
 TARGETS = {
     "classes": (COUNT, torch.arange(COUNT)),
@@ -461,8 +448,8 @@ def cases(draw):
     step = st.one_of(rule, geometries, geometries, dtype_changes(dtypes))
     steps = draw(st.lists(st.recursive(step, nest, max_leaves=4), min_size=1, max_size=4))
     steps.insert(draw(st.integers(0, len(steps))), draw(rule))
-    return Case(
-        steps,
+    return SimpleNamespace(
+        steps=steps,
         p=draw(st.sampled_from([1.0, 1.0, 1.0, 0.5, 0.0])),
         masked=draw(st.booleans()),
         erased=draw(st.sampled_from(["renormalise", "nobody"])),
