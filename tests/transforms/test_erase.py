@@ -185,20 +185,6 @@ def test_on_a_device_nothing_is_done_sample_by_sample(fill):
     assert calls[0] == calls[1]
 
 
-@pytest.mark.parametrize("rule", [Cutout, RandomErasing])
-def test_masks_and_objects_follow(rule):
-    """Masks get mask_fill in the holes, and objects below min_visible are dropped."""
-    options = {"p": 1.0, "mask_fill": 255, "min_visible": 0.99}
-    batch = {
-        "image": tv_tensors.Image(torch.ones(6, 3, 32, 32)),
-        "mask": tv_tensors.Mask(torch.ones(6, 32, 32, dtype=torch.int64)),
-        "objects": [{"boxes": torch.tensor([[0.0, 0.0, 32.0, 32.0]])} for _ in range(6)],
-    }
-    out, _ = (Cutout(0.4, **options) if rule is Cutout else RandomErasing(**options)).mix(batch)
-    assert torch.equal(out["mask"] == 255, (out["image"] == 0).all(1))
-    assert [len(target["boxes"]) for target in out["objects"]] == [0] * 6
-
-
 @pytest.mark.parametrize(
     ("fill", "mask_fill", "image", "mask", "text"),
     [
