@@ -21,6 +21,7 @@ def apply_by_hand(images, plan, fill=0.0):
     """Return the exact pixels, in float64, that a plan makes of (B, C, ...) images."""
     wide = images.double()
     out, value = wide.clone(), torch.tensor(fill).double().expand(images.shape[1])
+    value = value.view(-1, *[1] * (images.ndim - 2))
     rows = zip(plan.op.tolist(), plan.partner.tolist(), plan.lam.tolist(), strict=True)
     for row, (op, partner, lam) in enumerate(rows):
         if op == BLEND:
@@ -28,8 +29,7 @@ def apply_by_hand(images, plan, fill=0.0):
         for box in plan.boxes[row].tolist() if op in (FILL, PASTE) else ():
             low, high = box[: len(box) // 2][::-1], box[len(box) // 2 :][::-1]
             region = (..., *map(slice, low, high))
-            source = value.view(-1, *[1] * (images.ndim - 2)) if op == FILL else wide[partner][region]
-            out[row][region] = source
+            out[row][region] = value if op == FILL else wide[partner][region]
     return out
 
 
