@@ -134,6 +134,7 @@ def test_r3d_takes_a_mixed_batch(transform):
     loss = nn.functional.cross_entropy(outputs, labels)
     loss.backward()
     assert loss.isfinite()
+    assert all(p.grad.isfinite().all() for p in model.parameters())
 
 
 # --- Images of unequal size ---------------------------------------------------------------------

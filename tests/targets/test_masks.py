@@ -150,7 +150,8 @@ def test_deeplab_takes_a_mixed_batch(transform):
     samples = list(zip(torch.rand(4, 3, 33, 33), masks, strict=True))
     images, masks = next(iter(DataLoader(samples, 4, collate_fn=make_collate_fn(transform))))
     options = {"weights": None, "weights_backbone": None, "num_classes": 3}
-    outputs = models.segmentation.deeplabv3_resnet50(**options)(images)["out"]
-    loss = nn.functional.cross_entropy(outputs, masks.as_subclass(torch.Tensor))
+    model = models.segmentation.deeplabv3_resnet50(**options)
+    loss = nn.functional.cross_entropy(model(images)["out"], masks.as_subclass(torch.Tensor))
     loss.backward()
     assert loss.isfinite()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
