@@ -1,4 +1,4 @@
-"""Accuracy for mixed labels."""
+"""Accuracy for mixed labels, and its torchmetrics metric."""
 
 import copy
 import pickle
@@ -26,7 +26,7 @@ def draw(batch=16, classes=5, seed=0):
 
 @pytest.mark.parametrize("k", [1, 2, 5])
 def test_unmixed_labels_give_the_ordinary_accuracy(k):
-    """Index, one-hot and unmixed pair labels agree with torchmetrics' own top-k accuracy."""
+    """Index, one-hot and unmixed pair labels agree with the top-k accuracy of torchmetrics."""
     logits, labels = draw()
     expected = multiclass_accuracy(logits, labels, 5, average="micro", top_k=k)
     onehot = torch.nn.functional.one_hot(labels, 5)
@@ -37,7 +37,7 @@ def test_unmixed_labels_give_the_ordinary_accuracy(k):
 
 @given(st.integers(0, 1000), st.integers(1, 5), st.floats(0, 1))
 def test_pair_and_soft_labels_agree(seed, k, lam):
-    """Both have one accuracy, between those of the two labels."""
+    """Their accuracy is the mean of those of the two labels, weighted by lam."""
     logits, labels = draw(seed=seed)
     partner = labels.roll(1)
     rows = torch.nn.functional.one_hot(torch.stack([labels, partner]), 5)
@@ -50,7 +50,7 @@ def test_pair_and_soft_labels_agree(seed, k, lam):
 
 @given(label_batches(num_classes=4, min_size=3, max_size=3), st.integers(1, 4))
 def test_accuracy_is_a_share(labels, k):
-    """Any label kind gives a share in [0, 1], and all of the weight with k = K."""
+    """Labels of any kind give a share in [0, 1], which is 1 with k = K."""
     logits, _ = draw(3, 4)
     value = mixed_accuracy(logits, labels, k)
     if labels.ndim == 1 or labels.any():
@@ -87,11 +87,7 @@ BAD_CALLS = [
     ((LOGITS, torch.zeros(2)), ValueError, r"targets must be \(B,\) class indices or"),
     ((LOGITS, BAD_ROWS), ValueError, r"targets must be .* \(B, 3\) weights"),
     ((LOGITS, (CLASSES, BAD_ROWS, torch.ones(2))), ValueError, r"must be .* \(B, 3\) weights"),
-    (
-        (LOGITS, (CLASSES, CLASSES, torch.ones(1))),
-        ValueError,
-        r"lam of targets must be of shape \(2,\)",
-    ),
+    ((LOGITS, (CLASSES, CLASSES, torch.ones(1))), ValueError, r"lam of targets must be of shape"),
     ((LOGITS, CLASSES, 0), ValueError, r"k must be in \[1, 3\]"),
     ((LOGITS, CLASSES, 4), ValueError, r"k must be in \[1, 3\]"),
     ((LOGITS, CLASSES, 1.0), TypeError, "k must be an int"),
@@ -106,7 +102,7 @@ def test_bad_calls_are_named(arguments, kind, text):
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
-def test_metric_accumulates_batches_of_unequal_size():
+def test_the_metric_accumulates_batches_of_unequal_size():
     """The metric of two batches is the function of both together."""
     logits, labels = draw()
     soft = 0.7 * torch.nn.functional.one_hot(labels, 5) + 0.06
@@ -117,25 +113,13 @@ def test_metric_accumulates_batches_of_unequal_size():
     assert torch.allclose(metric.compute(), mixed_accuracy(logits, soft, 2))
     metric.reset()
     assert torch.allclose(metric(logits, soft), mixed_accuracy(logits, soft, 2))
-
-
-def test_metric_can_be_pickled_and_copied():
-    """A metric survives pickle and deepcopy with its sums, as processes need."""
-    logits, labels = draw()
-    metric = metrics.MixedAccuracy()
-    metric.update(logits, PairedLabels(labels, labels.roll(1), torch.full((16,), 0.6)))
-    pickled = pickle.loads(pickle.dumps(metric))  # noqa: S301 - it is our own
-    for copied in (pickled, copy.deepcopy(metric)):
+    for copied in (pickle.loads(pickle.dumps(metric)), copy.deepcopy(metric)):  # noqa: S301
         assert copied.compute() == metric.compute()
-    from tv_mixaug.metrics import MixedAccuracy
-
-    assert MixedAccuracy is metrics.MixedAccuracy
-    assert MixedAccuracy.__qualname__ == "MixedAccuracy"
 
 
 @pytest.mark.slow
-def test_metric_is_unpickled_by_a_process_that_imported_nothing():
-    """The pickle names an ordinary class of a module."""
+def test_the_metric_is_unpickled_by_a_process_that_imported_nothing():
+    """The pickle names a class of a module."""
     code = "import pickle, sys; print(pickle.load(sys.stdin.buffer).k)"
     pickled = pickle.dumps(metrics.MixedAccuracy(k=3))
     command = [sys.executable, "-W", "ignore", "-c", code]
@@ -143,15 +127,11 @@ def test_metric_is_unpickled_by_a_process_that_imported_nothing():
 
 
 def test_missing_torchmetrics_is_explained(monkeypatch):
-    """Without torchmetrics the metric says what to install."""
+    """Without torchmetrics the import says what to install, and the function still works."""
     monkeypatch.delitem(sys.modules, "tv_mixaug._torchmetrics", raising=False)
     monkeypatch.setitem(sys.modules, "torchmetrics", None)
     with pytest.raises(ImportError, match="pip install torchmetrics"):
         from tv_mixaug.metrics import MixedAccuracy  # noqa: F401
     assert mixed_accuracy(*draw()) >= 0
-
-
-def test_a_misspelt_name_is_an_attribute_error():
-    """The module imports only the metric at its first use."""
     with pytest.raises(AttributeError, match="no attribute 'Accuracy'"):
         _ = metrics.Accuracy
