@@ -17,6 +17,7 @@ from torchvision.transforms import v2
 from tv_mixaug import CutMix, Cutout, Mixup, Plan, functional, make_collate_fn
 
 ALL = [Mixup(num_classes=3), CutMix(num_classes=3), Cutout(num_classes=3)]
+DTYPES = [torch.float32, torch.half, torch.bfloat16, torch.uint8, torch.double]
 EACH = pytest.mark.parametrize("transform", ALL, ids=lambda transform: type(transform).__name__)
 
 
@@ -75,26 +76,9 @@ def test_without_mixing_the_batch_is_that_of_default_collate():
     assert same(make_collate_fn(Cutout(), 0.0)(samples), default_collate(samples))
 
 
-@pytest.mark.parametrize("transform", [ALL[1], Mixup(num_classes=3, masks="dominant")])
-def test_tv_tensors_keep_their_types(transform):
-    """Image, Video and Mask have their types after collating and mixing."""
-    shapes = {tv_tensors.Image: (3, 8, 8), tv_tensors.Video: (2, 3, 8, 8), tv_tensors.Mask: (8, 8)}
-    samples = [{kind.__name__: kind(torch.ones(shapes[kind])) for kind in shapes} for _ in range(4)]
-    samples = [
-        {**sample, "Mask": tv_tensors.Mask(sample["Mask"].long()), "labels": 1}
-        for sample in samples
-    ]
-    batch = make_collate_fn(transform)(samples)
-    for kind, shape in shapes.items():
-        assert type(batch[kind.__name__]) is kind
-        assert batch[kind.__name__].shape == (4, *shape)
-
-
 @EACH
 @pytest.mark.parametrize("mode", ["batch", "sample"])
-@pytest.mark.parametrize(
-    "dtype", [torch.float32, torch.half, torch.bfloat16, torch.uint8, torch.double]
-)
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("size", [8, 160])
 def test_collating_and_mixing_at_once_gives_the_same_bits(transform, mode, dtype, size):
     """The result is that of stacking first and mixing then, for small images and large ones."""
