@@ -1,5 +1,6 @@
 """The parser: specs are cached per signature, values are checked each time, getters are found."""
 
+import copy
 import gc
 import weakref
 
@@ -113,3 +114,13 @@ def test_empty_batches_have_the_same_format(kind, mode, targets, dtype):
                 assert type(one) is type(other)
                 assert (one.dtype, one.shape[1:]) == (other.dtype, other.shape[1:])
                 assert len(other) == 0
+
+
+def test_a_copied_parser_has_not_parsed_a_batch():
+    """A copy has the options of the parser, and no fields, whose types may not be picklable."""
+    transform = CutMix(num_classes=COUNT)
+    parser = BatchParser(transform.options)
+    parser.parse((X, LABELS))
+    other = copy.deepcopy(parser)
+    assert len(parser.known) == 1
+    assert (other.options, other.members, other.known) == (parser.options, parser.members, {})

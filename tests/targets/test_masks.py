@@ -155,3 +155,9 @@ def test_deeplab_takes_a_mixed_batch(transform):
     loss.backward()
     assert loss.isfinite()
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
+def test_of_two_equal_weights_the_mask_of_the_original_stays():
+    """With lam = 0.5 no mask is larger, and each image keeps its own."""
+    mix = Mixup(lam=0.5, masks="dominant", labels_getter=None)
+    assert torch.equal(mix(coded_images(COUNT, SIZE), coded_masks())[1], coded_masks())
