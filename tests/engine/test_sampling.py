@@ -281,3 +281,12 @@ def test_all_random_numbers_come_from_the_generator(transform, default):
         for one, other in zip(*found, strict=True):
             assert one.dtype == other.dtype
             assert torch.equal(one, other)
+
+
+def test_a_box_inside_the_image_reaches_every_place():
+    """Boxes of 3 x 2 pixels in 4 x 3 pixels start at 0 and at 1 on each axis, equally often."""
+    ones = np.ones((4000, 1))
+    boxes = sampling.sample_inner_boxes(6 * ones, 1.5 * ones, (4, 3))
+    assert (boxes[:, 2:] - boxes[:, :2] == [2, 3]).all()
+    assert {*map(tuple, boxes[:, :2].tolist())} == {(x, y) for x in (0, 1) for y in (0, 1)}
+    assert np.abs(boxes[:, :2].mean(0) - 0.5).max() < 4 * 0.5 / 4000**0.5
