@@ -259,7 +259,7 @@ class MixTransform(BatchTransform):
         """Add the shared arguments to the docstring of a rule that documents its own."""
         own, example, rest = (cls.__doc__ or "").partition("\n    Example:")
         shared = (MixTransform.__doc__ or "").partition("    Args:\n")[2].rstrip()
-        if "    Args:\n" in own:
+        if "    Args:\n" in own and "    Raises:\n" not in own:
             cls.__doc__ = f"{own.rstrip()}\n{shared}\n    {example}{rest}"
 
     def __post_init__(self) -> None:
