@@ -1,4 +1,4 @@
-"""torchmetrics: an accuracy for mixed labels, accumulated over batches and processes."""
+"""torchmetrics: accuracy for mixed labels, accumulated over batches and processes."""
 
 import sys
 from importlib.util import find_spec
@@ -29,8 +29,8 @@ def main():
     )
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
 
-    # While training: the label weight on the predicted class. The best that can be reached is
-    # below 1, namely the mean weight of each label's heavier class.
+    # In training: the label weight of the predicted class. The best possible value is below 1: the
+    # mean of the largest weight of each label.
     training = MetricCollection({"accuracy": MixedAccuracy(), "top 2": MixedAccuracy(k=2)})
     ceiling = MeanMetric()
     for epoch in range(3):
@@ -48,15 +48,15 @@ def main():
         values = {name: round(value.item(), 3) for name, value in training.compute().items()}
         print(f"epoch {epoch}: {values}, best possible {ceiling.compute().item():.3f}")
         if not values["accuracy"] <= ceiling.compute() + 1e-4 or values["top 2"] != 1:
-            raise SystemExit("mixed accuracy must be at most the mean weight of the heavier class.")
+            raise SystemExit("mixed accuracy must be at most the mean of the largest weights.")
 
-    # For validation, on labels that are not mixed: the two are the same number.
+    # In validation labels are not mixed, and both accuracies are equal.
     with torch.no_grad():
         logits = model(images / 255)
     ours, theirs = MixedAccuracy(), MulticlassAccuracy(num_classes=2, average="micro")
     print(f"validation: {ours(logits, labels):.3f} and {theirs(logits, labels):.3f}")
     if not torch.isclose(ours.compute(), theirs.compute()):
-        raise SystemExit("on plain labels mixed accuracy must be the ordinary accuracy.")
+        raise SystemExit("on unmixed labels mixed accuracy must be the ordinary accuracy.")
 
 
 if __name__ == "__main__":
