@@ -266,8 +266,8 @@ class MixTransform(BatchTransform):
         validation.run_checks(self)
         validation.check_choice("mode", self.mode, self.modes)
         if self.targets == "pair":
-            expected = "0 with targets='pair'; give it to the criterion instead"
-            ensure(not self.label_smoothing, "label_smoothing", expected, self.label_smoothing)
+            got = f"{self.label_smoothing}; give it to the criterion instead"
+            ensure(not self.label_smoothing, "label_smoothing", "0 with targets='pair'", got)
         if isinstance(self.num_classes, Mapping):
             expected = "'default' if num_classes names the labels by their keys"
             ensure(self.labels_getter == "default", "labels_getter", expected, self.labels_getter)
