@@ -73,7 +73,5 @@ def test_epochs_of_a_seeded_function_are_validated_without_a_warning():
 @pytest.mark.parametrize("transforms", [v2.Compose([CUTMIX]), [v2.CutMix(num_classes=CLASSES)]])
 def test_transforms_that_give_no_format_are_refused(transforms):
     """Without one of ours unmixed labels would have another format: the call says what to do."""
-    with pytest.raises(
-        ValueError, match=r"one of tv_mixaug's.*got (Compose|\[CutMix\]); make them"
-    ):
+    with pytest.raises(ValueError, match=r"of tv_mixaug.*got (Compose|\[CutMix\]); put it"):
         make_collate_fn(transforms).for_validation()

@@ -1,7 +1,5 @@
 """Conversions between plain tensors and tv_tensors that keep the memory."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

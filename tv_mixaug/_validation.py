@@ -1,7 +1,5 @@
 """Checks of arguments: each returns the value, or raises an error that says what was expected."""
 
-from __future__ import annotations
-
 import math
 import numbers
 from collections.abc import Callable, Mapping, Sequence
@@ -9,17 +7,30 @@ from dataclasses import field, fields
 from typing import Any
 
 
-def kind_error(name: str, expected: str, got: Any) -> TypeError:
-    """Return the error for a value of the wrong kind."""
-    return TypeError(f"{name} must be {expected}, got {type(got).__name__} {got!r}.")
-
-
 def ensure(
-    holds: bool, name: str, expected: str, got: Any, error: type[Exception] = ValueError
+    holds: bool,
+    name: str,
+    expected: str,
+    got: Any,
+    error: type[Exception] = ValueError,
+    *sizes: Any,
 ) -> None:
-    """Raise an error that names the value unless a condition holds."""
+    """Raise an error that names the value unless a condition holds.
+
+    Sizes are formatted into ``expected`` only then: torch.compile would fix those of its graph.
+    """
     if not holds:
+        expected = expected.format(*sizes) if sizes else expected
         raise error(f"{name} must be {expected}, got {got}.")
+
+
+def ensure_kind(holds: bool, name: str, expected: str, got: Any) -> None:
+    """Raise a TypeError that names the value and its type unless a condition holds."""
+    if not holds:
+        shown = f"{type(got).__name__} {got!r}"
+        if isinstance(got, type):
+            shown = f"{got.__name__}; make one: {got.__name__}(...)"
+        raise TypeError(f"{name} must be {expected}, got {shown}.")
 
 
 def checked(default: Any, check: Callable[..., Any], *options: Any) -> Any:
@@ -42,13 +53,13 @@ def optional(name: str, value: Any, check: Callable[..., Any], *options: Any) ->
 
 def check_number(name: str, value: Any, interval: str = "(-inf, inf)") -> float:
     """Return a finite real number in an interval, such as ``"[0, 1)"``, as a float."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise kind_error(name, "a number", value)
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    ensure_kind(is_number, name, "a number", value)
     try:
         number = float(value)
     except OverflowError:
         number, value = math.inf, "an int beyond the range of float"
-    ensure(math.isfinite(number), name, "finite", value)
+    ensure(-math.inf < number < math.inf, name, "finite", value)
     low, high = map(float, interval[1:-1].split(","))
     above = number >= low if interval[0] == "[" else number > low
     below = number <= high if interval[-1] == "]" else number < high
@@ -66,8 +77,8 @@ def check_integer(
     name: str, value: Any, least: int | None = None, *, expected: str = "an int"
 ) -> int:
     """Return an integer of any kind as an int, not below ``least`` if that is given."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise kind_error(name, expected, value)
+    is_integer = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    ensure_kind(is_integer, name, expected, value)
     ensure(least is None or int(value) >= least, name, f">= {least}", value)
     return int(value)
 
@@ -80,8 +91,7 @@ def check_count(name: str, value: Any) -> int:
 
 def check_range(name: str, value: Any, interval: str = "(-inf, inf)") -> tuple[float, float]:
     """Return the two ends of a range, the lower one first, both in an interval."""
-    if not isinstance(value, (list, tuple)):
-        raise kind_error(name, "a pair (low, high)", value)
+    ensure_kind(isinstance(value, (list, tuple)), name, "a pair (low, high)", value)
     ends = [check_number(name, end, interval) for end in value]
     is_pair = len(ends) == 2 and ends[0] <= ends[1]
     ensure(is_pair, name, "a pair (low, high) with low <= high", repr(value))
@@ -90,25 +100,23 @@ def check_range(name: str, value: Any, interval: str = "(-inf, inf)") -> tuple[f
 
 def check_bool(name: str, value: Any, *, expected: str = "a bool") -> bool:
     """Return a bool."""
-    if not isinstance(value, bool):
-        raise kind_error(name, expected, value)
-    return value
+    ensure_kind(isinstance(value, bool), name, expected, value)
+    return bool(value)
 
 
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
     """Return a string that is one of the choices."""
-    if not isinstance(value, str):
-        raise kind_error(name, "a string", value)
+    ensure_kind(isinstance(value, str), name, "a string", value)
     ensure(value in choices, name, f"one of {', '.join(map(repr, choices))}", repr(value))
-    return value
+    return str(value)
 
 
 def check_shares(p: Any, count: int) -> list[float]:
     """Return the probability of each of ``count`` transforms; equal shares for None."""
     if p is None:
         return [1 / count] * count
-    if isinstance(p, (str, bytes)) or not isinstance(p, Sequence):
-        raise kind_error("p", "a list with a probability for each transform", p)
+    is_list = isinstance(p, Sequence) and not isinstance(p, (str, bytes))
+    ensure_kind(is_list, "p", "a list with a probability for each transform", p)
     ensure(len(p) == count, "p", f"a list of {count} values, one for each transform", len(p))
     values = [check_probability("p", value) for value in p]
     ensure(sum(values) <= 1 + 1e-9, "p", "a list with a sum of at most 1", sum(values))
@@ -119,8 +127,7 @@ def check_alpha(name: str, alpha: Any) -> float | tuple[float, float]:
     """Return the parameter of Beta(alpha, alpha), or the pair of Beta(a, b); all above 0."""
     if not isinstance(alpha, (list, tuple)):
         return check_number(name, alpha, "(0, inf)")
-    if len(alpha) != 2:
-        raise kind_error(name, "a number or a pair (a, b)", alpha)
+    ensure_kind(len(alpha) == 2, name, "a number or a pair (a, b)", alpha)
     first, second = (check_number(name, a, "(0, inf)") for a in alpha)
     return first, second
 
@@ -139,19 +146,18 @@ def check_pairing(name: str, pairing: Any) -> Any:
 
 def check_labels_getter(name: str, getter: Any) -> Any:
     """Return ``"default"``, a function or None."""
-    is_default = isinstance(getter, str) and getter == "default"
-    if not (getter is None or is_default or callable(getter)):
-        raise kind_error(name, "'default', a callable or None", getter)
+    is_known = getter is None or callable(getter) or str(getter) == "default"
+    ensure_kind(is_known, name, "'default', a callable or None", getter)
     return getter
 
 
 def check_passthrough(name: str, passthrough: Any) -> tuple[str | int, ...]:
     """Return the keys and positions of fields that stay unchanged."""
-    if isinstance(passthrough, str) or not isinstance(passthrough, Sequence):
-        raise kind_error(name, "a sequence of keys or positions", passthrough)
+    is_list = isinstance(passthrough, Sequence) and not isinstance(passthrough, str)
+    ensure_kind(is_list, name, "a sequence of keys or positions", passthrough)
     for key in passthrough:
-        if isinstance(key, bool) or not isinstance(key, (str, int)):
-            raise kind_error(name, "a sequence of keys (str) or positions (int)", key)
+        is_key = isinstance(key, (str, int)) and not isinstance(key, bool)
+        ensure_kind(is_key, name, "a sequence of keys (str) or positions (int)", key)
     return tuple(passthrough)
 
 
@@ -171,12 +177,11 @@ def check_layout(name: str, layout: Any) -> str | None:
     """Return the names of the axes of a batch, B first."""
     if layout is None:
         return None
-    if not isinstance(layout, str):
-        raise kind_error(name, "a string or None", layout)
+    ensure_kind(isinstance(layout, str), name, "a string or None", layout)
     once = len(set(layout)) == len(layout) and {*"BHW"} <= set(layout) <= {*"BCTDHW"}
     expected = "B, then H, W and any of C, T, D, each once and in any order"
     ensure(once and layout[0] == "B", name, expected, repr(layout))
-    return layout
+    return str(layout)
 
 
 def check_hole_size(size: Any, dims: int) -> tuple[float, ...]:
@@ -185,11 +190,9 @@ def check_hole_size(size: Any, dims: int) -> tuple[float, ...]:
     names = "(height, width)" if dims == 2 else "(depth, height, width)"
     ensure(len(sides) == dims, "size", f"one side or {names}", repr(size))
     for side in sides:
-        number = check_number("size", side)
-        if isinstance(side, numbers.Integral):
-            ensure(number > 0, "size", "> 0 pixels", side)
-        else:
-            ensure(0 < number <= 1, "size", "in (0, 1] as a share of the side", side)
+        is_pixels = isinstance(side, numbers.Integral)
+        fits = 0 < check_number("size", side) <= (math.inf if is_pixels else 1)
+        ensure(fits, "size", "> 0 pixels" if is_pixels else "in (0, 1] as a share", side)
     return tuple(int(s) if isinstance(s, numbers.Integral) else float(s) for s in sides)
 
 

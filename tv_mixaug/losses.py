@@ -1,7 +1,5 @@
 """A criterion for mixed labels."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tv_mixaug._validation import check_integer, ensure, kind_error
+from tv_mixaug._validation import check_integer, ensure, ensure_kind
 from tv_mixaug.batch.spec import PairedLabels
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
@@ -46,10 +44,8 @@ class MixCriterion(nn.Module):
         self, criterion: Criterion, *, reduction: str = "mean", ignore_index: int | None = None
     ) -> None:
         super().__init__()
-        if isinstance(criterion, type):
-            raise TypeError(f"criterion must be an instance; make one: {criterion.__name__}().")
-        if not callable(criterion):
-            raise kind_error("criterion", "callable", criterion)
+        is_instance = callable(criterion) and not isinstance(criterion, type)
+        ensure_kind(is_instance, "criterion", "an instance that can be called", criterion)
         ensure(reduction in ("mean", "sum", "none"), "reduction", "mean, sum or none", reduction)
         if ignore_index is None:
             ignore_index = getattr(criterion, "ignore_index", None)
@@ -73,11 +69,10 @@ class MixCriterion(nn.Module):
         """
         if isinstance(labels, PairedLabels):
             losses, known = self._measure_pairs(outputs, labels)
-        elif isinstance(labels, Tensor):
-            losses, known = self._measure(outputs, labels)
         else:
-            got = type(labels).__name__
-            raise TypeError(f"labels must be a tensor or PairedLabels, got {got}.")
+            expected, got = "a tensor or PairedLabels", type(labels).__name__
+            ensure(isinstance(labels, Tensor), "labels", expected, got, TypeError)
+            losses, known = self._measure(outputs, labels)
         if self.reduction == "none":
             return losses.sum(1) if losses.ndim == 2 else losses
         total = losses.sum()
@@ -111,9 +106,9 @@ class MixCriterion(nn.Module):
                 spread = smoothing / (1 - smoothing) / labels.shape[1]
                 labels = labels - spread * (1 - known).clamp(min=0).unsqueeze(1)
         losses = self.criterion(outputs, labels)
-        if losses.shape[:1] != labels.shape[:1]:
-            got = f"got shape {tuple(losses.shape)}; give it reduction='none'."
-            raise ValueError(f"criterion must return a loss for each of the {count} samples, {got}")
+        got = f"shape {tuple(losses.shape)}; give it reduction='none'"
+        expected = f"a function that returns a loss for each of the {count} samples"
+        ensure(losses.shape[:1] == labels.shape[:1], "criterion", expected, got)
         losses = _average(losses, known.ndim)
         if known.dtype == torch.bool:
             losses = torch.where(known, losses, 0)

@@ -5,8 +5,6 @@ are timm's. Batches may have any length and dtype, uint8 is rounded to nearest, 
 written to, and the switch reaches running workers.
 """
 
-from __future__ import annotations
-
 import math
 import sys
 from collections.abc import Sequence
@@ -72,12 +70,6 @@ class Mixup(MixTransform):
         num_classes: int = 1000,
         **shared: Any,
     ) -> None:
-        if "p" in shared:
-            raise TypeError("p must be given as prob, as in timm.")
-        if unknown := sorted(shared.keys() - MixTransform.__dataclass_fields__.keys()):
-            raise TypeError(
-                f"{unknown[0]} is neither an argument of timm's Mixup nor of all transforms here."
-            )
         self.mixup_alpha, self.cutmix_alpha = mixup_alpha, cutmix_alpha
         self.cutmix_minmax, self.switch_prob = cutmix_minmax, switch_prob
         self.correct_lam, self.mixup_enabled = correct_lam, True
@@ -118,18 +110,15 @@ class Mixup(MixTransform):
     def sample(self, batch: ParsedBatch, p: float, source: Source) -> CompactPlan:
         """Sample for the batch, the pairs or the samples; partners are at the other end."""
         if is_on_device(source):
-            raise TypeError(
-                "tv_mixaug.timm samples on the host; use OneOf([Mixup(...), CutMix(...)])."
-            )
+            raise TypeError("tv_mixaug.timm samples on the CPU; use OneOf([Mixup(), CutMix()]).")
         count, size = batch.length, batch.size
         original = torch.arange(count, device="cpu")
         partner = original.flip(0)
         alphas = (self.mixup_alpha, self.cutmix_alpha)
-        number = {"batch": 1, "pair": (count + 1) // 2, "elem": count}[self.mode]
         places = {"batch": original * 0, "pair": torch.minimum(original, partner)}
         place = places.get(self.mode, original)
-        chosen, switch = torch.from_numpy(sample_uniform((2, number), source))
-        weights = [sample_lam(alpha or 1.0, number, source) for alpha in alphas]
+        chosen, switch = torch.from_numpy(sample_uniform((2, count), source))
+        weights = [sample_lam(alpha or 1.0, count, source) for alpha in alphas]
         mixup, cutmix = map(torch.from_numpy, weights)
         cut = switch < (self.switch_prob if all(alphas) else float(not self.mixup_alpha))
         lam = torch.where(cut, cutmix, mixup)

@@ -213,10 +213,10 @@ def test_a_named_label_that_is_no_tensor_is_not_replaced_by_an_index(kind, key, 
 
 
 SEEN = {
-    "strings": (["a"] * COUNT, "str in a list at ['seen']"),
+    "strings": (["a"] * COUNT, "str at ['seen'][0]"),
     "floats": (torch.rand(COUNT), "shape (4,) and dtype float32"),
     "bools": (torch.ones(COUNT).bool(), "shape (4,) and dtype bool"),
-    "a list": ([1, 2, 3, 0], "int in a list at ['seen']"),
+    "a list": ([1, 2, 3, 0], "int at ['seen'][0]"),
     "none": (None, "a NoneType at ['seen']"),
     "an array": (np.arange(COUNT), "a ndarray of shape (4,)"),
     "a wrong length": (torch.arange(COUNT + 1), "shape (5,)"),

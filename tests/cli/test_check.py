@@ -267,12 +267,10 @@ CANNOT = {
     "mean": (("right:mix", "--mean", "0.5,0.5,0.5"), "mean and std must be given together"),
     "draws": (("right:mix", "--draws", "0"), "draws must be >= 1, got 0"),
     "one class": (("right:mix", "--num-classes", "1"), "--num-classes must be >= 2, got 1"),
-    "out": (("right:mix", "--out", "sheet.txt"), "--out must end in one of"),
+    "out": (("right:mix", "--out", "sheet.txt"), "--out must be a .png, .jpg or other"),
     "folder": (("right:mix", "--out", "gone/sheet.png"), "--out must be in a folder that exists"),
     "switch": (("right:mix", "--switch", "off"), "--switch must name an attribute"),
-    "size": (("right:mix", "--size", "big"), "--size must be made of numbers, got 'big'"),
     "small": (("right:mix", "--size", "4"), "--size must be >= 8, got 4"),
-    "erased": (("right:mix", "--erased", "black"), "--erased must be made of numbers"),
     "std": (
         ("right:mix", "--std", "1,2", "--mean", "0"),
         "std must have one value per channel (3)",
@@ -369,20 +367,6 @@ def test_loader_is_fed_as_its_data_set_does(check):
     code, out, err = check(project, "make", "--fixed")
     assert (code, err) == (0, "")
     assert "masks follow images" in out
-
-
-def test_help_does_not_wait_for_torch(tmp_path):
-    """The options are shown without importing torch, NumPy or OpenCV."""
-    code = (
-        "import sys; from tv_mixaug.cli.main import main\n"
-        "try: main(['check', '--help'])\n"
-        "finally: print(*sys.modules, file=sys.stderr)"
-    )
-    done = subprocess.run(  # noqa: S603
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False
-    )
-    assert "--num-classes K" in done.stdout
-    assert not {"torch", "numpy", "cv2"} & set(done.stderr.split())
 
 
 @pytest.mark.slow

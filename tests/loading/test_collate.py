@@ -174,7 +174,7 @@ def test_the_plan_is_added_to_the_batch():
     assert len(targets) == len(images) == len(plan.lam) == 3
     assert isinstance(targets, list)
     assert all(len(target["boxes"]) == len(target["labels"]) for target in targets)
-    with pytest.raises(ValueError, match="record needs the key 'mix'"):
+    with pytest.raises(ValueError, match="record must be False for batches with the key 'mix'"):
         collate_fn([{**sample, "mix": 1} for sample in as_dicts])
 
 
@@ -296,7 +296,7 @@ def test_a_copy_is_alike_and_shares_nothing(copied):
 @pytest.mark.parametrize(
     ("arguments", "kind", "text"),
     [
-        ({"transforms": []}, ValueError, "transforms must have at least one"),
+        ({"transforms": []}, ValueError, "transforms must be a list of at least one"),
         ({"transforms": [3]}, TypeError, "transforms must be callable, got int"),
         ({"p": 1.5}, ValueError, r"p must be in \[0, 1\], got 1.5"),
         ({"p": "1"}, TypeError, "p must be a number"),

@@ -225,7 +225,7 @@ def test_images_of_several_sizes_need_a_collate_that_pads():
     """Different sizes are refused with a hint, and pass with a collate function that pads them."""
     images, targets = draw_batch([(10, 12), (13, 9), (8, 8)], typed=True)
     samples = list(zip(map(tv_tensors.Image, images), targets, strict=True))
-    with pytest.raises(ValueError, match=r"resize them, or pass a collate_fn that pads\."):
+    with pytest.raises(ValueError, match="or pass a collate_fn that pads"):
         make_collate_fn(CutMix())(samples)
 
     def pad(samples):

@@ -462,7 +462,6 @@ def two(target=(), **others):
 
 SQUARE = [make_boxes([[0, 0, 4, 4]], style, torch.int64, (8, 8)) for style in ("XYXY", "XYWH")]
 UNFIT = [
-    ([GOOD], TypeError, r"targets\[0\] must be a mapping"),
     ([{}], TypeError, r"targets\[0\]\['boxes'\] must be a tensor"),
     (two({"boxes": GOOD > 2}), TypeError, r"\[1\]\['boxes'\] must be .* got torch.bool"),
     (two({"boxes": GOOD[0]}), ValueError, r"\[1\]\['boxes'\] must be \(N, 4\), got \(4,\)"),

@@ -284,7 +284,7 @@ class Twice(v2.Compose):
 @pytest.mark.parametrize("held", [Block(), Twice([CutMix(num_classes=K)])])
 def test_a_container_that_is_not_torchvisions_is_refused(held):
     """Ours in a container that runs them by a rule unknown is an error, not a wrong label."""
-    with pytest.raises(ValueError, match=f"must not hold CutMix in a {type(held).__name__}"):
+    with pytest.raises(ValueError, match=f"got CutMix in {type(held).__name__}"):
         Chain([CutMix(num_classes=K), held])
 
 
@@ -677,20 +677,20 @@ def test_what_cannot_be_followed_is_refused(name, provenance):
         if not provenance:
             Chain([cut, one], provenance=False)
             continue
-        with pytest.raises(ValueError, match=f"not have torchvision's {name}, .*; (use|apply) "):
+        with pytest.raises(ValueError, match=f"got torchvision's {name}; (use|apply) "):
             Chain([cut, one])
 
 
 @pytest.mark.parametrize(
     ("step", "text"),
     [
-        (v1.RandomHorizontalFlip(), "torchvision's RandomHorizontalFlip, .* use v2.RandomHoriz"),
-        (v1.Lambda(lambda batch: batch), "torchvision's Lambda, .* use v2.Lambda"),
-        (v1.RandomApply([v2.Pad(1)]), "torchvision's RandomApply, .* use v2.RandomApply"),
-        (v1.TenCrop(3), "torchvision's TenCrop, .* data set"),
-        (v2.Lambda(v2.RandomHorizontalFlip()), "not hold RandomHorizontalFlip in a Lambda"),
-        (Wrapped(v2.RandomHorizontalFlip()), "not hold RandomHorizontalFlip in a Wrapped"),
-        (v2.Compose([Wrapped(v2.Compose([v2.Pad(1)]))]), "not hold Pad in a Wrapped"),
+        (v1.RandomHorizontalFlip(), "torchvision's RandomHorizontalFlip; use v2.RandomHoriz"),
+        (v1.Lambda(lambda batch: batch), "torchvision's Lambda; use v2.Lambda"),
+        (v1.RandomApply([v2.Pad(1)]), "torchvision's RandomApply; use v2.RandomApply"),
+        (v1.TenCrop(3), "torchvision's TenCrop; apply it in the data set"),
+        (v2.Lambda(v2.RandomHorizontalFlip()), "got RandomHorizontalFlip in Lambda"),
+        (Wrapped(v2.RandomHorizontalFlip()), "got RandomHorizontalFlip in Wrapped"),
+        (v2.Compose([Wrapped(v2.Compose([v2.Pad(1)]))]), "got Pad in Wrapped"),
     ],
 )
 def test_transforms_that_would_be_called_unseen_are_refused(step, text):

@@ -3,6 +3,14 @@
 This folder imports engine.
 """
 
-from tv_mixaug.batch.spec import FIELD_RULES, FieldRule, FieldSpec, Mix, ParsedBatch, Role
+from tv_mixaug.batch.spec import (
+    FIELD_RULES,
+    FieldRule,
+    FieldSpec,
+    Mix,
+    PairedLabels,
+    ParsedBatch,
+    Role,
+)
 
-__all__ = ["FIELD_RULES", "FieldRule", "FieldSpec", "Mix", "ParsedBatch", "Role"]
+__all__ = ["FIELD_RULES", "FieldRule", "FieldSpec", "Mix", "PairedLabels", "ParsedBatch", "Role"]

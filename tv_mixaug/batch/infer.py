@@ -1,7 +1,5 @@
 """Infer the role of each field of a batch: images, masks, targets, labels, or none."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,13 +16,9 @@ from tv_mixaug.engine.apply import LazyStack
 
 
 class Inference:
-    """Infer what the fields of one batch are.
+    """Infer what the fields of one batch are, from their paths and values.
 
-    Args:
-        paths: The path of each field.
-        values: The fields.
-        options: How the batch is read.
-        labels: The index of the field that a ``labels_getter`` returned, or None.
+    ``labels`` is the index of the field that a ``labels_getter`` returned.
     """
 
     def __init__(
@@ -137,8 +131,8 @@ class Inference:
         axes = next((axes for axes in usual if len(axes) == count), "")
         cut = tuple(axes.find(names[axis]) for axis in image.axes)
         shape = tuple(field.shape[axis] for axis in cut if axis > 0)
-        expected = f"of the images' size {size} on the axes {names}, with or without C"
-        ensure(shape == size, f"masks at {field.where}", expected, f"shape {field.shape}")
+        name, expected = f"masks at {field.where}", "of shape {} on the axes {}, with or without C"
+        ensure(shape == size, name, expected, field.shape, ValueError, size, names)
         channel = axes.find("C")
         one_channel = channel > 0 and field.shape[channel] == 1
         return field._replace(axes=cut, channel_axis=channel if one_channel else None)
@@ -164,7 +158,12 @@ class Inference:
         if self.options.labels_getter is None:
             return
         if isinstance(kinds, Mapping):
-            found = {self._index_of_key(key): kind for key, kind in kinds.items()}
+            keys = [field.path[-1:] for field in self.fields]
+            expected = "a mapping with keys that the batch has once"
+            for key in kinds:
+                count = keys.count((key,))
+                ensure(count == 1, "num_classes", expected, f"{key!r}, which it has {count} times")
+            found = {keys.index((key,)): kind for key, kind in kinds.items()}
         elif returned is not None:
             field = self.fields[returned]
             is_free = field.role is Role.OTHER
@@ -178,12 +177,6 @@ class Inference:
             indices = validate.are_indices(value, kind)
             changes = {"shape": shape, "kind": kind, "indices": indices}
             self.fields[place] = self.fields[place]._replace(role=Role.LABEL, **changes)
-
-    def _index_of_key(self, key: Any) -> int:
-        found = [place for place, field in enumerate(self.fields) if key in field.path[-1:]]
-        expected = f"a mapping with keys that the batch has once, such as {key!r}"
-        ensure(len(found) == 1, "num_classes", expected, f"it {len(found)} times")
-        return found[0]
 
     def _guess_labels(self) -> list[int]:
         """Return the index of the labels, by name or by what fits, or nothing."""
@@ -225,15 +218,12 @@ class Inference:
         has_any = roles & {Role.LABEL, Role.PAIRED} or self.options.labels_getter is None
         if has_any or not (needed or kind is not None):
             return
-        seen: dict[str, None] = {}
-        for field in self.fields:
-            if field.role is Role.PASSTHROUGH:
-                seen[f"{field} (listed in passthrough)"] = None
-            elif field.role is Role.OTHER:
-                in_list = field.dtype is None and isinstance((*field.path, "")[-2], int)
-                where = f"in a list at {tree.format_path(field.path[:-1])}"
-                seen[f"a {field.type.__name__} {where}" if in_list else str(field)] = None
-        got = ", ".join([*list(seen)[:6], *["and more"] * (len(seen) > 6)]) or "nothing but images"
+        seen = [
+            f"{field}{' (listed in passthrough)' * (field.role is Role.PASSTHROUGH)}"
+            for field in self.fields
+            if field.role in (Role.PASSTHROUGH, Role.OTHER)
+        ]
+        got = ", ".join([*seen[:6], *["and more"] * (len(seen) > 6)]) or "nothing but images"
         what = "a real (B, ...)" if kind == "regression" else "a (B,) integer or a (B, K)"
         raise ValueError(
             f"found no labels in the batch: expected {what} tensor with B = {self.length}, got "

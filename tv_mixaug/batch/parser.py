@@ -1,7 +1,5 @@
 """Parse a batch: flatten it, infer the spec of its signature once, and check its values."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
@@ -36,10 +34,6 @@ class BatchParser:
 
     def parse(self, batch: Any, *, inplace: bool | None = None) -> ParsedBatch:
         """Flatten a batch, infer what its fields are, and check them; nothing is changed.
-
-        Args:
-            batch: The batch.
-            inplace: Whether its images will be written to; None as the options say.
 
         Raises:
             TypeError: If a field is of the wrong kind, or a container cannot be flattened.

@@ -43,13 +43,7 @@ class PairedLabels(NamedTuple):
         return plans.summarize(self)
 
     def to(self, device: torch.device | str | int, non_blocking: bool = False) -> PairedLabels:
-        """Move the three tensors to a device, as ``Tensor.to`` does.
-
-        Example:
-            >>> pair = PairedLabels(torch.tensor([1]), torch.tensor([0]), torch.tensor([0.5]))
-            >>> pair.to("meta").lam.device
-            device(type='meta')
-        """
+        """Move the three tensors to a device, as ``Tensor.to`` does."""
         return PairedLabels(*(x.to(device=device, non_blocking=non_blocking) for x in self))
 
 

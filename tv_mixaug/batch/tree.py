@@ -1,7 +1,5 @@
 """Flatten nested batches into fields, name their places, and put new fields back."""
 
-from __future__ import annotations
-
 import copy
 import operator
 from collections.abc import Iterator, Mapping, MutableMapping, MutableSequence, Sequence
@@ -85,23 +83,20 @@ def rebuild(container: Any, parts: Any) -> Any:
     dict or list if it cannot be built again.
     """
     kind = type(container)
-    if kind in (dict, list):
-        return parts
-    if kind is tuple:
-        return tuple(parts)
+    if kind in (dict, list, tuple):
+        return tuple(parts) if kind is tuple else parts
     if isinstance(container, tuple) and hasattr(container, "_fields"):
         return kind(*parts)
     try:
-        if isinstance(container, MutableMapping):
-            new = copy.copy(container)
+        if not isinstance(container, (MutableMapping, MutableSequence)):
+            return kind(parts)
+        new: Any = copy.copy(container)
+        if isinstance(new, MutableMapping):
             new.update(parts)
             return new
-        if isinstance(container, MutableSequence):
-            copied = copy.copy(container)
-            for place, part in enumerate(parts):
-                copied[place] = part
-            return copied
-        return kind(parts)
+        for place, part in enumerate(parts):
+            new[place] = part
+        return new
     except TypeError:
         return parts
 
@@ -110,26 +105,20 @@ def _is_field(value: Any) -> bool:
     """Whether a value is one field, not a container of fields."""
     if not isinstance(value, (list, tuple, Mapping)) or isinstance(value, PairedLabels):
         return True
-    return _is_image_list(value) or is_detection(value)
+    is_list = type(value) in (list, tuple) and len(value) > 0
+    return is_list and (all(map(_is_one_image, value)) or is_detection(value))
 
 
-def _is_image_list(value: Any) -> bool:
-    """Whether a value is a list of images; a list of batches has one more axis."""
-    return (
-        type(value) in (list, tuple)
-        and len(value) > 0
-        and all(isinstance(v, Tensor) and v.ndim == 3 and v.dtype in MIXED_DTYPES for v in value)
-        and not any(isinstance(v, (tv_tensors.Mask, tv_tensors.BoundingBoxes)) for v in value)
-    )
+def _is_one_image(value: Any) -> bool:
+    """Whether an item of a list is an image; a list of batches has one more axis."""
+    other = (tv_tensors.Mask, tv_tensors.BoundingBoxes)
+    is_image = isinstance(value, Tensor) and not isinstance(value, other)
+    return is_image and value.ndim == 3 and value.dtype in MIXED_DTYPES
 
 
-def is_detection(value: Any) -> bool:
-    """Whether a value is a list of detection targets: mappings with boxes."""
-    return (
-        type(value) in (list, tuple)
-        and len(value) > 0
-        and all(isinstance(v, Mapping) and "boxes" in v for v in value)
-    )
+def is_detection(values: Any) -> bool:
+    """Whether the items of a list are detection targets: mappings with boxes."""
+    return all(isinstance(value, Mapping) and "boxes" in value for value in values)
 
 
 def format_path(path: Path) -> str:

@@ -1,7 +1,5 @@
 """Check the fields of a batch by type, dtype and shape; these checks run once per signature."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -31,7 +29,8 @@ def check_field(field: FieldSpec, value: Any, length: int, options: BatchOptions
         _check_labels(field, value, place, options)
     elif field.role is Role.IMAGE:
         _check_image(field, tensors, length, place, options)
-    ensure(field.shape[:1] == (length,), place, f"of the batch's length {length}", field.shape)
+    fits, expected = field.shape[:1] == (length,), "of the batch's length {}"
+    ensure(fits, place, expected, field.shape, ValueError, length)
 
 
 def are_indices(labels: Any, kind: Any) -> bool:
@@ -196,32 +195,27 @@ def _left_behind(field: FieldSpec, *, boxed: bool = False) -> ValueError:
 
 
 def check_writable(fields: Iterable[tuple[FieldSpec, Any]]) -> None:
-    """Raise if writing into the images would change a tensor that requires gradients, or twice.
-
-    Raises:
-        ValueError: If images require gradients, or share memory with themselves or other fields.
-    """
-    spans: list[tuple[int, int, bool, FieldSpec]] = []
+    """Raise if images that are written to require gradients or share memory with a field."""
+    spans: list[tuple[int, int, FieldSpec]] = []
     for field, value in fields:
+        is_image = field.role is Role.IMAGE
         for tensor in value if isinstance(value, (list, tuple)) else [value]:
             if not isinstance(tensor, Tensor) or tensor.layout is not torch.strided:
                 continue
-            plain, is_image = unwrap(tensor), field.role is Role.IMAGE
-            if is_image and plain.requires_grad and (plain.is_leaf or plain._is_view()):
-                got = f"True for the images at {field.where}, which require gradients"
-                raise ValueError(f"inplace must be False, got {got}.")
-            reach, overlaps = 0, False
+            plain = unwrap(tensor)
+            fixed = is_image and plain.requires_grad and (plain.is_leaf or plain._is_view())
+            got = f"True for the images at {field.where}, which require gradients"
+            ensure(not fixed, "inplace", "False", got)
+            start, reach, repeats = plain.data_ptr(), 0, False
             for stride, n in sorted(zip(plain.stride(), plain.shape, strict=True)):
-                overlaps |= n > 1 and stride <= reach
+                repeats |= n > 1 and stride <= reach
                 reach += (n - 1) * stride
-            if plain.numel() and plain.data_ptr():  # tensors on the meta device have no memory
-                end = plain.data_ptr() + (reach + 1) * plain.element_size()
-                spans.append((plain.data_ptr(), end, overlaps, field))
-    last, before = 0, None
-    for start, end, overlaps, field in sorted(spans, key=lambda span: span[:2]):
-        shared = (before if start < last else None) or (field if overlaps else None)
-        if shared and Role.IMAGE in (shared.role, field.role):
-            places = " and ".join(dict.fromkeys((shared.where, field.where)))
-            got = f"True for the images at {places}, which share memory or lie in one another"
-            raise ValueError(f"inplace must be False, got {got}.")
-        last, before = (end, field) if end > last else (last, before)
+            if plain.numel() and start:  # tensors on the meta device have no memory
+                span = (start, start + (reach + 1) * plain.element_size(), field)
+                spans += [span] * (1 + repeats)  # twice if rows lie in one another
+    end, before = 0, None
+    for start, stop, field in sorted(spans, key=lambda span: span[:2]):
+        if before and start < end and Role.IMAGE in (before.role, field.role):
+            places = " and ".join(dict.fromkeys((before.where, field.where)))
+            raise ValueError(f"inplace must be False, got True for {places}, which share memory.")
+        end, before = (stop, field) if stop > end else (end, before)

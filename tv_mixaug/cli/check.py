@@ -1,196 +1,126 @@
 """The command ``tv-mixaug check``: run all assertions of the kit on a user's pipeline."""
 
-from __future__ import annotations
-
 import argparse
+import inspect
+import textwrap
 import warnings
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
-from torch import Tensor
 
 from tv_mixaug import testing, viz
-from tv_mixaug._validation import check_integer, check_probability
-from tv_mixaug.extras.io import write_image
+from tv_mixaug._validation import check_integer, check_probability, optional
 from tv_mixaug.testing._coded import Case, coded_batch, per_channel
 from tv_mixaug.testing._pipeline import BATCH, KINDS, Target, find_target, in_a_line
-from tv_mixaug.testing._runner import Evidence
 
 
-class Answer(NamedTuple):
-    """A row of the table."""
+def run_check(args: argparse.Namespace) -> tuple[Any, bool]:
+    """Run all assertions on a pipeline and print the results.
 
-    question: str
-    verdict: str  # "holds", "refuses" or "WRONG"
-    text: str = ""
-    error: testing.UntruthfulError | None = None
+    Return the contact sheet of wrong rows, (H, W, 3) uint8 or None, and whether none is wrong.
+    """
+    check_integer("--num-classes", args.num_classes, 2)
+    check_integer("--size", min(args.size), 8)
+    optional("--p", args.p, check_probability)
+    dtypes = [getattr(torch, name) for name in args.dtype or ["float32"]]
+    # The options of the command have the names of the assertions' arguments.
+    options = vars(args) | {"dtype": dtypes[0], "dtypes": dtypes[:1], "sizes": [args.size]}
+    options |= {"batch_sizes": [BATCH], "label_format": "index"}
+    answers: list[tuple[str, str, Any]] = []
 
+    def ask(question: str, assertion: Any, *values: Any, **others: Any) -> None:
+        """Call an assertion with the options that it takes, and print whether it holds."""
+        names, given = inspect.signature(assertion).parameters, options | others
+        failure: testing.UntruthfulError | None = None
+        verdict = "holds"
+        try:
+            assertion(*values, **{name: given[name] for name in names if name in given})
+        except testing.UntruthfulError as error:
+            verdict = f"WRONG in {error.wrong} of {error.rows}" if error.rows else "WRONG"
+            failure = error
+        except (Exception, SystemExit) as error:
+            verdict, text = "refuses", f"{in_a_line(error)}."
+            if not answers:
+                raise ValueError(f"{args.target} cannot be checked: {text}") from error
+            failure = testing.UntruthfulError(text, case=text)
+        print(f"  {question:<40}{verdict}", flush=True)
+        answers.append((question, verdict, failure))
 
-def run_check(args: argparse.Namespace) -> int:
-    """Run all assertions on a pipeline, print the results and return the exit code."""
-    args = _read_arguments(args)
     torch.set_num_threads(1)  # the batches are small
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # warnings of the pipeline are not checked
-        target = find_target(args, args.dtype[0])
-        height, width = args.size
-        print(
-            f"{args.target} is a {KINDS[target.kind]}; fed with {BATCH} × 3 × {height} × {width}, "
-            f"{target.num_classes} classes, seed {args.seed}.\n",
-            flush=True,
-        )
-        answers: list[Answer] = []
-        for question, ask in _questions(target, args):
-            answer = _answer(question, ask)
-            if not answers and answer.verdict == "refuses":
-                raise ValueError(f"{args.target} cannot be checked: {answer.text}")
-            print(f"  {question:<40}{answer.verdict}", flush=True)
-            answers.append(answer)
-    _print_reasons(answers)
-    pictures: dict[str, tuple[str, Evidence]] = {}
-    for question, _, _, error in answers:
-        if error is not None and error.evidence is not None:
-            pictures.setdefault(error.case, (question, error.evidence))
-    if pictures:
-        write_image(args.out, _draw_sheet(list(pictures.values())))
-        print(f"\nContact sheet: {args.out.resolve()}")
-    return int(any(answer.error is not None for answer in answers))
+        target = find_target(args, dtypes[0])
+        fed = f"{BATCH} × 3 × {args.size[0]} × {args.size[1]}, {args.num_classes} classes"
+        print(f"{args.target} is a {KINDS[target.kind]}; fed with {fed}, seed {args.seed}.\n")
+        _ask_all(ask, target, args, dtypes)
+    return _explain(answers), all("WRONG" not in verdict for _, verdict, _ in answers)
 
 
-def _read_arguments(given: argparse.Namespace) -> argparse.Namespace:
-    """Parse the values of the arguments; most ranges are checked by the assertions."""
-    args = argparse.Namespace(**vars(given))
-    args.keys = [int(k) if k.isdigit() else k for k in args.keys.split(",")] if args.keys else None
-    args.dtype = [getattr(torch, name) for name in args.dtype or ["float32"]]
-    sides = _read_numbers("--size", args.size.replace("x", ","), int)
-    args.size = (sides[0], sides[-1])
-    for name, value, least in (("size", min(args.size), 8), ("num-classes", args.num_classes, 2)):
-        check_integer(f"--{name}", value, least)
-    for name in ("mean", "std", "erased"):
-        if (text := getattr(args, name)) not in (None, "noise"):
-            numbers = _read_numbers(f"--{name}", text, float)
-            setattr(args, name, numbers if len(numbers) > 1 else numbers[0])
-    if args.p is not None:
-        check_probability("--p", args.p)
-    return args
-
-
-def _read_numbers(name: str, text: str, kind: Callable[[str], Any]) -> tuple[Any, ...]:
-    try:
-        return tuple(kind(number) for number in text.split(","))
-    except ValueError:
-        raise ValueError(f"{name} must be made of numbers, got {text!r}.") from None
-
-
-def _questions(
-    target: Target, args: argparse.Namespace
-) -> Iterator[tuple[str, Callable[[], object]]]:
-    """Yield each question with a function that raises unless the answer is yes."""
-    seed, dtype, classes = args.seed, args.dtype[0], target.num_classes
-    sampled: dict[str, Any] = {"seed": seed, "size": args.size, "dtype": dtype}
-    coded: dict[str, Any] = {"seed": seed, "sizes": (args.size,), "draws": args.draws}
-    labels = partial(
-        testing.assert_labels_match_pixels, target, num_classes=classes, erased=args.erased,
-        label_smoothing=args.label_smoothing, mean=args.mean, std=args.std, **coded,
-    )  # fmt: skip
-    for each in args.dtype:
-        name = str(each).removeprefix("torch.")
-        yield f"labels equal pixels, {name}", partial(labels, dtypes=(each,), batch_sizes=(BATCH,))
-    for size in (5, 1):
-        ask: partial[Any] = partial(labels, dtypes=(dtype,), batch_sizes=(size,))
-        yield f"labels equal pixels, batch of {size}", ask
+def _ask_all(ask: Any, target: Target, args: argparse.Namespace, dtypes: list[Any]) -> None:
+    """Ask all questions that apply."""
+    function, classes, draws = target.function, args.num_classes, args.batches
+    variants: dict[str, Any] = {str(dtype)[6:]: {"dtypes": [dtype]} for dtype in dtypes}
+    variants |= {f"batch of {size}": {"batch_sizes": [size]} for size in (5, 1)}
+    assertion: Any = testing.assert_labels_match_pixels
+    for name, others in variants.items():
+        ask(f"labels equal pixels, {name}", assertion, target, draws=draws, **others)
     if len(target.keys) > 2:
-
-        def masked(images: Tensor, masks: Tensor) -> tuple[Any, Any]:
-            images, _, masks = target(images, torch.arange(len(images)) % classes, masks)
-            return images, masks
-
-        # Class numbers of masks are uint8.
-        yield "masks follow images", partial(
-            testing.assert_targets_follow_images, masked, kind="masks", dtypes=(dtype,),
-            num_classes=min(256, max(BATCH, classes)), erased=args.erased is not None,
-            batch_sizes=(BATCH,), **coded,
+        ask(
+            "masks follow images", testing.assert_targets_follow_images,
+            lambda images, masks: target(images, torch.arange(len(images)) % classes, masks)[::2],
+            kind="masks", draws=draws, erased=args.erased is not None,
+            num_classes=min(256, max(BATCH, classes)),  # class numbers of masks are uint8
         )  # fmt: skip
-    yield "labels have one format", partial(
-        testing.assert_one_label_format, lambda p: target, num_classes=classes, p=(0,), seed=seed,
-        draws=2 * args.draws,
-    )  # fmt: skip
-    batch = coded_batch(Case(BATCH, args.size, dtype, seed), classes)
-    given = target.feed(batch.images, batch.classes)
-    ask = partial(testing.assert_inputs_unchanged, target.function, *given, seed=seed)
-    yield "inputs are unchanged", ask
+    assertion = testing.assert_one_label_format
+    ask("labels have one format", assertion, lambda p: target, p=[0], draws=2 * draws)
+    batch = coded_batch(Case(BATCH, args.size, dtypes[0], args.seed), classes)
+    inputs = target.feed(batch.images, batch.classes)
+    ask("inputs are unchanged", testing.assert_inputs_unchanged, function, *inputs)
     mean, std = per_channel("--mean", args.mean, 3), per_channel("--std", args.std, 3)
-    target = replace(target, mean=mean, std=std)
+    plain = replace(target, mean=mean, std=std)
     if args.p is not None:
-        what = "batches" if args.per == "batch" else "samples"
-        ask = partial(testing.assert_probability, target, args.p, per=args.per, **sampled)
-        yield f"{what} are mixed with probability p", ask
+        unit = "batches" if args.per == "batch" else "samples"
+        ask(f"{unit} are mixed with probability p", testing.assert_probability, plain)
     if not args.fixed:
-        set_epoch = getattr(target.function, "set_epoch", None)
-
-        def independent() -> None:
-            testing.assert_draws_independent(target, per=args.per, **sampled)
-            if target.kind != "batch":
-                testing.assert_draws_independent(
-                    target.make_loader, per=args.per, loader=True, set_epoch=set_epoch, **sampled
-                )
-
-        yield "draws are independent", independent
+        assertion = testing.assert_draws_independent
+        ask("draws are independent", assertion, plain)
+        if target.kind != "batch":
+            epochs = {"loader": True, "set_epoch": getattr(function, "set_epoch", None)}
+            ask("draws of workers are independent", assertion, plain.make_loader, **epochs)
     if args.switch:
 
         def switch(_: Any, on: bool) -> None:
-            if callable(attribute := getattr(target.function, args.switch)):
+            if callable(attribute := getattr(function, args.switch)):
                 attribute(float(on))
             else:
-                setattr(target.function, args.switch, on)
+                setattr(function, args.switch, on)
 
-        yield "the switch reaches running workers", partial(
-            testing.assert_switch_reaches_workers, partial(target.make_loader, persistent=True),
-            switch, **sampled,
-        )  # fmt: skip
-
-
-def _answer(question: str, ask: Callable[[], object]) -> Answer:
-    try:
-        ask()
-    except testing.UntruthfulError as error:
-        counts = f" in {error.wrong} of {error.rows}" if error.rows else ""
-        return Answer(question, f"WRONG{counts}", str(error), error)
-    except (Exception, SystemExit) as error:
-        return Answer(question, "refuses", f"{in_a_line(error)}.")
-    return Answer(question, "holds")
+        assertion = testing.assert_switch_reaches_workers
+        make_loader = partial(plain.make_loader, persistent=True)
+        ask("the switch reaches running workers", assertion, make_loader, switch=switch)
 
 
-def _print_reasons(answers: list[Answer]) -> None:
-    """Print each wrong or refused answer; a case that two answers share is printed once."""
+def _explain(answers: list[tuple[str, str, Any]]) -> Any:
+    """Explain each answer that is not yes, equal cases once, and draw the wrong rows."""
     told: dict[str, str] = {}
-    for question, _, text, error in answers:
-        if text:
-            print(f"\n{question}: {'wrong' if error else 'refuses'}")
-            case = error.case if error else text
-            lines = [f"As above: {told[case]}."] if case in told else text.splitlines()
-            print("\n".join(f"  {line}" for line in lines))
-            told.setdefault(case, question)
-
-
-def _draw_sheet(pictures: list[tuple[str, Evidence]]) -> npt.NDArray[np.uint8]:
-    """Draw the wrong rows of each answer with the weights of their labels and of their pixels."""
     strips = []
-    for question, evidence in pictures:
-        for title, images, labels in (
-            (f"{question}: inputs", evidence.samples[:BATCH], evidence.classes[:BATCH]),
-            ("Outputs, with the weights of the labels", evidence.images, evidence.said),
-            ("Outputs, with the weights of the pixels", evidence.images, evidence.held),
-        ):
-            shown = images.nan_to_num(0).clamp(0, 1).float()
-            weights = labels.nan_to_num(0).clamp(min=0).float() if labels.ndim == 2 else labels
-            strips.append(viz.draw_batch(shown, weights, title=title))
-    width = max(strip.shape[1] for strip in strips)
-    return np.concatenate(
-        [np.pad(s, ((0, 0), (0, width - s.shape[1]), (0, 0)), mode="edge") for s in strips]
-    )
+    for question, verdict, error in answers:
+        if error is None:
+            continue
+        first = told.setdefault(error.case, question)
+        text = str(error) if first == question else f"As above: {first}."
+        print(f"\n{question}: {verdict.split()[0].lower()}\n{textwrap.indent(text, '  ')}")
+        if first == question and (evidence := error.evidence):
+            for title, images, labels in (
+                (f"{question}: inputs", evidence.samples, evidence.classes),
+                ("Outputs, with the weights of the labels", evidence.images, evidence.said),
+                ("Outputs, with the weights of the pixels", evidence.images, evidence.held),
+            ):
+                finite = labels.nan_to_num(0, 0, 0)
+                strips.append(viz.draw_batch(images, finite, title=title, mean=0.0, std=1.0))
+    width = max((strip.shape[1] for strip in strips), default=0)
+    wide = [np.pad(s, ((0, 0), (0, width - s.shape[1]), (0, 0)), mode="edge") for s in strips]
+    return np.concatenate(wide) if wide else None

@@ -3,8 +3,9 @@
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from typing import Any
 
 from tv_mixaug import __version__
 
@@ -20,18 +21,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     args = _make_parser().parse_args(argv)
     try:
-        return _run(args)
+        # Imported here, so that --help does not wait for torch.
+        from tv_mixaug.extras.io import check_output, write_image
+
+        check_output("--out", args.out)
+        command = import_module(f"tv_mixaug.cli.{args.command}")
+        sheet, all_equal = getattr(command, f"run_{args.command}")(args)
+        if sheet is not None:
+            write_image(args.out, sheet)
+            print(f"\nContact sheet: {args.out.resolve()}")
     except (OSError, ValueError) as error:
         print(f"tv-mixaug: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
+    return 0 if all_equal else 1
 
 
 def _make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="tv-mixaug", description="Cutout, Mixup and CutMix with labels that equal the pixels."
-    )
+    text = "Cutout, Mixup and CutMix with labels that equal the pixels."
+    parser = argparse.ArgumentParser("tv-mixaug", description=text)
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True)
 
@@ -43,9 +52,7 @@ def _make_parser() -> argparse.ArgumentParser:
         return add
 
     text = "mix drawn flowers, check labels against pixels and train a small net in half a minute"
-    add = command("demo", text)
-    add("--keep", type=Path, metavar="DIR", help="a new or empty folder in which the flowers stay")
-
+    command("demo", text)
     add = command("preview", "draw your own pictures before and after a transform")
     add("folder", type=Path, metavar="DIR", help="holds pictures, or one folder of them per class")
     add("--transform", type=str.lower, choices=("cutmix", "mixup", "cutout"), default="cutmix")
@@ -61,45 +68,34 @@ def _make_parser() -> argparse.ArgumentParser:
         "DataLoader, or a function that makes one")  # fmt: skip
     add("--num-classes", type=int, required=True, metavar="K", help="number of classes")
     add("--as", dest="kind", choices=("collate", "batch", "loader"), help="what the target is")
-    add("--keys", help="of image, label and optional mask in a sample, such as image,label,mask")
-    add("--size", default="32x48", help="height x width in pixels (default: %(default)s)")
+    add("--keys", type=lambda text: [int(key) if key.isdigit() else key for key in text.split(",")],
+        help="of image, label and optional mask in a sample, such as image,label,mask")  # fmt: skip
+    add("--size", type=size, default="32x48", help="height x width (default: %(default)s)")
     add("--dtype", action="append", choices=("float32", "uint8", "float16", "bfloat16", "float64"),
         help="of the images; may be repeated, the first is used for all checks")  # fmt: skip
     add("--arrays", action="store_true", help="images of samples are NumPy arrays (C, H, W)")
-    add("--mean", help="subtracted from the images at the end, such as 0.5,0.4,0.3")
-    add("--std", help="divided by at the end")
-    add("--erased", help="value of erased pixels, or one for each channel, or noise")
+    add("--mean", type=numbers, help="subtracted from the images at the end, such as 0.5,0.4,0.3")
+    add("--std", type=numbers, help="divided by at the end")
+    add("--erased", type=numbers, help="value of erased pixels, or one per channel, or noise")
     add("--label-format", choices=("index", "soft"), default="index", help="of the input labels")
     add("--label-smoothing", type=float, default=0.0, help="that the pipeline applies")
     add("--p", type=float, help="expected share of mixed batches or samples")
     add("--per", choices=("batch", "sample"), default="batch", help="unit of --p and of the draws")
     add("--fixed", action="store_true", help="lam and boxes are fixed on purpose")
     add("--switch", metavar="NAME", help="attribute or method that switches mixing off")
-    add("--draws", type=int, default=25, help="batches for each check (default: %(default)s)")
+    add("--draws", type=int, dest="batches", default=25, help="per check (default: %(default)s)")
     add("--seed", type=int, default=0, help="of the first batch (default: %(default)s)")
     return parser
 
 
-def _run(args: argparse.Namespace) -> int:
-    # Imported here, so that --help does not wait for torch.
-    from tv_mixaug.extras.io import check_output, write_image
+# argparse writes the names of these functions into its errors.
+def size(text: str) -> tuple[int, int]:
+    """Parse a height and width, such as 32x48, or the side of a square."""
+    sides = [int(side) for side in text.split("x")]
+    return sides[0], sides[-1]
 
-    check_output("--out", args.out)
-    if args.command == "check":
-        from tv_mixaug.cli.check import run_check
 
-        return run_check(args)
-    if args.command == "preview":
-        from tv_mixaug.cli.preview import run_preview
-
-        sheet, equal = run_preview(args), True
-    else:
-        from tv_mixaug.cli.demo import run_demo
-
-        if args.keep and (args.keep.is_file() or any(args.keep.glob("*"))):
-            raise ValueError(f"--keep must be a new or empty folder, got '{args.keep}'.")
-        with TemporaryDirectory(prefix="tv_mixaug_") as folder:
-            sheet, equal = run_demo(args.keep or Path(folder))
-    write_image(args.out, sheet)
-    print(f"Contact sheet: {args.out.resolve()}")
-    return 0 if equal else 1
+def numbers(text: str) -> Any:
+    """Parse a number, or one for each channel, such as 0.5,0.4,0.3; ``noise`` stays as it is."""
+    values = [number if number == "noise" else float(number) for number in text.split(",")]
+    return values if len(values) > 1 else values[0]

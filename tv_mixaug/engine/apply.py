@@ -6,8 +6,6 @@ which all partners lie in a row. Everything else goes through the kernels as one
 operations, gradients, and plans whose values are not looked at.
 """
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -93,7 +91,9 @@ def apply_plan(
         The batch; ``source`` itself if nothing is to be done.
     """
     if isinstance(source, LazyStack) and isinstance(source.samples, Tensor):
-        source, inplace = source.samples, True
+        # A blend writes every pixel, so that new memory saves a copy.
+        inplace = plan.only != BLEND or source.allocate is not None
+        source = source.samples
     lazy = isinstance(source, LazyStack)
     if not plan.ops or (fill is None and plan.only == FILL):
         return source.stack() if isinstance(source, LazyStack) else source
@@ -134,17 +134,10 @@ def apply_plan_ragged(
     axes: Sequence[int],
     channel_axis: int | None,
 ) -> list[Tensor]:
-    """Apply a plan to images of different sizes, where an image and its partner overlap.
+    """Apply a plan to B images (C, H, W) of different sizes, where image and partner overlap.
 
-    Args:
-        images: B tensors (C, H, W), which may differ in height and width.
-        plan: The plan, clipped to them by :func:`~tv_mixaug.engine.plan.clip_to_overlap`.
-        fill: As in :func:`apply_plan`; axes are counted as in a batch, too.
-        axes: The axes that boxes cut.
-        channel_axis: The axis with a fill value for each index.
-
-    Returns:
-        New tensors with the sizes of the images.
+    The plan is clipped by :func:`~tv_mixaug.engine.plan.clip_to_overlap`, and axes are counted as
+    in a batch. Returns new tensors with the sizes of the images.
     """
     tensors, mixed = plan.plan(), [image.clone() for image in images]
     sizes = [[image.shape[axis - 1] for axis in axes] for image in images]
@@ -203,10 +196,11 @@ def replay(
     kernels.check_tensor("images", images)
     for name in Plan._fields:  # not zip, which torch 2.6 cannot compile
         rows = getattr(plan, name)
-        shape = f"({len(images)}, N, 2 d)" if name == "boxes" else f"({len(images)},)"
-        fits = isinstance(rows, Tensor) and rows.ndim == 1 + 2 * (name == "boxes")
-        got = tuple(getattr(rows, "shape", ())) or type(rows).__name__
-        ensure(fits and len(rows) == len(images), f"plan.{name}", f"a tensor of shape {shape}", got)
+        is_boxes, got = name == "boxes", tuple(getattr(rows, "shape", ())) or type(rows).__name__
+        fits = isinstance(rows, Tensor) and rows.ndim == 1 + 2 * is_boxes
+        fits, count = fits and len(rows) == len(images), len(images)
+        expected = "a tensor of shape ({}, N, 2 d)" if is_boxes else "a tensor of shape ({},)"
+        ensure(fits, f"plan.{name}", expected, got, ValueError, count)
     kernels.check_rows("plan.partner", plan.partner, images, "int64")
     applied = compact(plan)
     if applied.known and BLEND in applied.ops:
@@ -340,7 +334,7 @@ class _Job:
             return [(slice(None), originals, partners, out)]
         if not shift:
             return [(slice(None), originals, originals, out)]
-        sizes, rows = (shift, len(out) - shift), (slice(0, shift), slice(shift, None))
+        sizes, rows = (shift, self.plan.count - shift), (slice(0, shift), slice(shift, None))
         original, target = originals.split_with_sizes(sizes), out.split_with_sizes(sizes)
         partner = originals.split_with_sizes(sizes[::-1])[::-1]
         return zip(rows, original, partner, target, strict=True)
@@ -415,10 +409,10 @@ class _Job:
 
     def regions(self, op: int) -> Iterator[tuple[int, int, tuple[slice, ...]]]:
         """Yield the row, the number and the region of each box with an operation."""
-        shared, boxes = not isinstance(self.plan.boxes, Tensor), self.plan.boxes
-        boxes = boxes if shared else boxes.tolist()
+        boxes = self.plan.boxes
+        boxes = boxes.tolist() if isinstance(boxes, Tensor) else [boxes] * self.plan.count
         for row in self.plan.rows(op):
-            for number, box in enumerate(boxes if shared else boxes[row]):
+            for number, box in enumerate(boxes[row]):
                 if any(box):
                     yield row, number, self.region(box)
 

@@ -4,8 +4,6 @@ They take any device and any trailing shape, are differentiable, compile with ``
 never make a GPU wait: shapes are checked, values are not.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Sequence
@@ -173,11 +171,7 @@ def blend(
 ) -> Tensor:
     """Return ``lam * images + (1 - lam) * partners``, computed in float32 or wider.
 
-    Args:
-        images: uint8, which is rounded to the nearest value, or any floating point dtype.
-        partners: The same.
-        lam: A number, or a float32 or float64 tensor that broadcasts to the images.
-        out: The tensor to write to; a new one by default.
+    ``lam`` is a number, or a float32 or float64 tensor that broadcasts to the images.
     """
     if images.dtype == torch.uint8:
         is_host = images.is_cpu and not torch.compiler.is_compiling()
@@ -220,12 +214,6 @@ def _blend_host_bytes(
     return done
 
 
-def cut_axes(ndim: int, boxes: Any, axes: Sequence[int] | None) -> tuple[int, ...]:
-    """Return the axes that boxes cut, slowest first: the given ones, or the last ones."""
-    dims = boxes.shape[-1] // 2
-    return tuple(axis % ndim for axis in (range(-dims, 0) if axes is None else axes))
-
-
 def box_mask(images: Tensor, boxes: Tensor, axes: Sequence[int] | None = None) -> Tensor:
     """Return the bool mask of (B, 2 d) or (B, N, 2 d) boxes, broadcastable to ``images``.
 
@@ -237,7 +225,8 @@ def box_mask(images: Tensor, boxes: Tensor, axes: Sequence[int] | None = None) -
     boxes = boxes.to(images.device, non_blocking=True)
     boxes = boxes[:, None] if boxes.ndim == 2 else boxes
     dims, sides = boxes.shape[-1] // 2, []
-    for place, axis in enumerate(cut_axes(images.ndim, boxes, axes)):
+    for place, axis in enumerate(range(-dims, 0) if axes is None else axes):
+        axis %= images.ndim
         corner = dims - 1 - place  # the slowest axis comes first in axes and last in corners
         at = torch.arange(images.shape[axis], device=images.device)
         on_axis = (at >= boxes[..., corner, None]) & (at < boxes[..., dims + corner, None])
@@ -268,16 +257,9 @@ def fill_tensor(
 def noise(seeds: Tensor, places: Tensor, dtype: torch.dtype) -> Tensor:
     """Generate the noise of places in samples, the same on every device.
 
-    A value depends only on the seed of its box and its place in the sample: both go through two
-    rounds of an integer hash.
-
-    Args:
-        seeds: int64 seeds >= 0 that broadcast with ``places``.
-        places: int32 numbers of the elements in their sample.
-        dtype: The dtype of the noise.
-
-    Returns:
-        For integers, uniform over 0 to 255; for floating point, standard normal.
+    A value depends only on the int64 seed of its box, >= 0, and its int32 place in the sample: both
+    go through two rounds of an integer hash. Integers are uniform over 0 to 255, floating point
+    numbers are standard normal.
     """
     low, high = ((seeds >> by & 0x7FFFFFFF).to(torch.int32) for by in (0, 31))
     bits = _scramble(_scramble(places + low) ^ high)
@@ -322,7 +304,8 @@ def check_rows(name: str, value: Any, batch: Tensor, kind: str) -> None:
     check_tensor(name, value)
     fits = value.dtype == torch.int64 if kind == "int64" else value.is_floating_point()
     ensure(fits, name, kind, _short(value.dtype), TypeError)
-    ensure(value.shape == batch.shape[:1], name, f"of shape ({len(batch)},)", tuple(value.shape))
+    fits, shape = value.shape == batch.shape[:1], tuple(value.shape)
+    ensure(fits, name, "of shape ({},)", shape, ValueError, len(batch))
 
 
 def check_blend(images: Tensor) -> None:
@@ -336,8 +319,11 @@ def check_broadcast(fill: Tensor, images: Tensor) -> None:
     sides = images.shape[max(0, images.ndim - fill.ndim) :]
     pairs = zip(fill.shape, sides, strict=False)
     fits = len(sides) == fill.ndim and all(n in (1, side) for n, side in pairs)
-    expected = f"a value that broadcasts to images of shape {tuple(images.shape)}"
-    ensure(fits, "fill", expected, f"shape {tuple(fill.shape)}")
+    shapes, expected = (
+        [tuple(x.shape) for x in (fill, images)],
+        "a value that broadcasts to shape {}",
+    )
+    ensure(fits, "fill", expected, shapes[0], ValueError, shapes[1])
 
 
 def check_boxes(images: Tensor, boxes: Any, axes: Any = None) -> None:
@@ -346,18 +332,18 @@ def check_boxes(images: Tensor, boxes: Any, axes: Any = None) -> None:
     ensure(boxes.dtype == torch.int64, "boxes", "int64", _short(boxes.dtype), TypeError)
     shape, dims = tuple(boxes.shape), boxes.shape[-1] // 2
     fits = boxes.ndim in (2, 3) and shape[-1] in (4, 6)
-    ensure(fits, "boxes", "(B, 4), (B, 6), (B, N, 4) or (B, N, 6)", f"shape {shape}")
-    fits = shape[0] == len(images) and images.ndim > dims
-    expected = f"rows for {len(images)} images that cut {dims} of the axes of {tuple(images.shape)}"
-    ensure(fits, "boxes", expected, f"shape {shape}")
+    ensure(fits, "boxes", "of shape (B, 4), (B, 6), (B, N, 4) or (B, N, 6)", shape)
+    fits, sides = shape[0] == len(images) and images.ndim > dims, tuple(images.shape)
+    expected = "of one row for each image, cutting {} axes of images of shape {}"
+    ensure(fits, "boxes", expected, shape, ValueError, dims, sides)
     if axes is None:
         return
     are_ints = isinstance(axes, (tuple, list)) and all(type(axis) is int for axis in axes)
     ensure(are_ints, "axes", f"a tuple of {dims} ints", repr(axes), TypeError)
     places = {axis % images.ndim for axis in axes if -images.ndim <= axis < images.ndim}
     fits = len(axes) == dims == len(places) and 0 not in places
-    expected = f"{dims} different axes of images of shape {tuple(images.shape)} after the first"
-    ensure(fits, "axes", expected, repr(axes))
+    expected = "{} different axes of images of shape {} after the first"
+    ensure(fits, "axes", expected, axes, ValueError, dims, sides)
 
 
 def _short(dtype: torch.dtype) -> str:

@@ -128,7 +128,7 @@ class CompactPlan:
         """Return the indices of the samples with an operation."""
         if self.only == op:
             return range(self.count)
-        rows: list[int] = (self.op == op).nonzero()[:, 0].tolist()
+        rows: list[int] = np.flatnonzero(self.op.numpy() == op).tolist()
         return rows
 
     def partners(self, device: torch.device | str = "cpu") -> Tensor:
@@ -153,7 +153,9 @@ class CompactPlan:
         if not isinstance(lam, Tensor):
             lam = torch.full((count,), lam, dtype=torch.float32, device=device)
         if not isinstance(boxes, Tensor):
-            boxes = torch.tensor(boxes, dtype=torch.int64, device=device)[None]
+            zeros = torch.zeros(len(boxes), len(boxes[0]), dtype=torch.int64, device=device)
+            boxes = torch.tensor(boxes, device=device) if any(map(any, boxes)) else zeros
+            boxes = boxes[None]
         boxes = boxes.expand(count, *boxes.shape[1:]).contiguous()
         if noise is None:
             noise = torch.zeros(count, dtype=torch.int64, device=device)
@@ -238,9 +240,7 @@ def make_plan(
     if applied is True:
         return plan
     if applied is False:
-        empty = (
-            torch.zeros_like(boxes) if isinstance(boxes, Tensor) else [[0] * len(b) for b in boxes]
-        )
+        empty = boxes * 0 if isinstance(boxes, Tensor) else [[0] * len(box) for box in boxes]
         return CompactPlan(count, boxes=empty, known=known)
     full = plan.plan(applied.device)
     return CompactPlan(
@@ -259,11 +259,6 @@ def choose_plans(plans: Sequence[Plan], chosen: Tensor) -> Plan:
     """Give each sample its row of the plan chosen for it: (B,) indices, -1 for no plan.
 
     N is the largest number of boxes; plans without boxes may have fewer axes than the others.
-
-    Example:
-        >>> one = identity_plan(2)._replace(lam=torch.tensor([0.25, 0.75]))
-        >>> choose_plans([one], torch.tensor([-1, 0])).lam.tolist()
-        [1.0, 0.75]
     """
     count, sides = len(chosen), max(plan.boxes.shape[2] for plan in plans)
     number = max(plan.boxes.shape[1] for plan in plans)
@@ -285,10 +280,6 @@ def identity_plan(
         dims: Axes of a box: 2, or 3 for cuboids.
         boxes: N, the number of boxes per sample.
         device: The device of its tensors.
-
-    Example:
-        >>> identity_plan(2).lam.tolist()
-        [1.0, 1.0]
     """
     return CompactPlan(batch_size, boxes=[[0] * 2 * dims] * boxes).plan(device)
 
@@ -298,16 +289,6 @@ def clip_to_overlap(plan: Plan, sizes: Sequence[Sequence[int]]) -> Plan:
 
     Images of different sizes are aligned at their upper left corners. Pixels beyond the partner
     stay original, so lam is the mean over all pixels of the original.
-
-    Example:
-        >>> plan = identity_plan(2)._replace(
-        ...     op=torch.tensor([PASTE, BLEND]).byte(),
-        ...     partner=torch.tensor([1, 0]),
-        ...     lam=torch.tensor([0.0, 0.5]),
-        ...     boxes=torch.tensor([[[0, 0, 10, 10]], [[0, 0, 0, 0]]]),
-        ... )
-        >>> clip_to_overlap(plan, [(10, 10), (5, 20)]).lam.tolist()
-        [0.5, 0.75]
     """
     lam, boxes = plan.lam.clone(), plan.boxes.clone()
     rows = zip(plan.op.tolist(), plan.partner.tolist(), plan.lam.tolist(), sizes, strict=True)

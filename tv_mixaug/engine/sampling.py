@@ -6,8 +6,6 @@ all samples share a value. From a device, or a generator on one, come tensors th
 looked at. What follows from the numbers is computed by operators that both kinds have.
 """
 
-from __future__ import annotations
-
 import contextlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -53,8 +51,9 @@ def sample_uniform(size: Sequence[int], source: Source = None) -> Any:
 
 def sample_applied(batch_size: int, p: float, per_sample: bool, source: Source = None) -> Any:
     """Sample which samples are transformed: a bool for all, or (B,) bool if ``per_sample``."""
-    if p in (0, 1):
-        return bool(p)
+    for always in (False, True):
+        if p == always:
+            return always
     applied = sample_uniform((batch_size,) if per_sample else (), source) < p
     return applied.expand(batch_size) if isinstance(applied, Tensor) else applied
 
@@ -150,10 +149,8 @@ def sample_inner_boxes(areas: Any, ratios: Any, size: Sequence[int], source: Sou
     sides = [(side * first).sum(-1) for side in sides]
     places = sample_uniform((2, *sides[0].shape), source)
     whole = (sides[0] > 0) & (sides[1] > 0)
-    low = [
-        place * (n - side + 1) // 1 * whole
-        for place, n, side in zip(places, size, sides, strict=True)
-    ]
+    room = [n - side + 1 for n, side in zip(size, sides, strict=True)]
+    low = [place * free // 1 * whole for place, free in zip(places, room, strict=True)]
     return join_corners(low, [start + side * whole for start, side in zip(low, sides, strict=True)])
 
 
@@ -202,7 +199,8 @@ def sample_partner(
     expected = "a function that returns an int64 tensor of partners"
     ensure(is_integer and got != torch.bool, name, expected, got, TypeError)
     shape = tuple(partner.shape)
-    ensure(shape == (batch_size,), name, f"a function that returns shape ({batch_size},)", shape)
+    expected = "a function that returns shape ({},)"
+    ensure(shape == (batch_size,), name, expected, shape, ValueError, batch_size)
     partner = partner.detach().to(kwargs["device"], torch.int64)
     if not is_on_device(source) and batch_size:
         low, high = int(partner.min()), int(partner.max())

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -12,15 +12,11 @@ import torch
 from torchvision import tv_tensors
 from torchvision.ops import masks_to_boxes
 
-from tv_mixaug._validation import check_choice, check_integer, kind_error
+from tv_mixaug._validation import check_choice, check_integer, ensure
 from tv_mixaug.extras.io import write_image
 
 CLASS_NAMES = ("rose", "tulip")
-_RGB = npt.NDArray[np.float64]  # in [0, 1]
-_ROSES = ("cc0f21", "ed6b8c", "f7cca8", "fad666", "f7ede6", "9e0d47")
-_TULIPS = ("de1a1f", "fac726", "f280a8", "853394", "f78024", "f5f0eb")
-_GARDENS = ("8cb8db", "9ec294", "e0ccad", "5c806b", "b8b3d6", "3d4d61")
-_RINGS = ((1.0, 6), (0.86, 5), (0.70, 5), (0.54, 4), (0.40, 4), (0.27, 3), (0.15, 2))
+_PETALS = ((204, 15, 33), (237, 107, 140), (250, 206, 84), (247, 237, 230), (133, 51, 148))
 
 
 class Flower(NamedTuple):
@@ -40,13 +36,14 @@ def draw_flower(kind: str, size: int | Sequence[int] = 256, seed: int = 0) -> Fl
     """
     check_choice("kind", kind, CLASS_NAMES)
     sides = size if isinstance(size, (tuple, list)) else (size, size)
-    if len(sides) != 2:
-        raise kind_error("size", "an int or a (height, width) pair", size)
+    ensure(len(sides) == 2, "size", "an int or a (height, width) pair", size, TypeError)
     height, width = (check_integer("size", side, 1) for side in sides)
     rng = np.random.default_rng((check_integer("seed", seed, 0), CLASS_NAMES.index(kind)))
-    canvas = _Canvas(2 * height, 2 * width, rng)
-    (_draw_rose if kind == "rose" else _draw_tulip)(canvas)
-    pixels = cv2.resize(canvas.pixels, (width, height), interpolation=cv2.INTER_AREA)
+    garden = rng.uniform(80, 210, 3) * rng.normal(1, 0.1, (4, 4, 3))
+    garden = cv2.resize(garden, (2 * width, 2 * height), interpolation=cv2.INTER_CUBIC)
+    canvas = np.dstack((garden.clip(0, 255), 0 * garden[..., :1])).astype(np.uint8)
+    _paint_flower(canvas, kind, rng)
+    pixels = cv2.resize(canvas, (width, height), interpolation=cv2.INTER_AREA)  # smooth edges
     planes = torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
     mask = (planes[3:] >= planes[3:].max().clamp(max=128)).byte()  # never empty
     corners = masks_to_boxes(mask).long() + torch.tensor([0, 0, 1, 1])
@@ -65,96 +62,57 @@ def draw_flowers(
 
 
 def write_image_folder(
-    root: str | os.PathLike[str],
-    count_per_class: int = 4,
-    size: int | Sequence[int] = 256,
+    root: str | os.PathLike[str], count_per_class: int = 4, size: int | Sequence[int] = 256,
     seed: int = 0,
-) -> list[Path]:
+) -> list[Path]:  # fmt: skip
     """Write flowers for ``torchvision.datasets.ImageFolder``, JPEG and PNG files in turn.
 
     Returns:
         The files: ``root/rose/000.jpg``, ``root/rose/001.png``, ..., and the same for tulips.
     """
     count = check_integer("count_per_class", count_per_class, 1)
-    images, labels = draw_flowers(2 * count, size, seed)
     files = []
-    for kind, name in enumerate(CLASS_NAMES):
-        Path(root, name).mkdir(parents=True, exist_ok=True)
-        for i, image in enumerate(images[labels == kind].permute(0, 2, 3, 1).numpy()):
-            files.append(Path(root, name, f"{i:03d}{'.png' if i % 2 else '.jpg'}"))
-            write_image(files[-1], image)
-    return files
+    for i, image in enumerate(draw_flowers(2 * count, size, seed)[0]):
+        number = i // 2
+        file = Path(root, CLASS_NAMES[i % 2], f"{number:03d}{'.png' if number % 2 else '.jpg'}")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_image(file, image.permute(1, 2, 0).numpy())
+        files.append(file)
+    return sorted(files)
 
 
-class _Canvas:
-    """A blurred garden with a stem; points are x + iy from its centre, in short sides."""
-
-    def __init__(self, height: int, width: int, rng: np.random.Generator) -> None:
-        self.rng, self.unit, self.centre = rng, min(height, width), complex(width, height) / 2
-        size = (width + 3) // 4, (height + 3) // 4  # enlarged later, which blurs
-        tones = np.exp(rng.normal(0, 0.16, (4, 4, 1)) + rng.normal(0, 0.06, (4, 4, 3)))
-        light = cv2.resize(self.choose(_GARDENS) * tones, size, interpolation=cv2.INTER_CUBIC)
-        glow = np.zeros_like(light)
-        for _ in range(12):
-            radius = round(min(size) * rng.uniform(0.03, 0.11))
-            cv2.circle(glow, rng.integers(size).tolist(), radius, [rng.uniform(0.04, 0.16)] * 3, -1)
-        light += cv2.blur(glow, (3, 3)) * (1 - light)
-        light = cv2.resize(light / max(1, light.max()), (width, height)).clip(0)
-        self.pixels = np.dstack((255 * light, np.zeros((height, width)))).astype(np.uint8)
-        self.cover = 0  # the fourth channel of what is painted: 255 for petals
-        self.top = complex(rng.uniform(-0.08, 0.08), rng.uniform(-0.14, -0.06))
-        self.foot = complex(rng.uniform(-0.15, 0.15), self.centre.imag / self.unit + 0.1)
-        self.radius, self.green = rng.uniform(0.27, 0.34), self.choose(("47852f",))
-        self.paint(self.foot, self.top - self.foot, 0.038, self.green * 0.85, self.green * 0.65)
-
-    def choose(self, codes: Sequence[str]) -> _RGB:
-        """Choose one of some hexadecimal colours and vary it."""
-        code = bytes.fromhex(self.rng.choice(codes))
-        return np.frombuffer(code, np.uint8) / 255 * self.rng.uniform(0.94, 1.04, 3)
-
-    def paint(
-        self, root: complex, way: complex, width: float, bright: _RGB, dark: _RGB, bend: float = 0
-    ) -> None:
-        """Paint a leaf or petal in layers, from the dark whole to the bright tip."""
-        t = np.linspace(0, 1, 40)
-        side = 1.1j * width * t**0.5 * (1 - t) ** 0.65 * way / abs(way)
-        axis = way * (t - 1 + 2j * bend * t * (1 - t))  # from the tip
-        outline = np.concatenate((axis + side, (axis - side)[::-1]))
-        for share in np.linspace(1, 0, 12, endpoint=False):
-            points = (root + way + share * outline) * self.unit + self.centre
-            corners = (np.stack((points.real, points.imag), 1) * 16).astype(np.int32)
-            colour = 255 * (bright + (dark - bright) * share**1.5).clip(0, 1)
-            cv2.fillPoly(self.pixels, [corners], (*colour, self.cover), cv2.LINE_AA, 4)
-
-
-def _draw_rose(canvas: _Canvas) -> None:
-    rng, top, radius, green = canvas.rng, canvas.top, canvas.radius, canvas.green
-    petal, turn = canvas.choose(_ROSES), np.exp(1j * rng.uniform(0, 7))
+def _paint_flower(canvas: npt.NDArray[np.uint8], kind: str, rng: np.random.Generator) -> None:
+    """Paint stem, leaves and petals; points are x + iy from the centre, in short sides."""
+    uniform, petal, green = rng.uniform, rng.choice(_PETALS), np.array((71, 133, 47))
+    top, radius = complex(uniform(-0.08, 0.08), uniform(-0.14, -0.06)), uniform(0.27, 0.34)
+    foot = complex(uniform(-0.15, 0.15), 0.5 * canvas.shape[0] / min(canvas.shape[:2]) + 0.1)
+    _paint(canvas, foot, top - foot, 0.03, 0.85 * green, 0)
     for side in (-1, 1):
-        root = top + (canvas.foot - top) * rng.uniform(0.55, 0.75)
-        way = radius * complex(side * rng.uniform(0.75, 1.0), rng.uniform(-0.25, 0.3))
-        canvas.paint(root, way, 0.42 * radius, green, green * 0.7, rng.uniform(-0.15, 0.15))
-    for way in 1.12 * radius * turn * np.exp(0.4j * np.pi * np.arange(5)):
-        canvas.paint(top, way, 0.35 * radius, green, green * 0.6)
-    canvas.cover = 255
-    for ring, (reach, count) in enumerate(_RINGS):  # from the outer petals to the heart
-        turn *= np.exp(2.4j)  # about the golden angle
-        for i in range(count):
-            tip = turn * np.exp(2j * np.pi * (i + rng.uniform(-0.05, 0.05)) / count)
-            way = radius * reach * rng.uniform(0.94, 1.04) * tip
-            bright = petal * (1.06 - 0.05 * ring) * (1 + 0.1 * np.cos(np.angle(tip) - 3.9))
-            canvas.paint(top, way, abs(way) * min(1.7, 7 / count), bright, petal * 0.4)
+        leaf = complex(side * uniform(0.2, 0.32), uniform(-0.7, -0.6) + 0.4 * (kind == "rose"))
+        _paint(canvas, foot, leaf, 0.13, green, 0)
+    if kind == "rose":
+        turn = uniform(0, 7)
+        for i, reach in enumerate(np.linspace(1, 0.15, 24)):  # from the outer petals to the heart
+            way = radius * reach * np.exp(1j * (turn + 2.4 * i))  # about the golden angle
+            light = 1.06 + 0.1 * np.cos(np.angle(way) - 3.9)
+            _paint(canvas, top, way, 1.3 * abs(way), light * petal, 255)
+        return
+    for tall, light in ((1.95, 0.9), (1.73, 1.1)):  # behind, in front
+        for lean in (-0.4, 0.4, 0.0):
+            way = radius * complex(lean + uniform(-0.06, 0.06), -tall)
+            bright = (light - 0.2 * abs(lean)) * petal
+            _paint(canvas, top + 0.95j * radius, way, 0.85 * radius, bright, 255)
 
 
-def _draw_tulip(canvas: _Canvas) -> None:
-    rng, radius, green, petal = canvas.rng, canvas.radius, canvas.green, canvas.choose(_TULIPS)
-    for side in (-1, 1):
-        way = complex(side * rng.uniform(0.2, 0.36), rng.uniform(-0.9, -0.55))
-        canvas.paint(canvas.foot, way, 0.13, green, green * 0.7, side * rng.uniform(0.05, 0.15))
-    canvas.cover = 255
-    root, warm = canvas.top + 0.95j * radius, petal * 0.6 + (0.24, 0.23, 0.1)
-    for tall, wide, light in ((1.95, 0.95, 0.8), (1.73, 1.15, 1.03)):  # behind, in front
-        for lean in (-0.5, 0.5, 0.0):
-            way = radius * complex(lean + rng.uniform(-0.06, 0.06), -tall)
-            bright, dark = (colour * (light - 0.2 * abs(lean)) for colour in (petal, warm))
-            canvas.paint(root, way, wide * radius, bright, dark, -0.4 * lean)
+def _paint(canvas: Any, root: complex, way: complex, width: float, colour: Any, cover: int) -> None:
+    """Paint an elliptic leaf or petal in layers, from the dark whole to the bright tip.
+
+    The fourth channel gets ``cover``: 255 for petals, which are the mask, and otherwise 0.
+    """
+    unit, centre = min(canvas.shape[:2]), complex(canvas.shape[1], canvas.shape[0]) / 2
+    for share in np.linspace(1, 0, 12, endpoint=False):
+        middle = centre + unit * (root + (1 - share / 2) * way)
+        axes = share * unit * abs(way), share * unit * width
+        ellipse = (middle.real, middle.imag), axes, np.angle(way, deg=True)
+        ink = (colour * (1 - 0.5 * share**1.5)).clip(0, 255)
+        cv2.ellipse(canvas, ellipse, (*ink, cover), -1, cv2.LINE_AA)

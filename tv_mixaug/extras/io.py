@@ -10,6 +10,8 @@ import numpy.typing as npt
 import torch
 from torchvision import tv_tensors
 
+from tv_mixaug._validation import ensure
+
 
 def read_image(path: str | os.PathLike[str]) -> tv_tensors.Image:
     """Read a file as a (3, H, W) uint8 RGB image, upright by its EXIF orientation.
@@ -33,13 +35,13 @@ def write_image(path: str | os.PathLike[str], image: npt.NDArray[np.uint8]) -> N
         ValueError: If the format is unknown or cannot store the array; OSError if writing fails.
     """
     file = check_output("path", path)
+    fits = image.dtype == np.uint8 and image.shape[2:] == (3,)
     try:
         encoded, data = cv2.imencode(file.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
     except cv2.error:
         encoded = False
-    if not encoded or image.dtype != np.uint8 or image.shape[2:] != (3,):
-        wanted = f"(H, W, 3) uint8 and fit into a {file.suffix} file"
-        raise ValueError(f"image must be {wanted}, got {image.shape} {image.dtype}.")
+    expected = f"(H, W, 3) uint8 and fit into a {file.suffix} file"
+    ensure(fits and encoded, "image", expected, f"{image.shape} {image.dtype}")
     temporary = file.with_name(f".{file.name[:40]}.{os.urandom(4).hex()}")
     try:
         temporary.write_bytes(data.tobytes())
@@ -52,9 +54,8 @@ def write_image(path: str | os.PathLike[str], image: npt.NDArray[np.uint8]) -> N
 
 def check_output(name: str, path: str | os.PathLike[str]) -> Path:
     """Return a path with its links resolved, or raise if no image can be written there."""
-    file = Path(path).resolve()
-    if not cv2.haveImageWriter(file.suffix):
-        raise ValueError(f"{name} must end in one of .png, .jpg and the like, got '{path}'.")
-    if file.is_dir() or not os.access(file if file.exists() else file.parent, os.W_OK):
-        raise OSError(f"{name} must be in a folder that exists, and writable, got '{path}'.")
+    file, got = Path(path).resolve(), f"'{path}'"
+    ensure(cv2.haveImageWriter(file.suffix), name, "a .png, .jpg or other image file", got)
+    writable = not file.is_dir() and os.access(file if file.exists() else file.parent, os.W_OK)
+    ensure(writable, name, "in a folder that exists, and writable", got, OSError)
     return file

@@ -12,8 +12,6 @@ index, so it is read from frames of torch and torchdata, and calls are counted w
 * ``load_state_dict`` in the main process, while a StatefulDataLoader skips batches of a stream.
 """
 
-from __future__ import annotations
-
 import itertools
 import os
 import sys
@@ -33,9 +31,7 @@ OUTSIDE = -1  # the index of all calls outside a DataLoader; threads of workers 
 def find_frame(**marks: str) -> tuple[str, dict[str, Any]]:
     """Return the name and the variables of the innermost frame of some functions, or ("", {}).
 
-    Args:
-        **marks: For each name of a function, the local variable or attribute of ``self`` by which
-            torch's function is told from others of that name.
+    A mark is the local variable, or attribute of ``self``, that only torch's function has.
     """
     frame: Any = sys._getframe()
     while frame is not None:

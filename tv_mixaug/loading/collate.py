@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from tv_mixaug._validation import check_bool, check_integer, ensure
+from tv_mixaug._validation import check_bool, check_integer, ensure, ensure_kind
 from tv_mixaug.engine.sampling import seeded_global_rng
 from tv_mixaug.loading import memory_pool
 from tv_mixaug.loading.batch_index import BatchIndex, find_frame
@@ -91,15 +91,14 @@ class CollateFn:
     ) -> None:
         is_list = isinstance(transforms, Sequence)
         self.transform = OneOf(transforms, p) if is_list else as_batch_transform(transforms)
-        if not (collate_fn is None or callable(collate_fn)):
-            raise TypeError(f"collate_fn must be callable, got {type(collate_fn).__name__}.")
+        is_function = collate_fn is None or callable(collate_fn)
+        ensure_kind(is_function, "collate_fn", "callable", collate_fn)
         kind = "an int or None"
         self.seed = None if seed is None else check_integer("seed", seed, 0, expected=kind)
         self.rank = None if rank is None else check_integer("rank", rank, 0, expected=kind)
         self.record = check_bool("record", record)
-        if record and not self.transform.has_plan:
-            title = self.transform.display_name
-            raise ValueError(f"record must be False for {title}, which has no plan.")
+        expected = f"False for {self.transform.display_name}, which has no plan"
+        ensure(self.transform.has_plan or not record, "record", expected, record)
         self.collate_fn = None if collate_fn is torch.utils.data.default_collate else collate_fn
         if reuse_memory is None:
             reuse_memory = self.collate_fn is None
@@ -113,15 +112,14 @@ class CollateFn:
         """Collate a list of samples, each a tuple or mapping of an image and other fields."""
         if torch.compiler.is_compiling():
             raise TypeError("a collate function cannot be compiled; compile its transform.")
-        if not isinstance(samples, (list, tuple)):
-            raise TypeError(f"samples must be a list, got {type(samples).__name__}.")
-        if not samples:
-            raise ValueError("samples must hold at least one sample, got an empty list.")
+        is_list = isinstance(samples, (list, tuple))
+        ensure(is_list, "samples", "a list", type(samples).__name__, TypeError)
+        ensure(len(samples) > 0, "samples", "a list of at least one sample", "an empty list")
         generator = self._make_generator()
         transform, p = self.transform.choose(self.p, generator)
         allocate = memory_pool.allocator(self.reuse_memory) if self.collate_fn is None else None
         if self.collate_fn is None:
-            batch = collate_samples(samples, allocate, lazy=isinstance(transform, MixTransform))
+            batch = collate_samples([*samples], allocate, lazy=isinstance(transform, MixTransform))
         else:
             # A copy of the generator, so that the mixes do not depend on the collate function.
             with seeded_global_rng(generator and generator.clone_state()):
@@ -176,11 +174,9 @@ class CollateFn:
             >>> collate.for_validation()([(torch.rand(3, 8, 8), 2)])[1]
             tensor([[0., 0., 1.]])
         """
-        if self.transform.options is None:
-            raise ValueError(
-                "transforms must have one of tv_mixaug's, which gives unmixed labels the format of "
-                f"mixed ones, got {self.transform.display_name}; make them a Chain of tv_mixaug's."
-            )
+        expected = "of tv_mixaug, whose transforms give unmixed labels the format of mixed ones"
+        got = f"{self.transform.display_name}; put it into a Chain with one of these"
+        ensure(self.transform.options is not None, "transforms", expected, got)
         plain = copy.copy(self)
         plain.seed = None
         plain.set_p(self.transform.disabled_p)
@@ -212,8 +208,8 @@ class CollateFn:
 
 def _add_plan(batch: Any, plan: Any) -> Any:
     if isinstance(batch, Mapping):
-        if "mix" in batch:
-            raise ValueError("record needs the key 'mix', but the batch has it; rename it.")
+        expected = "False for batches with the key 'mix', which is the plan's"
+        ensure("mix" not in batch, "record", expected, True)
         return {**batch, "mix": plan}
     parts = batch if isinstance(batch, (list, tuple)) else (batch,)
     return [*parts, plan] if isinstance(batch, list) else (*parts, plan)

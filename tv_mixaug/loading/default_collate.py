@@ -1,7 +1,5 @@
 """Collate samples as default_collate does, but keep tv_tensor types and detection targets."""
 
-from __future__ import annotations
-
 import contextlib
 import operator
 from collections.abc import Mapping, Sequence
@@ -14,6 +12,7 @@ from torch._C import DisableTorchFunctionSubclass
 from torch.utils.data._utils import collate as defaults
 from torchvision import tv_tensors
 
+from tv_mixaug._validation import ensure
 from tv_mixaug.batch.tree import is_detection, rebuild
 from tv_mixaug.engine.apply import Allocate, LazyStack
 from tv_mixaug.engine.kernels import MIXED_DTYPES, SMALL_SAMPLE
@@ -34,20 +33,12 @@ def collate_samples(samples: Column, allocate: Allocate | None = None, lazy: boo
     """Collate samples as ``default_collate`` does, with the functions registered there.
 
     Mappings with the key ``"boxes"`` become a list of B mappings, and tv_tensors keep their types.
-
-    Args:
-        samples: B > 0 samples of one structure.
-        allocate: Allocates the memory of stacked tensors; fresh memory by default.
-        lazy: Whether images become a LazyStack, which is stacked when it is mixed.
+    If ``lazy``, images become a LazyStack, which is stacked when it is mixed.
     """
     try:
-        return _collate(list(samples), allocate, lazy)
+        return _collate(samples, allocate, lazy)
     except RecursionError:
         raise ValueError("samples must not contain themselves, got one that does.") from None
-    except ValueError as error:
-        if not str(error).startswith("zip()"):
-            raise
-        raise ValueError("samples must have the same length, got several lengths.") from error
     except OverflowError as error:
         raise ValueError("samples must hold ints of 64 bits, got larger ones.") from error
 
@@ -74,10 +65,15 @@ def _collate(samples: Column, allocate: Allocate | None, lazy: bool) -> Any:
     if isinstance(first, Mapping):
         if is_detection(samples):
             return list(samples)
-        return rebuild(first, {k: _collate(v, allocate, lazy) for k, v in _columns(samples, kinds)})
+        alike = all(sample.keys() == first.keys() for sample in samples)
+        ensure(alike, "samples", "mappings with the same keys", "mappings that differ in them")
+        columns = ((key, [sample[key] for sample in samples]) for key in first)
+        return rebuild(first, {key: _collate(col, allocate, lazy) for key, col in columns})
     if isinstance(first, Sequence):
         # Transforms look for images only in these, so nothing else would stack a lazy batch.
         lazy = lazy and isinstance(first, (list, tuple))
+        alike = {*map(len, samples)} == {len(first)}
+        ensure(alike, "samples", "sequences of the same length", "several lengths")
         parts = [_collate(column, allocate, lazy) for column in zip(*samples, strict=True)]
         is_plain_tuple = isinstance(first, tuple) and not hasattr(first, "_fields")
         return parts if is_plain_tuple else rebuild(first, parts)
@@ -85,22 +81,6 @@ def _collate(samples: Column, allocate: Allocate | None, lazy: bool) -> Any:
         f"samples must hold tensors, arrays, numbers or strings, got {type(first)}; turn pictures "
         "into tensors with v2.ToImage() in the data set, or pass your own collate_fn."
     )
-
-
-def _columns(mappings: Column, kinds: set[type]) -> list[tuple[Any, list[Any]]]:
-    """Return the keys of mappings, each with the values of all of them."""
-    keys, are_dicts = mappings[0].keys(), kinds == {dict}
-    if are_dicts:  # comparing their keys takes five times as long
-        alike = {*map(len, mappings)} == {len(keys)}
-    else:
-        alike = all(mapping.keys() == keys for mapping in mappings)
-    try:
-        if alike:
-            return [(key, [mapping[key] for mapping in mappings]) for key in keys]
-    except KeyError:
-        if not are_dicts:
-            raise  # by a sample that has the key
-    raise ValueError("samples must have the same keys, got mappings that differ in them.")
 
 
 def _to_tensors(arrays: Column) -> list[Tensor]:

@@ -1,7 +1,5 @@
 """Numbers that the main process sets and running workers read."""
 
-from __future__ import annotations
-
 import threading
 from multiprocessing.context import get_spawning_popen
 from multiprocessing.sharedctypes import RawArray

@@ -5,8 +5,6 @@ entries of the image (``image_id``, ...). A plan's boxes hide the original's obj
 the partner's objects outside them; the visible objects of both images are concatenated.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import itertools
@@ -62,18 +60,8 @@ def _split(targets: Any, options: BatchOptions) -> tuple[list[dict[str, Any]], .
 
 
 def check_objects(targets: Targets, sizes: Sizes, where: str, box_format: str = "xyxy") -> None:
-    """Raise unless a rule covers each entry of detection targets.
-
-    Args:
-        targets: One mapping per image, without entries that pass through. ``boxes`` is (N, 4),
-            N >= 0: axis-aligned ``BoundingBoxes`` or a plain tensor.
-        sizes: Height and width of each image in pixels.
-        where: Place of ``targets`` in the batch, for error messages.
-        box_format: Format of boxes in plain tensors, one of ``BOX_FORMATS``.
-    """
+    """Raise unless a rule covers each entry of the targets of images with given (H, W) sizes."""
     for i, (target, size) in enumerate(zip(targets, sizes, strict=True)):
-        if not isinstance(target, Mapping):
-            raise TypeError(f"{where}[{i}] must be a mapping, got {type(target).__name__}.")
         _check_boxes(target.get("boxes"), size, f"{where}[{i}]['boxes']", box_format)
         for key in target:
             if key not in IMAGE_KEYS:
@@ -101,17 +89,10 @@ def mix_objects(
     rectangle of the visible part, hidden mask pixels become 0 and ``area`` is scaled. Hidden
     keypoints get visibility 0 or false. Images of unequal size are aligned at the upper left.
 
-    Args:
-        targets: One target per image, as accepted by :func:`check_objects`.
-        plan: Plan on the CPU, with boxes inside both images.
-        sizes: Height and width of each image in pixels.
-        min_visible: Share of its area in (0, 1] that an object must keep.
-        box_format: Format of boxes in plain tensors.
-
-    Returns:
-        New dicts with ``keypoints_visible`` (N, K) for keypoints without a third column, and with
-        ``mix_weight`` (N,) float32: the mean weight of the image over the object's visible pixels,
-        times an earlier weight. Objects of weight 0 are dropped.
+    The plan is on the CPU and its boxes lie inside both images. Returns new dicts with
+    ``keypoints_visible`` (N, K) for keypoints without a third column, and with ``mix_weight`` (N,)
+    float32: the mean weight of the image over the object's visible pixels, times an earlier weight.
+    Objects of weight 0 are dropped.
 
     Example:
         >>> targets = [{"boxes": torch.tensor([[0, 0, 8, 4]])}]

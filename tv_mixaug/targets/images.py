@@ -1,7 +1,5 @@
 """Images and videos: stacked, in lists, or not stacked yet."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """Labels: value checks, encoding and mixing."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
@@ -56,16 +54,9 @@ def encode_labels(labels: Tensor, field: FieldSpec, options: BatchOptions) -> Te
 
 
 def mix_labels(labels: Tensor, field: FieldSpec, mix: Mix) -> Tensor | PairedLabels:
-    """Mix checked labels.
+    """Mix checked labels into float32 rows or regression targets, or into pairs.
 
-    Args:
-        labels: (B,) or (B, 1) class indices, (B, K) rows, or regression targets.
-        field: Their spec.
-        mix: The plan and the options.
-
-    Returns:
-        (B, K) float32 rows, (B, ...) float32 regression targets, or pairs with ``targets="pair"``.
-        An entry that is ``ignore_index`` in the row of the original or of the partner stays so.
+    An entry that is ``ignore_index`` in the row of the original or of the partner stays so.
     """
     plan, options = mix.compact, mix.options
     if field.indices:
@@ -98,7 +89,8 @@ def mix_labels(labels: Tensor, field: FieldSpec, mix: Mix) -> Tensor | PairedLab
 
 def _write_rows(labels: Tensor, count: int, mix: Mix) -> Tensor:
     """Write the two weights of each row into zeros, which is faster than mixing one-hot rows."""
-    plan, index, size = mix.compact, labels.numpy(), (len(labels), count)
+    plan, index = mix.compact, labels.numpy()
+    size = (len(index), count)
     if mix.allocate is None:
         out = torch.zeros(size, dtype=torch.float32, device="cpu")
     else:
@@ -113,7 +105,7 @@ def _write_rows(labels: Tensor, count: int, mix: Mix) -> Tensor:
         index, original = index * known, original * known
         rest = rest * plan.of_partners(known)
     # One axis is indexed in half the time of two.
-    table, rows = out.numpy().reshape(-1), np.arange(0, len(labels) * count, count)
+    table, rows = out.numpy().reshape(-1), np.arange(0, len(index) * count, count)
     table[rows + index] = original
     if plan.mixes:
         table[rows + plan.of_partners(index)] += rest
@@ -132,25 +124,10 @@ def _smooth(rows: Tensor, options: BatchOptions) -> Tensor:
 def weights_of(
     labels: Any, count: int, num_classes: int | None = None, *, name: str = "labels"
 ) -> tuple[Tensor, Tensor]:
-    """Return the classes that labels of any format name, and their weights.
+    """Return (B, N) classes, >= 0, that labels of any format name, and their weights.
 
-    A class may be named twice, by the original and by the partner; its weights then add up. A
-    negative index is no label.
-
-    Args:
-        labels: (B,) class indices, (B, K) weights, or a triple of two of these and lam (B,), the
-            weight of the first, as :class:`PairedLabels` are.
-        count: B.
-        num_classes: K of (B, K) weights; by default any.
-        name: The argument's name, for errors.
-
-    Returns:
-        (B, N) int64 class indices >= 0, and (B, N) weights, float32 or wider; N is 1 for indices, K
-        for weights, and the sum of both for a triple.
-
-    Raises:
-        TypeError: If the labels are not tensors.
-        ValueError: If their shape or dtype is wrong.
+    Labels are (B,) class indices, where a negative one is not a label, (B, K) weights, or a triple
+    of two of these and lam (B,). A class may be named twice; its weights then add up.
 
     Example:
         >>> weights_of(torch.tensor([2, -1]), 2)
@@ -162,20 +139,21 @@ def weights_of(
         original, weights = weights_of(labels[0], count, num_classes, name=name)
         partner, partner_weights = weights_of(labels[1], count, num_classes, name=name)
         lam = torch.as_tensor(labels[2], device=original.device)
-        ensure(lam.shape == (count,), f"lam of {name}", f"of shape ({count},)", tuple(lam.shape))
+        fits, shape = lam.shape == (count,), tuple(lam.shape)
+        ensure(fits, f"lam of {name}", "of shape ({},)", shape, ValueError, count)
         lam = lam.to(torch.promote_types(lam.dtype, torch.float32))[:, None]
         both = torch.cat([lam * weights, (1 - lam) * partner_weights], 1)
         return torch.cat([original, partner], 1), both
     if not isinstance(labels, Tensor):
         raise TypeError(f"{name} must be a tensor or PairedLabels, got {type(labels).__name__}.")
-    has_rows = labels.ndim > 0 and len(labels) == count
-    ensure(has_rows, name, f"one entry for each of {count} samples", f"shape {tuple(labels.shape)}")
+    has_rows, shape = labels.ndim > 0 and len(labels) == count, tuple(labels.shape)
+    ensure(has_rows, name, "of one entry for each of {} samples", shape, ValueError, count)
     if labels.ndim == 1 and not (labels.is_floating_point() or labels.is_complex()):
         index = labels.to(torch.int64)[:, None]
         return index.clamp(min=0), (index >= 0).to(torch.float32)
     columns = "K" if num_classes is None else num_classes
     fits = labels.ndim == 2 and num_classes in (None, labels.shape[1]) and not labels.is_complex()
-    got = f"{tuple(labels.shape)} {labels.dtype}"
-    ensure(fits, name, f"(B,) class indices or (B, {columns}) weights", got)
+    expected = f"(B,) class indices or (B, {columns}) weights"
+    ensure(fits, name, expected, (shape, labels.dtype))
     index = torch.arange(labels.shape[1], device=labels.device).expand_as(labels)
     return index, labels.to(torch.promote_types(labels.dtype, torch.float32))

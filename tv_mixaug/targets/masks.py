@@ -1,7 +1,5 @@
 """Segmentation masks: class ids that follow the pixels and are never blended as numbers."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
@@ -59,7 +57,7 @@ def check_mask_values(
         # Sums of weights may be a little above 1.
         fits &= not masks.is_cpu or bool(((masks >= 0) & (masks <= 1.001)).all())
         expected = f"integers, or (B, {count}, ...) planes in [0, 1] from a mix before"
-        ensure(fits, name, expected, f"{masks.dtype} of shape {tuple(masks.shape)}")
+        ensure(fits, name, expected, (masks.dtype, tuple(masks.shape)))
     elif masks.is_cpu:
         wrong = (masks < 0) | (masks >= count)
         if options.ignore_index is not None:

@@ -1,7 +1,5 @@
 """What a plan does to each kind of field: one table from roles to rules."""
 
-from __future__ import annotations
-
 from tv_mixaug.batch.spec import FIELD_RULES, FieldRule, Mix, ParsedBatch, Role
 from tv_mixaug.targets.detection import check_detection, mix_detection
 from tv_mixaug.targets.images import mix_images

@@ -1,7 +1,5 @@
 """Coded images: the colours of the pixels tell which samples they come from."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import combinations
 from typing import Any, NamedTuple

@@ -1,7 +1,5 @@
 """Find a user's pipeline by its name, feed it coded batches and read its output."""
 
-from __future__ import annotations
-
 import argparse
 import importlib
 import inspect

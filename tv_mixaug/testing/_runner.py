@@ -5,8 +5,6 @@ Every assertion calls the pipeline through :class:`Pipeline` and fails with
 :func:`compare` calls for many cases.
 """
 
-from __future__ import annotations
-
 import random
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tv_mixaug._validation import check_integer, kind_error
+from tv_mixaug._validation import check_integer, ensure_kind
 from tv_mixaug.testing._causes import ALIKE, UNREPEATABLE, VAGUE, Cause
 from tv_mixaug.testing._coded import Case, CodedBatch, make_samples, to_unit
 
@@ -141,8 +139,7 @@ def describe(value: Any) -> str:
 
 def check_callable(name: str, value: Any) -> None:
     """Raise unless a value can be called."""
-    if not callable(value):
-        raise kind_error(name, "a callable", value)
+    ensure_kind(callable(value), name, "a callable", value)
 
 
 @contextmanager

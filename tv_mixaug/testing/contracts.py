@@ -1,7 +1,5 @@
 """Check what a loader or a training loop relies on: unchanged inputs, one format, seeds."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
 from typing import Any

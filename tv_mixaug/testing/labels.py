@@ -6,8 +6,6 @@ pixels. A truthful label therefore satisfies `mean colour = label @ colours`: on
 channel of each sample.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal

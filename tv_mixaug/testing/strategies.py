@@ -4,8 +4,6 @@ As in hypothesis, options are keywords, wrong arguments raise `hypothesis.errors
 once, and examples shrink to few samples, small sides and simple values.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import product
 from typing import Any

@@ -1,7 +1,5 @@
 """Check that masks and boxes follow the pixels of their images."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable, Iterator, Sequence
 from itertools import product

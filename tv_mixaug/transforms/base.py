@@ -49,6 +49,10 @@ class BatchTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no 
         """A short name."""
         return type(self).__name__
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute; ``p`` is checked."""
+        super().__setattr__(name, self.check_p(value) if name == "p" else value)
+
     def check_p(self, p: Any) -> Any:
         """Return a probability in the form of ``p``, checked.
 
@@ -71,17 +75,9 @@ class BatchTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no 
         generator: Generator | None = None,
         allocate: Allocate | None = None,
     ) -> tuple[Any, CompactPlan | None]:
-        """Transform a batch, and return the plan with it.
+        """Transform a batch with a checked ``p``; the plan is None if none describes the result.
 
-        Args:
-            batch: The batch, as in :meth:`forward`.
-            p: The probability, which was checked.
-            inplace: Whether to write into the images; None for the transform's own choice.
-            generator: A CPU generator that all random numbers come from; None for torch's own.
-            allocate: Makes the memory of soft labels from their shape and dtype.
-
-        Returns:
-            The transformed batch, and its plan; None if no plan describes what was done.
+        ``allocate`` makes the memory of soft labels. The others are as in :meth:`mix`.
         """
         raise NotImplementedError
 
@@ -109,7 +105,7 @@ class BatchTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no 
             TypeError: If a field of the batch is of the wrong kind.
             ValueError: If shapes or labels are wrong, or a tensor would be left behind unmixed.
         """
-        return self.run(inputs if len(inputs) != 1 else inputs[0], self.p)[0]
+        return self.run(inputs if len(inputs) != 1 else inputs[0], self.check_p(self.p))[0]
 
     def mix(
         self,
@@ -135,9 +131,8 @@ class BatchTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no 
             ValueError: If an argument, shapes or labels are wrong, or no plan describes what the
                 transform does.
         """
-        if inplace is not None:
-            validation.check_bool("inplace", inplace)
-        p = self.p if p is None else self.check_p(p)
+        optional("inplace", inplace, validation.check_bool)
+        p = self.check_p(self.p if p is None else p)
         mixed, plan = self.run(batch, p, inplace=inplace, generator=generator)
         if plan is None:
             raise self._no_plan("mix()")
@@ -180,7 +175,7 @@ class BatchTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no 
             found = wanted if generator is None else generator.device
             ensure(found.type == wanted.type, "generator", f"on {wanted}", f"one on {found}")
             source = wanted if generator is None and wanted.type != "cpu" else generator
-        reader, p = self.choose(self.p if p is None else self.check_p(p), source)
+        reader, p = self.choose(self.check_p(self.p if p is None else p), source)
         if not isinstance(reader, MixTransform):
             raise reader._no_plan("draw_plan()")
         parsed = reader.parser.parse(batch)
@@ -283,7 +278,7 @@ class MixTransform(BatchTransform):
         """Set an argument; all are checked again before the next batch, and ``p`` at once."""
         if "_modules" not in self.__dict__:  # a module before its fields, which may be modules
             v2.Transform.__init__(self)
-        super().__setattr__(name, self.check_p(value) if name == "p" else value)
+        super().__setattr__(name, value)
         if name != "p":
             self.__dict__.pop("_parser", None)
 

@@ -1,14 +1,12 @@
 """Chains of transforms whose labels are counted from what is visible at the end."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from tv_mixaug._validation import check_bool, check_choice, check_probability, ensure
+from tv_mixaug._validation import check_bool, check_choice, ensure, ensure_kind
 from tv_mixaug.batch.parser import BatchParser
 from tv_mixaug.batch.spec import BatchOptions, Mix, ParsedBatch, Role, merge_options
 from tv_mixaug.batch.tree import unflatten
@@ -19,7 +17,7 @@ from tv_mixaug.targets.labels import encode_labels
 from tv_mixaug.targets.rules import mix_fields
 from tv_mixaug.transforms import containers
 from tv_mixaug.transforms.base import BatchTransform, MixTransform
-from tv_mixaug.transforms.one_of import PER_RULE, check_transforms
+from tv_mixaug.transforms.one_of import PER_RULE, check_transforms, joint_parser
 
 ERASED = ("renormalise", "nobody", "owner")
 
@@ -79,41 +77,34 @@ class Chain(BatchTransform):
         self.transforms = tuple(check_transforms(transforms))
         self.provenance = check_bool("provenance", provenance)
         self.erased = check_choice("erased", erased, ERASED)
-        self.p = check_probability("p", p)
+        self.p = p
         steps = list(containers.look_inside(self.transforms))
         for step, holder in steps:
-            if not (callable(step) or holder) or isinstance(step, (Chain, type)):
-                raise TypeError(
-                    f"transforms must be callables other than a Chain, got {type(step).__name__}."
-                )
+            is_step = (callable(step) or holder) and not isinstance(step, (Chain, type))
+            ensure_kind(is_step, "transforms", "callables other than a Chain", step)
             if provenance:
                 containers.check_followed(step, holder)
         self.rules = [t for t, holder in steps if isinstance(t, MixTransform) and holder is None]
         ensure(bool(self.rules), "transforms", "a list with at least one rule of tv_mixaug", "none")
-        self._parsers: list[BatchParser] = []
         _ = self.parser
 
     @property
     def options(self) -> BatchOptions:
         """The options that the rules share."""
-        return self.parser.options
+        members = [(rule.display_name, rule.options) for rule in self.rules]
+        own = (*PER_RULE, "masks", "num_mask_classes", "inplace")
+        options = merge_options(members, per_rule=own)._replace(ops=APPLIED)
+        if self.provenance:
+            where = "in a chain with provenance"
+            ensure(options.targets == "soft", "targets", f"'soft' {where}", "'pair'")
+            ensure(options.cut != "cuboid", "cut", f"'spatial' {where}", "'cuboid'")
+            ensure(options.sizes == "equal", "sizes", f"'equal' {where}", "'overlap'")
+        return options
 
     @property
     def parser(self) -> BatchParser:
         """The parser for batches, built again after an argument of a rule was set."""
-        parsers = [rule.parser for rule in self.rules]
-        if parsers != self._parsers:
-            members = [(rule.display_name, rule.options) for rule in self.rules]
-            own = (*PER_RULE, "masks", "num_mask_classes", "inplace")
-            options = merge_options(members, per_rule=own)._replace(ops=APPLIED)
-            if self.provenance:
-                where = "in a chain with provenance"
-                ensure(options.targets == "soft", "targets", f"'soft' {where}", "'pair'")
-                ensure(options.cut != "cuboid", "cut", f"'spatial' {where}", "'cuboid'")
-                ensure(options.sizes == "equal", "sizes", f"'equal' {where}", "'overlap'")
-            self._parser = BatchParser(options, [parser.options for parser in parsers])
-            self._parsers = parsers
-        return self._parser
+        return joint_parser(self, self.rules)
 
     def run(self, batch: Any, p: Any, **how: Any) -> tuple[Any, CompactPlan]:
         """Apply the chain to a batch.
@@ -125,10 +116,7 @@ class Chain(BatchTransform):
         from tv_mixaug.transforms import provenance  # registers kernels with torchvision
 
         if torch.compiler.is_compiling():
-            raise TypeError(
-                "a Chain cannot be compiled, since it looks at what was sampled; compile single "
-                "rules or a OneOf, or chain in the DataLoader."
-            )
+            raise TypeError("a Chain cannot be compiled; compile rules or a OneOf instead.")
         inplace, generator = how.get("inplace"), how.get("generator")
         parser = self.parser
         writes = any(rule.inplace for rule in self.rules) if inplace is None else inplace

@@ -1,7 +1,5 @@
 """Find the transforms inside torchvision's containers, and sample which of them are applied."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -10,6 +8,7 @@ from torch import Generator, nn
 from torchvision import transforms as v1
 from torchvision.transforms import v2
 
+from tv_mixaug._validation import ensure
 from tv_mixaug.transforms.base import MixTransform
 from tv_mixaug.transforms.one_of import CallableTransform, OneOf
 
@@ -42,11 +41,8 @@ def check_followed(transform: Any, holder: Any) -> None:
     # v2's other containers call a rule once for all fields, but Lambda calls it for each.
     shown = isinstance(holder, v2.Transform) and not isinstance(holder, v2.Lambda)
     hidden = isinstance(transform, MixTransform if shown else v2.Transform)
-    if holder is not None and hidden:
-        raise ValueError(
-            f"transforms must not hold {type(transform).__name__} in a {type(holder).__name__}, "
-            f"which cannot be followed; use {NAMES}."
-        )
+    got = f"{type(transform).__name__} in {type(holder).__name__}"
+    ensure(holder is None or not hidden, "transforms", f"in {NAMES} to be followed", got)
     for kind in type(transform).__mro__:
         name = kind.__name__
         if not kind.__module__.startswith("torchvision.transforms.") or name.startswith("_"):
@@ -55,9 +51,8 @@ def check_followed(transform: Any, holder: Any) -> None:
             return
         use = f"use v2.{name}" if name in FOLLOWED else "apply it in the data set"
         use = "use tv_mixaug's" if kind in (v2.MixUp, v2.CutMix) else use
-        raise ValueError(
-            f"transforms must not have torchvision's {name}, which cannot be followed; {use}."
-        )
+        got = f"torchvision's {name}; {use}"
+        raise ValueError(f"transforms must be ones that Chain can follow, got {got}.")
 
 
 def sample_steps(

@@ -1,7 +1,5 @@
 """Cutout and Random Erasing: rules that fill boxes."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
@@ -64,7 +62,7 @@ class Cutout(MixTransform):
         min_visible: Share of a detection object that must stay visible for it to be kept, (0, 1].
 
     Example:
-        >>> import numpy as np
+        >>> import torch
         >>> _ = torch.manual_seed(0)
         >>> images, labels = Cutout(4, num_classes=2)(torch.ones(1, 1, 8, 8), torch.tensor([1]))
         >>> labels.tolist()
@@ -125,7 +123,7 @@ class RandomErasing(MixTransform):
         min_visible: Share of a detection object that must stay visible for it to be kept, (0, 1].
 
     Example:
-        >>> import numpy as np
+        >>> import torch
         >>> _ = torch.manual_seed(0)
         >>> erased = RandomErasing(p=1.0)(torch.ones(2, 1, 32, 32))
         >>> shares = (erased == 0).float().mean((1, 2, 3))

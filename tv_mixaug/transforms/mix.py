@@ -1,7 +1,5 @@
 """Mixup and CutMix: rules that mix each sample with a partner."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar

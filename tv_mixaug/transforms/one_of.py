@@ -1,7 +1,5 @@
 """At most one of several transforms: one for a batch, or one for each sample."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,7 +7,7 @@ from typing import Any
 import torch
 from torch.compiler import assume_constant_result, is_compiling
 
-from tv_mixaug._validation import check_choice, check_shares
+from tv_mixaug._validation import check_choice, check_shares, ensure, ensure_kind
 from tv_mixaug.batch.parser import BatchParser
 from tv_mixaug.batch.spec import BatchOptions, ParsedBatch, merge_options
 from tv_mixaug.engine.plan import APPLIED, CompactPlan, choose_plans, compact
@@ -68,10 +66,10 @@ class OneOf(BatchTransform):
         self.joint: JointRule | None = None
         if all(isinstance(transform, MixTransform) for transform in self.transforms):
             self.joint = JointRule(self.transforms, mode)
-        elif mode == "sample":
-            raise TypeError("transforms must all be rules of tv_mixaug with mode='sample'.")
+        expected, fits = "rules of tv_mixaug with mode='sample'", self.joint or mode == "batch"
+        ensure(bool(fits), "transforms", expected, self.display_name, TypeError)
         _ = self.options  # raises if the transforms disagree
-        self.p = p
+        self.disabled_p, self.p = [0.0] * len(self.transforms), p
 
     @property
     def options(self) -> BatchOptions | None:
@@ -88,20 +86,6 @@ class OneOf(BatchTransform):
         """The names of the transforms in brackets."""
         return f"[{', '.join(transform.display_name for transform in self.transforms)}]"
 
-    @property
-    def disabled_p(self) -> list[float]:
-        """The ``p`` that switches the transform off."""
-        return [0.0] * len(self.transforms)
-
-    @property
-    def p(self) -> list[float]:
-        """The probability of each transform, used from the next batch on."""
-        return list(self._p)
-
-    @p.setter
-    def p(self, p: Sequence[float] | None) -> None:
-        self._p = self.check_p(p)
-
     def check_p(self, p: Any) -> list[float]:
         """Return the probability of each transform, checked; equal shares for None."""
         return check_shares(p, len(self.transforms))
@@ -110,10 +94,8 @@ class OneOf(BatchTransform):
         """Return the transform that is applied to the next batch, and its probability."""
         if self.joint is not None:
             return self.joint, p
-        if is_compiling() or is_on_device(source):
-            raise ValueError(
-                "transforms must all be rules of tv_mixaug to be sampled on a device or in a graph."
-            )
+        on_host = not (is_compiling() or is_on_device(source))
+        ensure(on_host, "transforms", "rules of tv_mixaug on a device and in a graph", self)
         _ = self.options  # an argument may have been set since
         transform: BatchTransform
         transform, p = _choose_one(self.transforms, p, source)
@@ -129,9 +111,9 @@ class JointRule(MixTransform):
     """Read batches as several rules do, and apply one of them, or one to each sample."""
 
     def __init__(self, rules: Sequence[Any], mode: str) -> None:
-        self.rules, self._parsers = tuple(rules), [rule.parser for rule in rules]
-        self.mode = mode  # type: ignore[assignment]
-        _ = self.options
+        self.rules, self.mode = tuple(rules), mode  # type: ignore[assignment]
+        self.disabled_p = [0.0] * len(rules)
+        _ = self.parser
 
     @property
     def options(self) -> BatchOptions:
@@ -139,18 +121,9 @@ class JointRule(MixTransform):
         members = [(rule.display_name, rule.options) for rule in self.rules]
         return merge_options(members, per_rule=PER_RULE if self.mode == "batch" else ())
 
-    @property
-    def disabled_p(self) -> list[float]:
-        """The ``p`` that switches all rules off."""
-        return [0.0] * len(self.rules)
-
     @assume_constant_result  # type: ignore[untyped-decorator]
     def _make_parser(self) -> None:
-        """Build the parser again, too, after an argument of a rule was set."""
-        parsers = [rule.parser for rule in self.rules]
-        if "_parser" not in self.__dict__ or parsers != self._parsers:
-            members = [parser.options for parser in parsers]
-            self.__dict__.update(_parsers=parsers, _parser=BatchParser(self.options, members))
+        joint_parser(self, self.rules)
 
     def choose(self, p: Any, source: Source) -> tuple[BatchTransform, Any]:
         """Return the rule for the whole batch, or this one to choose for each sample."""
@@ -202,6 +175,15 @@ class CallableTransform(BatchTransform):
             return self.function(batch), None
 
 
+def joint_parser(transform: Any, rules: Sequence[MixTransform]) -> BatchParser:
+    """Return the parser for all rules of a transform, built again after an argument was set."""
+    parsers, state = [rule.parser for rule in rules], transform.__dict__
+    if state.get("_parsers") != parsers:
+        parser = BatchParser(transform.options, [parser.options for parser in parsers])
+        state.update(_parsers=parsers, _parser=parser)
+    return state["_parser"]  # type: ignore[no-any-return]
+
+
 def as_batch_transform(transform: Any) -> BatchTransform:
     """Return a transform, or a callable as one.
 
@@ -210,20 +192,17 @@ def as_batch_transform(transform: Any) -> BatchTransform:
     """
     if isinstance(transform, BatchTransform):
         return transform
-    if not callable(transform) or isinstance(transform, type):
-        got = transform if isinstance(transform, type) else type(transform)
-        hint = f"; make one: {got.__name__}(...)" if got is transform else ""
-        raise TypeError(f"transforms must be callable, got {got.__name__}{hint}.")
+    is_callable = callable(transform) and not isinstance(transform, type)
+    ensure_kind(is_callable, "transforms", "callable", transform)
     return CallableTransform(transform)
 
 
 def check_transforms(transforms: Any) -> Sequence[Any]:
     """Return a list of at least one transform."""
-    if not isinstance(transforms, Sequence) or isinstance(transforms, str):
-        raise TypeError(f"transforms must be a list, got {type(transforms).__name__}.")
-    if not transforms:
-        raise ValueError("transforms must have at least one transform, got an empty list.")
-    return transforms
+    is_list = isinstance(transforms, Sequence) and not isinstance(transforms, str)
+    ensure(is_list, "transforms", "a list", type(transforms).__name__, TypeError)
+    ensure(len(transforms) > 0, "transforms", "a list of at least one transform", "an empty list")
+    return transforms  # type: ignore[no-any-return]
 
 
 def _choose_one(transforms: Sequence[Any], p: Sequence[float], source: Source) -> tuple[Any, Any]:

@@ -5,8 +5,6 @@ registered with torchvision when this module is imported, which :class:`~tv_mixa
 it is first called.
 """
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -135,13 +133,7 @@ def make_probe(images: Tensor) -> Probe:
 
 
 def read_probe(moved: Any, probe: Probe) -> Tensor | None:
-    """Return where pixels came from, as :func:`apply` does; None if pixels were not only moved.
-
-    Example:
-        >>> probe = make_probe(torch.zeros(1, 3, 2, 2))
-        >>> read_probe(F.horizontal_flip(probe), probe).tolist()
-        [[[2, 1], [4, 3]]]
-    """
+    """Return where pixels came from, as :func:`apply` does; None if pixels were not only moved."""
     if not isinstance(moved, Tensor) or moved.ndim != 4 or moved.shape[:2] != probe.shape[:2]:
         return None
     planes, count = _distinct(moved), probe.shape[-2:].numel()
@@ -155,12 +147,7 @@ def read_probe(moved: Any, probe: Probe) -> Tensor | None:
 
 
 def carry(values: Tensor, numbers: Tensor) -> Tensor:
-    """Move (B, N, ..., H, W) values with their pixels; 0 where no pixel came.
-
-    Example:
-        >>> carry(torch.tensor([[[[5, 6]]]]), torch.tensor([[[2, 0, 2]]])).tolist()
-        [[[[6, 0, 6]]]]
-    """
+    """Move (B, N, ..., H, W) values with their pixels; 0 where no pixel came."""
     flat = torch.nn.functional.pad(values.flatten(-2).flatten(1, -2), (1, 0))
     places = numbers.to(values.device).flatten(1)[:, None].expand(-1, flat.shape[1], -1)
     return flat.gather(2, places).view(*values.shape[:-2], *numbers.shape[1:])
