@@ -1,46 +1,39 @@
 """The benchmark script runs, and its counts are correct."""
 
-import csv
-import importlib.util
 from pathlib import Path
 
 import pytest
 import torch
+from helpers.scripts import DOCS, load_script, read_csv
 
-SCRIPT = Path(__file__).parents[2] / "docs" / "benchmarks" / "run.py"
+pytest.importorskip("tqdm", reason="needs the extra `bench`")
+script = load_script("run")
 SHAPE = (8, 100)
 BYTES = 8 * 100 * 4
 
 
-@pytest.fixture(scope="module")
-def script():
-    for needed in ("tqdm", "cv2"):
-        pytest.importorskip(needed)
-    spec = importlib.util.spec_from_file_location("benchmark_run", SCRIPT)
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    return script
+@pytest.fixture
+def other_libraries():
+    for needed in ("timm", "kornia", "matplotlib"):
+        pytest.importorskip(needed, reason="needs the extra `bench`")
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("other_libraries")
 @pytest.mark.filterwarnings("ignore")
-def test_the_collate_benchmark_writes_its_table(script, tmp_path):
+def test_the_collate_benchmark_writes_its_table(tmp_path):
     """A run with tiny sizes writes a table, numbers and a plot."""
-    for needed in ("timm", "kornia", "matplotlib"):
-        pytest.importorskip(needed)
     script.main(["collate", "--tiny", "--rounds", "2", "--threads", "1", "--out", str(tmp_path)])
     assert {path.suffix for path in tmp_path.iterdir()} == {".md", ".csv", ".svg"}
     assert "tv_mixaug" in (tmp_path / "collate.md").read_text()
 
 
+@pytest.mark.usefixtures("other_libraries")
 @pytest.mark.filterwarnings("ignore")
-def test_trace_counts_every_transform(script, tmp_path):
+def test_trace_counts_every_transform(tmp_path):
     """`trace` runs without a GPU, and no transform moves fewer bytes than its pixels."""
-    for needed in ("timm", "kornia"):
-        pytest.importorskip(needed)
     script.main(["trace", "--tiny", "--draws", "3", "--out", str(tmp_path)])
-    with (tmp_path / "trace.csv").open() as file:
-        rows = list(csv.DictReader(file))
+    rows = read_csv(tmp_path / "trace.csv")
     assert {row["library"] for row in rows} == {"tv_mixaug", "torchvision", "timm"}
     ours = [row for row in rows if row["library"] == "tv_mixaug"]
     assert len(ours) == 3 * 15
@@ -49,15 +42,13 @@ def test_trace_counts_every_transform(script, tmp_path):
         assert float(row["launches"]) <= float(row["most_launches"]), row
 
 
+@pytest.mark.usefixtures("other_libraries")
 @pytest.mark.filterwarnings("ignore")
-def test_small_compares_each_call_with_another_library(script, tmp_path, monkeypatch):
+def test_small_compares_each_call_with_another_library(tmp_path, monkeypatch):
     """Each row names another library and has both times."""
-    for needed in ("timm", "kornia"):
-        pytest.importorskip(needed)
     monkeypatch.setattr(script, "keep_memory", lambda: None)  # it affects the process
     script.main(["small", "--tiny", "--rounds", "2", "--out", str(tmp_path)])
-    with (tmp_path / "small.csv").open() as file:
-        rows = list(csv.DictReader(file))
+    rows = read_csv(tmp_path / "small.csv")
     assert {row["work"] for row in rows} == {"Mixup", "CutMix"}
     for row in rows:
         assert row["library"] in ("torchvision", "timm"), row
@@ -65,7 +56,7 @@ def test_small_compares_each_call_with_another_library(script, tmp_path, monkeyp
 
 
 @pytest.mark.slow
-def test_a_compiled_transform_writes_images_once(script):
+def test_a_compiled_transform_writes_images_once():
     """The default backend fuses sampling and mixing, so that one kernel writes the images."""
     images, labels = torch.rand(4, 3, 8, 8), torch.arange(4)
     for work in ("Mixup", "CutMix"):
@@ -77,7 +68,7 @@ def test_a_compiled_transform_writes_images_once(script):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_gpu_needs_a_device(script, tmp_path):
+def test_gpu_needs_a_device(tmp_path):
     """Without a CUDA device `gpu` exits with a message and writes nothing."""
     with pytest.raises(SystemExit, match="needs a CUDA device"):
         script.main(["gpu", "--tiny", "--out", str(tmp_path)])
@@ -126,10 +117,9 @@ KNOWN = [
 
 @pytest.mark.parametrize(
     ("function", "launches", "copies", "moved"),
-    [row[1:] for row in KNOWN],
-    ids=[k[0] for k in KNOWN],
+    [pytest.param(*row, id=name) for name, *row in KNOWN],
 )
-def test_trace_counts_operations(script, function, launches, copies, moved):
+def test_trace_counts_operations(function, launches, copies, moved):
     """Launches, copies and bytes of single operations equal a count by hand."""
     x, y = on_device(), on_device()
     with script.Trace() as counter:
@@ -137,7 +127,7 @@ def test_trace_counts_operations(script, function, launches, copies, moved):
     assert (counter.launches, counter.copies, counter.moved) == (launches, copies, moved)
 
 
-def test_lines_are_counted(script):
+def test_lines_are_counted():
     """Docstrings, comments and blank lines are not code; a string of several lines is."""
     text = (
         '"""Two\nlines."""\n\n# why\nX = """a\nb"""\n\n\ndef f():\n    """One."""\n    return X\n'
@@ -145,18 +135,14 @@ def test_lines_are_counted(script):
     assert script.count_lines(text) == (11, 4)
 
 
-def test_every_file_is_counted_once(script):
+def test_every_file_is_counted_once():
     """The totals of the package, the kit and the tests are those of their files."""
     root = Path(script.tv_mixaug.__file__).parent
-    kit, tests = root / "testing", root.parent / "tests"
+    kit = set((root / "testing").rglob("*.py"))
+    parts = (set(root.rglob("*.py")) - kit, kit, (DOCS.parent / "tests").rglob("*.py"))
     found = {}
     for row in script.lines(None):
-        found.setdefault(row.case, []).append(row)
-    package, testing, suite = found.values()
-    for rows, files in (
-        (package, set(root.rglob("*.py")) - set(kit.rglob("*.py"))),
-        (testing, kit.rglob("*.py")),
-        (suite, tests.rglob("*.py")),
-    ):
-        assert rows[-1].lines == sum(len(file.read_text().splitlines()) for file in files)
-        assert 2 * rows[-1].lines == sum(row.lines for row in rows) or len(rows) == 1
+        found.setdefault(row.case, []).append(row.lines)
+    for counts, files in zip(found.values(), parts, strict=True):
+        assert counts[-1] == sum(len(file.read_text().splitlines()) for file in files)
+        assert sum(counts[:-1]) in (counts[-1], 0)  # the last row is the total

@@ -1,97 +1,32 @@
 """The page "Play with lam" computes what the package computes, in a headless browser."""
 
-import base64
 import re
-from pathlib import Path
 
-import cv2
 import pytest
 import torch
-from helpers.browser import Browser, start_browser
+from helpers.browser import start_browser
+from helpers.play import PAGE, SCRIPT, SIZE, Play, write_page
 
 from tv_mixaug import CutMix, Cutout, functional
 from tv_mixaug.engine import sampling
 from tv_mixaug.extras import flowers
 
-DOCS = Path(__file__).parents[2] / "docs"
-PAGE = (DOCS / "guide" / "play.md").read_text("utf-8")
-SCRIPT = (DOCS / "_static" / "play.js").read_text("utf-8")
-STYLE = (DOCS / "_static" / "site.css").read_text("utf-8")
-SIZE, MARGIN = 192, 32
-WIDTH = SIZE + 2 * MARGIN  # of the canvas, in pixels of the picture
 DOWN, RIGHT, END, HOME = "\ue015", "\ue014", "\ue010", "\ue011"  # keys of the WebDriver protocol
 
 
-class Play(Browser):
-    """The page in a browser."""
-
-    def choose(self, method):
-        """Choose a method."""
-        self.act(f"[value={method}]", "click", {})
-
-    def drag(self, start, stop, by="mouse"):
-        """Drag from one pixel of the picture to another."""
-        scale = self.run("return document.querySelector('#play-picture').clientWidth") / WIDTH
-        ends = ([(pixel + MARGIN - WIDTH / 2) * scale for pixel in end] for end in (start, stop))
-        super().drag(self.find("#play-picture"), *ends, by)
-
-    def weights(self):
-        """Return the displayed label weights of rose and tulip."""
-        text = self.act("#play-label", "text")
-        return [float(number) for number in re.findall(r"[\d.]+", text)]
-
-    def call(self):
-        """Return the displayed code."""
-        return self.act("#play-call", "text")
-
-    def box(self):
-        """Return the box in the displayed code."""
-        return [int(number) for number in re.search(r"\[\[(.*?)\]\]", self.call())[1].split(", ")]
-
-    def colours(self, places):
-        """Return the colours of the canvas at pixels of the picture."""
-        script = """
-            const canvas = document.querySelector("#play-picture");
-            const scale = canvas.width / (192 + 64), {width, height} = canvas;
-            const {data} = canvas.getContext("2d").getImageData(0, 0, width, height);
-            return arguments[0].map(([x, y]) => {
-                const [column, row] = [x, y].map((at) => Math.floor((at + 32.5) * scale));
-                return [0, 1, 2].map((channel) => data[4 * (row * width + column) + channel]);
-            });"""
-        return torch.tensor(self.run(script, places)).float()
-
-
 @pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    """Write the page with its style, script and flowers into one file, and return its address."""
-    html = re.search(r"^```\{raw\} html\n(.*?)^```$", PAGE, re.M | re.S)[1]
-    images = ""
-    for flower in flowers.draw_flowers(2, SIZE)[0]:
-        data = cv2.imencode(".png", flower.permute(1, 2, 0).numpy()[..., ::-1])[1].tobytes()
-        images += f'<img src="data:image/png;base64,{base64.b64encode(data).decode()}">'
-    tag = '<script src="../_static/play.js"></script>'
-    assert tag in html
-    html = html.replace(tag, f"<script>{SCRIPT}</script>")
-    head = f'<!doctype html><meta charset="utf-8"><title>Play</title><style>{STYLE}</style>'
+def chrome(tmp_path_factory):
     file = tmp_path_factory.mktemp("play") / "play.html"
-    file.write_text(f'{head}<div class="play-sources">{images}</div>{html}', "utf-8")
-    return file.as_uri()
-
-
-@pytest.fixture(scope="module")
-def chrome():
+    write_page(file)
     with start_browser(Play) as found:
+        found.address = file.as_uri()
         yield found
 
 
 @pytest.fixture
-def browser(chrome, site):
+def browser(chrome):
     """Open the page on a desktop screen; the page must log no errors."""
-    chrome.open(site)
-    chrome.run("""return new Promise((done) => {
-        const wait = () => document.querySelector("#play").hidden ? setTimeout(wait, 20) : done();
-        wait();
-    })""")
+    chrome.open_page()
     yield chrome
     assert chrome.errors() == []
 
@@ -125,11 +60,10 @@ def test_holes_of_cutout_match_the_package(browser, hole):
     """For the same centres the page and Cutout compute the same holes."""
     plan = Cutout(hole).draw_plan(torch.zeros(20, 1, SIZE, SIZE), generator=seeded(2))
     v, u = sampling.sample_uniform((2, 20), seeded(2))
-    script = """return arguments[1].map(([u, v]) =>
-        clipBox(wholeBox({method: "Cutout", hole: arguments[0], u, v})));"""
-    script = f"const given = arguments; {script.replace('arguments', 'given')}"
-    rows = list(zip(u.tolist(), v.tolist(), strict=True))
-    assert browser.run(script, hole, rows) == plan.boxes[:, 0].tolist()
+    script = """return arguments[0].map(([hole, u, v]) =>
+        clipBox(wholeBox({method: "Cutout", hole, u, v})));"""
+    rows = [(hole, *centre) for centre in zip(u.tolist(), v.tolist(), strict=True)]
+    assert browser.run(script, rows) == plan.boxes[:, 0].tolist()
 
 
 def test_the_lam_slider_sets_the_label_of_mixup(browser):

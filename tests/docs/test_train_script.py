@@ -1,11 +1,10 @@
 """The training script runs, resumes and reports, on a synthetic data set in the raw layout."""
 
-import struct
 from pathlib import Path
 
 import pytest
 import torch
-from helpers.scripts import DOCS, load_script
+from helpers.scripts import DOCS, load_script, write_fashion_mnist
 
 pytest.importorskip("tqdm", reason="needs the extra `bench`")
 pytest.importorskip("matplotlib", reason="needs the extra `bench`")
@@ -19,17 +18,12 @@ SIZE = script.Size(
 def data(tmp_path_factory):
     """Write noise with a bright row at the height of the class, as torchvision reads it."""
     folder = tmp_path_factory.mktemp("data")
-    raw = folder / "FashionMNIST" / "raw"
-    raw.mkdir(parents=True)
     generator = torch.Generator().manual_seed(0)
-    for prefix, count in (("train", 100), ("t10k", 60)):
+    for part, count in (("train", 100), ("t10k", 60)):
         labels = torch.randint(10, (count,), generator=generator, dtype=torch.uint8)
         images = torch.randint(100, (count, 28, 28), generator=generator, dtype=torch.uint8)
         images[torch.arange(count), 2 * labels.long() + 4] = 255
-        header = struct.pack(">4i", 2051, count, 28, 28)
-        (raw / f"{prefix}-images-idx3-ubyte").write_bytes(header + images.numpy().tobytes())
-        header = struct.pack(">2i", 2049, count)
-        (raw / f"{prefix}-labels-idx1-ubyte").write_bytes(header + labels.numpy().tobytes())
+        write_fashion_mnist(folder, part, images, labels.tolist())
     return folder
 
 

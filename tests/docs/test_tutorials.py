@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.scripts import DOCS
+from helpers.scripts import DOCS, write_fashion_mnist
 
 
 def find_sets(folder, monkeypatch):
@@ -41,9 +41,8 @@ def test_cifar_and_fashion_mnist_are_read(tmp_path, monkeypatch):
 
     monkeypatch.setattr(cifar, "check_integrity", lambda path, md5=None: Path(path).is_file())
     rng = np.random.default_rng(0)
-    folder, raw = tmp_path / "data/cifar-10-batches-py", tmp_path / "data/FashionMNIST/raw"
+    folder = tmp_path / "data" / "cifar-10-batches-py"
     folder.mkdir(parents=True)
-    raw.mkdir(parents=True)
     batches = {}
     for name in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"):
         pixels = rng.integers(0, 256, (4, 3072)).astype(np.uint8)
@@ -51,12 +50,9 @@ def test_cifar_and_fashion_mnist_are_read(tmp_path, monkeypatch):
         (folder / name).write_bytes(pickle.dumps(batches[name]))
     meta = {"label_names": [f"class {i}" for i in range(10)]}
     (folder / "batches.meta").write_bytes(pickle.dumps(meta))
-    grey = rng.integers(0, 256, (4, 28, 28)).astype(np.uint8)
-    head = bytes([0, 0, 8, 3]) + b"".join(n.to_bytes(4, "big") for n in grey.shape)
+    grey = torch.randint(256, (4, 28, 28), dtype=torch.uint8)
     for part in ("train", "t10k"):
-        (raw / f"{part}-images-idx3-ubyte").write_bytes(head + grey.tobytes())
-        labels = bytes([0, 0, 8, 1, 0, 0, 0, 4, 3, 1, 4, 1])
-        (raw / f"{part}-labels-idx1-ubyte").write_bytes(labels)
+        write_fashion_mnist(tmp_path / "data", part, grey, [3, 1, 4, 1])
 
     (name, names, (images, labels), test), fashion, *drawn = find_sets(tmp_path, monkeypatch)
     assert len(drawn) == 2
@@ -69,6 +65,6 @@ def test_cifar_and_fashion_mnist_are_read(tmp_path, monkeypatch):
 
     name, names, (images, labels), _ = fashion
     assert (name, len(names), labels.tolist()) == ("FashionMNIST", 10, [3, 1, 4, 1])
-    expected = torch.from_numpy(grey)[:, None].expand(-1, 3, -1, -1)
+    expected = grey[:, None].expand(-1, 3, -1, -1)
     assert torch.equal(images[:, :, 2:30, 2:30], expected)
     assert int(images[:, :, :2].max()) == 0

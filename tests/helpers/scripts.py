@@ -1,4 +1,4 @@
-"""Scripts of the documentation as modules, and the tables that they write."""
+"""Scripts of the documentation as modules, and the files that they read and write."""
 
 import csv
 import importlib.util
@@ -19,3 +19,13 @@ def read_csv(path):
     """Return the rows of a table."""
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
+
+
+def write_fashion_mnist(folder, part, images, labels):
+    """Write (N, 28, 28) images and N labels in the format of Fashion-MNIST."""
+    raw = folder / "FashionMNIST" / "raw"
+    raw.mkdir(parents=True, exist_ok=True)
+    count = len(labels).to_bytes(4, "big")
+    head = bytes([0, 0, 8, 3]) + count + 2 * bytes([0, 0, 0, 28])
+    (raw / f"{part}-images-idx3-ubyte").write_bytes(head + images.numpy().tobytes())
+    (raw / f"{part}-labels-idx1-ubyte").write_bytes(bytes([0, 0, 8, 1]) + count + bytes(labels))
