@@ -6,20 +6,14 @@ import pytest
 import torch
 from helpers.scripts import DOCS, load_script, read_csv
 
-pytest.importorskip("tqdm", reason="needs the extra `bench`")
+for package in ("tqdm", "timm", "kornia", "matplotlib"):
+    pytest.importorskip(package, reason="needs the extra `bench`")
 script = load_script("run")
 SHAPE = (8, 100)
 BYTES = 8 * 100 * 4
 
 
-@pytest.fixture
-def other_libraries():
-    for needed in ("timm", "kornia", "matplotlib"):
-        pytest.importorskip(needed, reason="needs the extra `bench`")
-
-
 @pytest.mark.slow
-@pytest.mark.usefixtures("other_libraries")
 @pytest.mark.filterwarnings("ignore")
 def test_the_collate_benchmark_writes_its_table(tmp_path):
     """A run with tiny sizes writes a table, numbers and a plot."""
@@ -28,7 +22,6 @@ def test_the_collate_benchmark_writes_its_table(tmp_path):
     assert "tv_mixaug" in (tmp_path / "collate.md").read_text()
 
 
-@pytest.mark.usefixtures("other_libraries")
 @pytest.mark.filterwarnings("ignore")
 def test_trace_counts_every_transform(tmp_path):
     """`trace` runs without a GPU, and no transform moves fewer bytes than its pixels."""
@@ -42,7 +35,6 @@ def test_trace_counts_every_transform(tmp_path):
         assert float(row["launches"]) <= float(row["most_launches"]), row
 
 
-@pytest.mark.usefixtures("other_libraries")
 @pytest.mark.filterwarnings("ignore")
 def test_small_compares_each_call_with_another_library(tmp_path, monkeypatch):
     """Each row names another library and has both times."""
@@ -60,8 +52,7 @@ def test_a_compiled_transform_writes_images_once():
     """The default backend fuses sampling and mixing, so that one kernel writes the images."""
     images, labels = torch.rand(4, 3, 8, 8), torch.arange(4)
     for work in ("Mixup", "CutMix"):
-        transform = script.ours(work, mode="sample")
-        sizes = script.written_by_kernels(transform, images, labels)
+        sizes = script.written_by_kernels(script.ours(work, mode="sample"), images, labels)
         assert sum(max(written) >= images.numel() for written in sizes) == 1, work
     twice = script.written_by_kernels(lambda x, y: x.cumsum(0) / x.sum(), images, labels)
     assert len(twice) > 1
@@ -121,9 +112,8 @@ KNOWN = [
 )
 def test_trace_counts_operations(function, launches, copies, moved):
     """Launches, copies and bytes of single operations equal a count by hand."""
-    x, y = on_device(), on_device()
     with script.Trace() as counter:
-        function(x, y)
+        function(on_device(), on_device())
     assert (counter.launches, counter.copies, counter.moved) == (launches, copies, moved)
 
 

@@ -4,8 +4,7 @@ import re
 
 import pytest
 import torch
-from helpers.browser import start_browser
-from helpers.play import PAGE, SCRIPT, SIZE, Play, write_page
+from helpers.play import PAGE, SCRIPT, SIZE, start_play
 
 from tv_mixaug import CutMix, Cutout, functional
 from tv_mixaug.engine import sampling
@@ -16,10 +15,7 @@ DOWN, RIGHT, END, HOME = "\ue015", "\ue014", "\ue010", "\ue011"  # keys of the W
 
 @pytest.fixture(scope="module")
 def chrome(tmp_path_factory):
-    file = tmp_path_factory.mktemp("play") / "play.html"
-    write_page(file)
-    with start_browser(Play) as found:
-        found.address = file.as_uri()
+    with start_play(tmp_path_factory.mktemp("play")) as found:
         yield found
 
 

@@ -2,10 +2,11 @@
 
 import base64
 import re
+from contextlib import contextmanager
 
 import cv2
 import torch
-from helpers.browser import Browser
+from helpers.browser import Browser, start_browser
 from helpers.scripts import DOCS
 
 from tv_mixaug.extras import flowers
@@ -15,20 +16,6 @@ SCRIPT = (DOCS / "_static" / "play.js").read_text("utf-8")
 STYLE = (DOCS / "_static" / "site.css").read_text("utf-8")
 SIZE, MARGIN = 192, 32
 WIDTH = SIZE + 2 * MARGIN  # of the canvas, in pixels of the picture
-
-
-def write_page(file):
-    """Write the page with its style, script and flowers into one file."""
-    html = re.search(r"^```\{raw\} html\n(.*?)^```$", PAGE, re.M | re.S)[1]
-    images = ""
-    for flower in flowers.draw_flowers(2, SIZE)[0]:
-        data = cv2.imencode(".png", flower.permute(1, 2, 0).numpy()[..., ::-1])[1].tobytes()
-        images += f'<img src="data:image/png;base64,{base64.b64encode(data).decode()}">'
-    tag = '<script src="../_static/play.js"></script>'
-    assert tag in html
-    html = html.replace(tag, f"<script>{SCRIPT}</script>")
-    head = f'<!doctype html><meta charset="utf-8"><title>Play</title><style>{STYLE}</style>'
-    file.write_text(f'{head}<div class="play-sources">{images}</div>{html}', "utf-8")
 
 
 class Play(Browser):
@@ -79,3 +66,22 @@ class Play(Browser):
                 return [0, 1, 2].map((channel) => data[4 * (row * width + column) + channel]);
             });"""
         return torch.tensor(self.run(script, places)).float()
+
+
+@contextmanager
+def start_play(folder):
+    """Write the page with its style, script and flowers into one file, and start a browser."""
+    html = re.search(r"^```\{raw\} html\n(.*?)^```$", PAGE, re.M | re.S)[1]
+    images = ""
+    for flower in flowers.draw_flowers(2, SIZE)[0]:
+        data = cv2.imencode(".png", flower.permute(1, 2, 0).numpy()[..., ::-1])[1].tobytes()
+        images += f'<img src="data:image/png;base64,{base64.b64encode(data).decode()}">'
+    tag = '<script src="../_static/play.js"></script>'
+    assert tag in html
+    html = html.replace(tag, f"<script>{SCRIPT}</script>")
+    head = f'<!doctype html><meta charset="utf-8"><title>Play</title><style>{STYLE}</style>'
+    file = folder / "play.html"
+    file.write_text(f'{head}<div class="play-sources">{images}</div>{html}', "utf-8")
+    with start_browser(Play) as browser:
+        browser.address = file.as_uri()
+        yield browser
