@@ -3,6 +3,7 @@
 The build needs no network. It draws the pictures and runs the examples of the gallery.
 """
 
+import re
 import sys
 from pathlib import Path
 
@@ -76,8 +77,23 @@ def draw_pictures(app):
     pictures.draw_all(HERE / "pictures")
 
 
+def mend_back_links(app, pagename, templatename, context, doctree):
+    """Link source code to its entries; viewcode assumes that all of a file have one prefix."""
+    names = app.env.get_domain("py").objects
+
+    def mend(match):
+        name, parts = match[1], match[1].split(".")
+        ends = ["." + ".".join(parts[i:]) for i in range(1, len(parts))]
+        found = (known for end in ends for known in names if known.endswith(end))
+        return f'#{name if name in names else next(found, name)}"'
+
+    if pagename.startswith("_modules/tv_mixaug"):
+        context["body"] = re.sub(r'#(tv_mixaug\.[\w.]+)"', mend, context["body"])
+
+
 def setup(app):
     """Connect the functions above to the build."""
     app.connect("autodoc-skip-member", skip_fields)
+    app.connect("html-page-context", mend_back_links)
     if Path(app.srcdir) == HERE:  # not for a build of the reference alone
         app.connect("builder-inited", draw_pictures, priority=100)

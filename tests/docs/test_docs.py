@@ -1,8 +1,8 @@
 """All Python blocks of the README and of the documentation pages run."""
 
-import importlib.util
 import re
 import warnings
+from importlib.util import find_spec
 
 import pytest
 from helpers.scripts import DOCS
@@ -17,10 +17,6 @@ BLOCK = re.compile(
 )
 
 
-def is_missing(package):
-    return importlib.util.find_spec(package) is None
-
-
 @pytest.mark.parametrize("path", PAGES, ids=[str(path.relative_to(ROOT)) for path in PAGES])
 def test_blocks_run(path, tmp_path, monkeypatch):
     """The blocks of a page run from top to bottom in one namespace, and no block is missed."""
@@ -31,8 +27,9 @@ def test_blocks_run(path, tmp_path, monkeypatch):
     namespace, missing = {"__name__": "__main__"}, set()
     for block in found:
         needs = (block["needs"] or "").split()
-        if any(map(is_missing, needs)):
-            missing.update(filter(is_missing, needs))
+        lacking = [package for package in needs if find_spec(package) is None]
+        missing.update(lacking)
+        if lacking:
             continue
         # Leading blank lines give tracebacks the line numbers of the page.
         lines = "\n" * text.count("\n", 0, block.start("code"))

@@ -42,12 +42,10 @@ def test_a_script_without_a_guard_fails_as_quoted(tmp_path):
     body = "".join(f"    {line}\n" for line in script.splitlines())
     file = tmp_path / "script.py"
     run = {"args": [sys.executable, file], "capture_output": True, "text": True, "timeout": 300}
-
     file.write_text(head + script)
     unguarded = subprocess.run(**run, check=False)
     assert unguarded.returncode
     assert one_line(expected) in one_line(unguarded.stderr)
-
     file.write_text(f"{head}def main():\n{body}\n{guard}")
     guarded = subprocess.run(**run, check=True)
     assert guarded.stdout.count("torch.Size([16, 3, 32, 32])") == 4

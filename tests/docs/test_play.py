@@ -39,11 +39,10 @@ def test_boxes_and_labels_of_cutmix_match_the_package(browser):
     sampling.sample_partner(50, "roll", None, generator)
     lam = sampling.sample_lam(1.0, 50, generator)
     v, u = sampling.sample_uniform((2, 50), generator)
-    script = """
-        return arguments[0].map(([lam, u, v]) => {
-            const state = {method: "CutMix", lam, u, v};
-            return [clipBox(wholeBox(state)), originalWeight(state)];
-        });"""
+    script = """return arguments[0].map(([lam, u, v]) => {
+        const state = {method: "CutMix", lam, u, v};
+        return [clipBox(wholeBox(state)), originalWeight(state)];
+    });"""
     rows = list(zip(lam.tolist(), u.tolist(), v.tolist(), strict=True))
     boxes, weights = zip(*browser.run(script, rows), strict=True)
     assert list(boxes) == plan.boxes[:, 0].tolist()
@@ -73,29 +72,27 @@ def test_the_lam_slider_sets_the_label_of_mixup(browser):
 
 def test_a_box_dragged_over_the_border_is_clipped(browser):
     """The box ends at the border, the label counts its pixels, and the code makes this mix."""
-    before = browser.weights()
+    before, images = browser.weights(), flowers.draw_flowers(2, SIZE)[0] / 255
     browser.drag((100, 70), (182, 172))
-    images = flowers.draw_flowers(2, SIZE)[0] / 255
-    box, weights = browser.box(), browser.weights()
-    assert box[2:] == [SIZE, SIZE]
+    (left, top, *corner), weights = browser.box(), browser.weights()
+    assert corner == [SIZE, SIZE]
     assert weights[0] > before[0]
-
     names = {"functional": functional, "torch": torch, "images": images}
     mixed = eval(browser.call().splitlines()[-1], names)  # noqa: S307
     pasted = (mixed[0] == images[1]).all(0).float().mean()
-    share = (box[2] - box[0]) * (box[3] - box[1]) / SIZE**2
+    share = (SIZE - left) * (SIZE - top) / SIZE**2
     assert abs(pasted - share) < 0.01  # a few pixels of both flowers have the same colour
     assert weights[1] == pytest.approx(share, abs=0.005)
 
 
 def test_the_corner_resizes_and_the_keys_move_the_box(browser):
     """Dragging the corner inwards raises the rose's weight; an arrow key moves by four pixels."""
-    box, before = browser.box(), browser.weights()[0]
-    browser.drag(box[2:], (box[2] - 20, box[3] - 20))
+    (*_, right, bottom), before = browser.box(), browser.weights()[0]
+    browser.drag((right, bottom), (right - 20, bottom - 20))
     assert browser.weights()[0] > before + 0.1
-    box = browser.box()
+    left, top, right, bottom = browser.box()
     browser.press("#play-picture", DOWN)
-    assert browser.box() == [box[0], box[1] + 4, box[2], box[3] + 4]
+    assert browser.box() == [left, top + 4, right, bottom + 4]
 
 
 def test_a_touch_moves_the_box_on_a_phone(browser):

@@ -6,19 +6,16 @@ import pytest
 import torch
 from helpers.scripts import DOCS, load_script, write_fashion_mnist
 
-pytest.importorskip("tqdm", reason="needs the extra `bench`")
-pytest.importorskip("matplotlib", reason="needs the extra `bench`")
+for package in ("tqdm", "matplotlib"):
+    pytest.importorskip(package, reason="needs the extra `bench`")
 script = load_script("train_fashion_mnist")
-SIZE = script.Size(
-    ("small",), 100, 60, epochs=2, warm_up=1, seeds=(0,), redrawn=(0.0,), batch_size=50
-)
+SIZE = script.Size(("small",), 100, 60, 2, warm_up=1, seeds=(0,), redrawn=(0.0,), batch_size=50)
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     """Write noise with a bright row at the height of the class, as torchvision reads it."""
-    folder = tmp_path_factory.mktemp("data")
-    generator = torch.Generator().manual_seed(0)
+    folder, generator = tmp_path_factory.mktemp("data"), torch.Generator().manual_seed(0)
     for part, count in (("train", 100), ("t10k", 60)):
         labels = torch.randint(10, (count,), generator=generator, dtype=torch.uint8)
         images = torch.randint(100, (count, 28, 28), generator=generator, dtype=torch.uint8)
