@@ -221,7 +221,7 @@ def test_sides_of_one_length_have_it():
         ({"mode": "half"}, ValueError, "mode must be one of"),
         ({"correct_lam": 1}, TypeError, "correct_lam must be a bool"),
         ({"label_smoothing": 1.0}, ValueError, "label_smoothing must be in"),
-        ({"num_classes": 0}, ValueError, "num_classes must be > 0"),
+        ({"num_classes": 0}, ValueError, "num_classes must be >= 1"),
     ],
 )
 def test_wrong_arguments_are_named(arguments, kind, text):

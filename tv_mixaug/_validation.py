@@ -83,12 +83,6 @@ def check_integer(
     return int(value)
 
 
-def check_count(name: str, value: Any) -> int:
-    """Return an int above 0."""
-    ensure(check_integer(name, value) > 0, name, "> 0", value)
-    return int(value)
-
-
 def check_range(name: str, value: Any, interval: str = "(-inf, inf)") -> tuple[float, float]:
     """Return the two ends of a range, the lower one first, both in an interval."""
     ensure_kind(isinstance(value, (list, tuple)), name, "a pair (low, high)", value)
@@ -170,7 +164,7 @@ def check_num_classes(name: str, value: Any) -> Any:
         return {key: check_num_classes(name, kind) for key, kind in value.items()}
     if isinstance(value, str):
         return check_choice(name, value, ("multi", "regression"))
-    return None if value is None else check_count(name, value)
+    return None if value is None else check_integer(name, value, 1)
 
 
 def check_layout(name: str, layout: Any) -> str | None:

@@ -170,7 +170,7 @@ class FastCollateMixup(CollateFn):
     """
 
     def __init__(self, *args: Any, seed: int | None = None, **named: Any) -> None:
-        super().__init__(Mixup(*args, **named), seed=seed)
+        super().__init__(Mixup(*args, **named), None, None, seed, None, False, None)
         self.prob = self.p
 
     @property

@@ -227,7 +227,7 @@ def test_in_a_chain_and_from_a_loader():
         ({"ratio": (0, 2)}, ValueError, "ratio must be > 0"),
         ({"ratio": (0.3,)}, ValueError, "ratio must be a pair"),
         ({"ratio": ("a", 2)}, TypeError, "ratio must be a number"),
-        ({"count": 0}, ValueError, "count must be > 0"),
+        ({"count": 0}, ValueError, "count must be >= 1"),
         ({"count": (3, 2)}, ValueError, "count must be an int or"),
         ({"count": 1.5}, TypeError, "count must be an int"),
         ({"count": (1, 2, 3)}, ValueError, "count must be an int or"),

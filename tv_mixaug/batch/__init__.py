@@ -3,14 +3,6 @@
 This folder imports engine.
 """
 
-from tv_mixaug.batch.spec import (
-    FIELD_RULES,
-    FieldRule,
-    FieldSpec,
-    Mix,
-    PairedLabels,
-    ParsedBatch,
-    Role,
-)
+from tv_mixaug.batch.spec import FIELD_RULES, FieldRule, FieldSpec, PairedLabels, ParsedBatch, Role
 
-__all__ = ["FIELD_RULES", "FieldRule", "FieldSpec", "Mix", "PairedLabels", "ParsedBatch", "Role"]
+__all__ = ["FIELD_RULES", "FieldRule", "FieldSpec", "PairedLabels", "ParsedBatch", "Role"]

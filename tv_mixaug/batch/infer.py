@@ -31,13 +31,7 @@ class Inference:
         self._mark_labels(labels)
 
     def infer(self, members: Sequence[BatchOptions]) -> ParsedBatch:
-        """Check the fields for all transforms that will be applied, and return what they are.
-
-        Raises:
-            TypeError: If a field is of the wrong kind.
-            ValueError: If shapes do not agree, labels cannot be found, or a field would be left
-                behind unmixed.
-        """
+        """Check the fields for all transforms that will be applied, and return what they are."""
         options, length, images = self.options, self.length, self._images()
         for field, value in zip(self.fields, self.values, strict=True):
             validate.check_field(field, value, length, options)

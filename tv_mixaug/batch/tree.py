@@ -21,8 +21,7 @@ _TV_TRAITS = operator.attrgetter("shape", "dtype", "device")  # always strided; 
 def flatten(value: Any, fields: list[Any]) -> Signature:
     """Append the fields of mappings of any class, lists, tuples and namedtuples to a list.
 
-    Returns:
-        The signature: all that decides the roles of the fields, hashable.
+    The signature that is returned is hashable and decides the roles of the fields.
     """
     kind = type(value)
     if isinstance(value, Tensor):

@@ -25,22 +25,16 @@ Allocate = Callable[[torch.Size, torch.dtype], Tensor]
 
 
 class LazyStack:
-    """Samples of a batch that are not stacked yet, or are stacked in memory that may be reused.
+    """B > 0 plain CPU tensors of one shape and dtype to be stacked, or one stacked tensor.
 
-    Args:
-        samples: B > 0 plain CPU tensors of one shape and dtype, or one stacked tensor.
-        allocate: Makes an uninitialised tensor of a shape and dtype for the result; None for new
-            memory.
-        tv_type: The tv_tensor class of the samples; None if they are plain.
+    ``allocate`` makes the memory of the result, by default new memory. ``tv_type`` is the tv_tensor
+    class of the samples; None if they are plain.
     """
 
     is_cpu = True
 
     def __init__(
-        self,
-        samples: Sequence[Tensor] | Tensor,
-        allocate: Allocate | None,
-        tv_type: type[Tensor] | None = None,
+        self, samples: Sequence[Tensor] | Tensor, allocate: Allocate | None, tv_type: Any = None
     ) -> None:
         self.samples: Tensor | list[Tensor]
         if isinstance(samples, Tensor):

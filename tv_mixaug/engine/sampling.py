@@ -108,17 +108,13 @@ def constants(values: Sequence[float], dtype: torch.dtype, device: torch.device 
 def sample_boxes(
     sides: Sequence[Any], size: Sequence[int], shape: Sequence[int] = (), source: Source = None
 ) -> Any:
-    """Place boxes at uniformly distributed centres and clip them to the image.
+    """Place boxes at uniformly distributed centres and clip them; see :func:`join_corners`.
 
     Args:
         sides: d numbers, or d arrays of a shape: the sides in whole pixels, ordered as ``size``.
         size: The d sides of the image in pixels: (height, width) or (depth, height, width).
         shape: The shape of the boxes; () for one box.
-        source: The source of the centres.
-
-    Returns:
-        The boxes, as :func:`join_corners` returns them, clipped. The centre is uniform over the
-        image for odd and even sides.
+        source: The source of the centres, which are uniform for odd and even sides.
     """
     centres = sample_uniform((len(size), *shape), source)
     centres = centres if len(shape) or is_on_device(source) else centres.tolist()
@@ -132,16 +128,14 @@ def sample_boxes(
 
 
 def sample_inner_boxes(areas: Any, ratios: Any, size: Sequence[int], source: Source = None) -> Any:
-    """Place boxes of given areas uniformly inside the image, as Random Erasing does.
+    """Place (..., 4) boxes of given areas uniformly inside the image, as Random Erasing does.
 
     Args:
-        areas: (..., T) areas in pixels, tried in order until a box is smaller than the image.
+        areas: (..., T) areas in pixels, tried in order until a box is smaller than the image; the
+            box is all zeros if none is.
         ratios: (..., T) ratios height / width of these boxes.
         size: (height, width) of the image in pixels.
         source: The source of the places.
-
-    Returns:
-        (..., 4) boxes, all zeros if none of the T boxes is smaller than the image.
     """
     sides = [(area**0.5 + 0.5) // 1 for area in (areas * ratios, areas / ratios)]
     fits = (sides[0] < size[0]) & (sides[1] < size[1])
@@ -155,10 +149,9 @@ def sample_inner_boxes(areas: Any, ratios: Any, size: Sequence[int], source: Sou
 
 
 def join_corners(low: Sequence[Any], high: Sequence[Any]) -> Any:
-    """Join the ends of boxes on each axis, slowest first, to boxes with x first.
+    """Join the ends of boxes on each axis, slowest first, to half-open boxes with x first.
 
-    Returns:
-        (..., 2 d) int64 arrays or tensors, half-open, or 2 d ints if the ends are numbers.
+    They are (..., 2 d) int64 arrays or tensors, or 2 d ints if the ends are numbers.
     """
     ends = [*low[::-1], *high[::-1]]
     if isinstance(ends[0], Tensor):

@@ -1,7 +1,6 @@
 """Read and write image files with OpenCV."""
 
 import os
-import shutil
 from pathlib import Path
 
 import cv2
@@ -17,8 +16,8 @@ def read_image(path: str | os.PathLike[str]) -> tv_tensors.Image:
     """Read a file as a (3, H, W) uint8 RGB image, upright by its EXIF orientation.
 
     Raises:
-        OSError: If the file is missing, is a folder or cannot be read.
-        ValueError: If OpenCV cannot decode the file.
+        OSError: If the file cannot be read.
+        ValueError: If OpenCV cannot decode it.
     """
     data = np.frombuffer(Path(path).read_bytes(), np.uint8)  # cv2.imread returns None if missing
     try:
@@ -46,7 +45,7 @@ def write_image(path: str | os.PathLike[str], image: npt.NDArray[np.uint8]) -> N
     try:
         temporary.write_bytes(data.tobytes())
         if file.exists():
-            shutil.copymode(file, temporary)
+            temporary.chmod(file.stat().st_mode)
         temporary.replace(file)
     finally:
         temporary.unlink(missing_ok=True)

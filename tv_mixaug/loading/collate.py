@@ -80,29 +80,21 @@ class CollateFn:
     """
 
     def __init__(
-        self,
-        transforms: Any,
-        p: Any = None,
-        collate_fn: Any = None,
-        seed: int | None = None,
-        rank: int | None = None,
-        record: bool = False,
-        reuse_memory: bool | None = None,
+        self, transforms: Any, p: Any, collate: Any, seed: Any, rank: Any, record: Any, reuse: Any
     ) -> None:
         is_list = isinstance(transforms, Sequence)
         self.transform = OneOf(transforms, p) if is_list else as_batch_transform(transforms)
-        is_function = collate_fn is None or callable(collate_fn)
-        ensure_kind(is_function, "collate_fn", "callable", collate_fn)
+        is_function = collate is None or callable(collate)
+        ensure_kind(is_function, "collate_fn", "callable", collate)
         kind = "an int or None"
         self.seed = None if seed is None else check_integer("seed", seed, 0, expected=kind)
         self.rank = None if rank is None else check_integer("rank", rank, 0, expected=kind)
         self.record = check_bool("record", record)
         expected = f"False for {self.transform.display_name}, which has no plan"
         ensure(self.transform.has_plan or not record, "record", expected, record)
-        self.collate_fn = None if collate_fn is torch.utils.data.default_collate else collate_fn
-        if reuse_memory is None:
-            reuse_memory = self.collate_fn is None
-        self.reuse_memory = check_bool("reuse_memory", reuse_memory, expected="a bool or None")
+        self.collate_fn = None if collate is torch.utils.data.default_collate else collate
+        reuse = self.collate_fn is None if reuse is None else reuse
+        self.reuse_memory = check_bool("reuse_memory", reuse, expected="a bool or None")
         allowed = self.collate_fn is None or not self.reuse_memory
         ensure(allowed, "reuse_memory", "False with your own collate_fn", True)
         self._p = SharedValue(self.transform.p if p is None else self.transform.check_p(p), "d")

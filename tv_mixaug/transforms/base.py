@@ -66,18 +66,10 @@ class BatchTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no 
         """Return the transform that is applied to the next batch, and its probability."""
         return self, p
 
-    def run(
-        self,
-        batch: Any,
-        p: Any,
-        *,
-        inplace: bool | None = None,
-        generator: Generator | None = None,
-        allocate: Allocate | None = None,
-    ) -> tuple[Any, CompactPlan | None]:
+    def run(self, batch: Any, p: Any, **how: Any) -> tuple[Any, CompactPlan | None]:
         """Transform a batch with a checked ``p``; the plan is None if none describes the result.
 
-        ``allocate`` makes the memory of soft labels. The others are as in :meth:`mix`.
+        ``inplace`` and ``generator`` are those of :meth:`mix`; ``allocate`` makes label memory.
         """
         raise NotImplementedError
 
@@ -243,7 +235,7 @@ class MixTransform(BatchTransform):
     labels_getter: LabelsGetter = checked("default", validation.check_labels_getter)
     ignore_index: int | None = checked(None, optional, validation.check_integer)
     masks: Masks | None = checked(None, optional, validation.check_choice, ("soft", "dominant"))
-    num_mask_classes: int | None = checked(None, optional, validation.check_count)
+    num_mask_classes: int | None = checked(None, optional, validation.check_integer, 1)
     passthrough: Sequence[str | int] = checked((), validation.check_passthrough)
     layout: str | None = checked(None, validation.check_layout)
     sizes: Sizes = checked("equal", validation.check_choice, ("equal", "overlap"))

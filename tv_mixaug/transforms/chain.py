@@ -107,12 +107,7 @@ class Chain(BatchTransform):
         return joint_parser(self, self.rules)
 
     def run(self, batch: Any, p: Any, **how: Any) -> tuple[Any, CompactPlan]:
-        """Apply the chain to a batch.
-
-        Returns:
-            The batch, with labels by what is visible, and the identity plan, since no plan
-            describes what a chain does.
-        """
+        """Apply the chain to a batch; the plan is the identity, as none describes the result."""
         from tv_mixaug.transforms import provenance  # registers kernels with torchvision
 
         if torch.compiler.is_compiling():

@@ -73,7 +73,7 @@ class Cutout(MixTransform):
 
     size: float | Sequence[float] = 0.5
     _: KW_ONLY
-    holes: int = checked(1, validation.check_count)
+    holes: int = checked(1, validation.check_integer, 1)
     fill: Fill = checked(0.0, validation.check_fill)
     mask_fill: int | None = checked(None, optional, validation.check_integer)
     mode: Mode = "sample"
@@ -147,14 +147,13 @@ class RandomErasing(MixTransform):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_mask_fill(self)
-        least, most = (validation.check_count("count", count) for count in self._counts)
-        ensure(least <= most, "count", "an int or (least, most)", self.count)
+        counts = [validation.check_integer("count", count, 1) for count in self._counts]
+        ascends = len(counts) == 2 and counts[0] <= counts[1]
+        ensure(ascends, "count", "an int or (least, most)", self.count)
 
     @property
-    def _counts(self) -> tuple[int, int]:
-        counts = self.count if isinstance(self.count, (list, tuple)) else (self.count,) * 2
-        ensure(len(counts) == 2, "count", "an int or (least, most)", self.count)
-        return counts[0], counts[1]
+    def _counts(self) -> Sequence[int]:
+        return self.count if isinstance(self.count, (list, tuple)) else (self.count,) * 2
 
     def sample(self, batch: ParsedBatch, p: float, source: Source) -> CompactPlan:
         """Sample the boxes."""

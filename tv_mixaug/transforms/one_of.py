@@ -10,14 +10,9 @@ from torch.compiler import assume_constant_result, is_compiling
 from tv_mixaug._validation import check_choice, check_shares, ensure, ensure_kind
 from tv_mixaug.batch.parser import BatchParser
 from tv_mixaug.batch.spec import BatchOptions, ParsedBatch, merge_options
+from tv_mixaug.engine import sampling
 from tv_mixaug.engine.plan import APPLIED, CompactPlan, choose_plans, compact
-from tv_mixaug.engine.sampling import (
-    Source,
-    is_on_device,
-    sample_applied,
-    sample_uniform,
-    seeded_global_rng,
-)
+from tv_mixaug.engine.sampling import Source, is_on_device
 from tv_mixaug.transforms.base import BatchTransform, MixTransform, Mode
 
 # Options that rules may differ in if one of them is chosen for the whole batch.
@@ -136,7 +131,7 @@ class JointRule(MixTransform):
         # A graph serves as long as all that it has read stays the same, so it reads the options.
         members = [(rule.display_name, rule.parser.options) for rule in self.rules]
         merge_options(members)
-        point = sample_uniform((batch.length if self.mode == "sample" else 1,), source)
+        point = sampling.sample_uniform((batch.length if self.mode == "sample" else 1,), source)
         chosen = sum(point >= end for end in itertools.accumulate(p))
         chosen = torch.as_tensor(chosen - (chosen == len(p)) * (len(p) + 1)).expand(batch.length)
         plans = [rule.sample_plan(batch, rule.p, source) for rule in self.rules]
@@ -169,9 +164,9 @@ class CallableTransform(BatchTransform):
 
     def run(self, batch: Any, p: Any, *, generator: Any = None, **_: Any) -> tuple[Any, None]:
         """Apply the callable with probability ``p``."""
-        if not sample_applied(1, p, False, generator):
+        if not sampling.sample_applied(1, p, False, generator):
             return batch, None
-        with seeded_global_rng(generator):
+        with sampling.seeded_global_rng(generator):
             return self.function(batch), None
 
 
@@ -207,7 +202,7 @@ def check_transforms(transforms: Any) -> Sequence[Any]:
 
 def _choose_one(transforms: Sequence[Any], p: Sequence[float], source: Source) -> tuple[Any, Any]:
     """Sample a transform and return its probability, 0 if none is chosen."""
-    point = sample_uniform((), source)
+    point = sampling.sample_uniform((), source)
     for transform, share in zip(transforms, p, strict=True):
         if point < share:
             return transform, transform.p

@@ -32,9 +32,8 @@ def apply(
 ) -> tuple[ParsedBatch, Tensor | None]:
     """Apply a transform of v2, or another callable, which gets the batch as it is.
 
-    Returns:
-        The batch, and (B, H, W) int64: the number, from 1, in its sample of the pixel that is now
-        at each place, 0 where a pixel was filled; None if no pixels were moved.
+    Returns the batch and, if pixels were moved, (B, H, W) int64: the number, from 1, in its sample
+    of the pixel that is now at each place, 0 where a pixel was filled.
     """
     name = getattr(step, "__name__", type(step).__name__)
     numbers = None
