@@ -17,6 +17,7 @@ SAMPLERS = "applied partner lam uniform boxes inner_boxes seeds"
 # The names of a module's `__all__`, or these.
 MODULES = {
     **dict.fromkeys(("functional", "testing", "transforms", "engine", "batch"), ""),
+    "batch.spec": "Mix",
     "losses": "MixCriterion",
     "metrics": "mixed_accuracy",
     "timm": "Mixup FastCollateMixup",
