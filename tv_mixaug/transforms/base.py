@@ -249,15 +249,15 @@ class MixTransform(BatchTransform):
         """Add the shared arguments to the docstring of a rule that documents its own."""
         own, example, rest = (cls.__doc__ or "").partition("\n    Example:")
         shared = (MixTransform.__doc__ or "").partition("    Args:\n")[2].rstrip()
-        if "    Args:\n" in own:
+        if "    Args:\n" in own and "    Raises:\n" not in own:
             cls.__doc__ = f"{own.rstrip()}\n{shared}\n    {example}{rest}"
 
     def __post_init__(self) -> None:
         validation.run_checks(self)
         validation.check_choice("mode", self.mode, self.modes)
         if self.targets == "pair":
-            expected = "0 with targets='pair'; give it to the criterion instead"
-            ensure(not self.label_smoothing, "label_smoothing", expected, self.label_smoothing)
+            got = f"{self.label_smoothing}; give it to the criterion instead"
+            ensure(not self.label_smoothing, "label_smoothing", "0 with targets='pair'", got)
         kinds: Any = self.num_classes
         kinds = {*kinds.values()} if isinstance(kinds, Mapping) else {kinds}
         smooths = kinds != {"regression"} or not self.label_smoothing
