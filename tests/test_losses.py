@@ -24,9 +24,10 @@ def reference(outputs, pair, weight, smoothing, ignored, reduction):
     lam = pair.lam.to(outputs.dtype)
     options = {"weight": weight, "label_smoothing": smoothing, "ignore_index": ignored}
     losses, known = 0, 0
+    merge = torch.sum if reduction == "sum" else torch.mean
     for part, share in ((pair.labels, lam), (pair.partner_labels, 1 - lam)):
         each = nnf.cross_entropy(outputs, part, **options, reduction="none")
-        losses = losses + share * each.reshape(len(lam), -1).mean(1)
+        losses = losses + share * merge(each.reshape(len(lam), -1), 1)
         known = known + share * (part != ignored).to(lam.dtype).reshape(len(lam), -1).mean(1)
     if reduction == "none":
         return losses
@@ -187,7 +188,7 @@ def test_any_loss_of_each_sample_is_averaged():
 def test_a_criterion_without_a_loss_for_each_sample_is_refused():
     """A loss that is reduced already cannot be weighted, and a class is no criterion."""
     loss = MixCriterion(lambda outputs, labels: nnf.cross_entropy(outputs, labels))
-    text = r"criterion must be .* a loss for each of the 2 samples, got .*\(\); give it reduction="
+    text = r"criterion must be .*reduction='none'.* a loss for each of 2 samples, got \(\)"
     with pytest.raises(ValueError, match=text):
         loss(torch.randn(2, 3), torch.tensor([0, 1]))
     with pytest.raises(TypeError, match=r"make one: CrossEntropyLoss\(\.\.\.\)"):

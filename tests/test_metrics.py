@@ -60,14 +60,15 @@ CASES = {
     "unknown index": ([[1.0, 0.0]] * 2, torch.tensor([0, -1]), 1),
     "row of zeros": ([[1.0, 0.0]] * 2, torch.tensor([[0.8, 0.2], [0.0, 0.0]]), 0.8),
     "empty batch": (torch.zeros(0, 2), torch.zeros(0, dtype=torch.int64), float("nan")),
-    "class out of range": ([[0.0, 1.0]], FAR.labels, 0),
-    "pair with a class out of range": ([[0.0, 1.0]], FAR, 0.75),
+    "class out of range": ([[0.0, 1.0]], FAR.labels, float("nan")),
+    "pair with a class out of range": ([[0.0, 1.0]], FAR, 1),
+    "rows of (B, 1) indices": ([[0.0, 1.0]] * 2, torch.tensor([[1], [0]]), 0.5),
 }
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_accuracy_is_the_share_of_the_known_weight(name):
-    """Unknown labels have no weight, and classes beyond the logits are never hit."""
+    """Unknown labels and classes beyond the logits have no weight."""
     logits, targets, expected = CASES[name]
     value = mixed_accuracy(torch.as_tensor(logits), targets)
     assert value == pytest.approx(expected, nan_ok=True)

@@ -132,7 +132,7 @@ def test_it_is_recorded_copied_and_switched_off():
     samples = [(image, i) for i, image in enumerate(coded_images(4))]
     images, labels, plan = make_collate_fn(mix, record=True, seed=1)(samples)
     assert torch.equal(images, functional.replay(coded_images(4), plan))
-    for name, value in (("switch_prob", 2), ("mixup_alpha", -1), ("mode", "half"), ("prob", 2)):
+    for name, value in (("switch_prob", 2), ("mixup_alpha", -1), ("mode", "half"), ("mix_prob", 2)):
         usual = getattr(mix, name)
         setattr(mix, name, value)
         with pytest.raises(ValueError, match=f"{name} must be"):

@@ -480,7 +480,7 @@ UNFIT = [
         ValueError,
         r"\[0\]\['depth'\] must be .* with a row per box, .* got a single value",
     ),
-    (two({"poses": ONES(2)}, poses=ONES(3)), ValueError, "or named in passthrough"),
+    (two({"poses": ONES(2)}, poses=ONES(3)), ValueError, "or (named )?in passthrough"),
     (two({"poses": ONES(2, 3)}, poses=ONES(2)), ValueError, r"shape \(\) as in other"),
     (two(masks=ONES(2, 8, 7)), ValueError, r"must be \(N, H, W\), got \(2, 8, 7\)"),
     (two(keypoints=ONES(2, 3, 4)), ValueError, r"must be \(N, K, 2\) or"),
