@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torchmetrics.functional.classification import multiclass_accuracy
 
-from tv_mixaug import PairedLabels
+from tv_mixaug import Mixup, PairedLabels
 from tv_mixaug.metrics import mixed_accuracy
 from tv_mixaug.testing import label_batches
 
@@ -110,3 +110,16 @@ def test_mean_metric_averages_batches_of_unequal_size():
     for part in (slice(0, 3), slice(3, None)):
         metric.update(mixed_accuracy(logits[part], soft[part], 2), len(logits[part]))
     assert torch.allclose(metric.compute(), mixed_accuracy(logits, soft, 2))
+
+
+def test_an_ignored_class_counts_alike_in_pairs_and_rows():
+    """Both forms of one mix have the same accuracy, and a single logit is refused."""
+    images, labels, logits = torch.rand(8, 1, 2, 2), torch.arange(8) % 4, torch.randn(8, 4)
+    found = []
+    for kind in ("pair", "soft"):
+        mix = Mixup(num_classes=4, targets=kind, ignore_index=0)
+        (_, mixed), _ = mix.mix((images, labels), generator=torch.Generator().manual_seed(0))
+        found.append(mixed_accuracy(logits, mixed, ignore_index=0))
+    torch.testing.assert_close(*found)
+    with pytest.raises(ValueError, match=r"logits must be of shape \(B, K\) with K > 1"):
+        mixed_accuracy(torch.rand(4, 1), torch.zeros(4, dtype=torch.int64))
