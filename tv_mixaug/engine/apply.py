@@ -89,10 +89,7 @@ def apply_plan(
             that broadcasts to the batch, ``"noise"``, ``"color"``, or None to leave them unchanged.
         axes: The axes that boxes cut, slowest first; by default the last ones.
         channel_axis: The axis with a fill value for each index; None if there is none.
-        inplace: Whether to write into ``source``.
-
-    Returns:
-        The batch; ``source`` itself if nothing is to be done.
+        inplace: Whether to write into ``source``, which is returned if nothing is to be done.
     """
     if isinstance(source, LazyStack) and isinstance(source.samples, Tensor):
         # A blend writes every pixel, so that new memory saves a copy.
@@ -101,7 +98,10 @@ def apply_plan(
     lazy = isinstance(source, LazyStack)
     if not plan.ops or (fill is None and plan.only == FILL):
         return source.stack() if isinstance(source, LazyStack) else source
-    job = _Job(plan, fill, axes, channel_axis, source.ndim)
+    count = source.ndim
+    if axes is not None and [axis % count for axis in axes] == [*range(count - len(axes), count)]:
+        axes = None  # the last ones, whose regions are the quickest to build
+    job = _Job(plan, fill, axes, channel_axis, count)
     large, noisy = not kernels.is_small(source), plan.only == FILL and isinstance(fill, str)
     alike = plan.only is not None and not noisy  # so that pieces of the batch are mixed at once
     if isinstance(source, Tensor):
@@ -121,9 +121,9 @@ def apply_plan(
     elif not inplace:
         out, originals = torch.empty_like(source) if overwrites else source.clone(), source
     else:
-        # Copying all bytes is faster than copying a box of each small sample, with its short rows.
-        short = plan.only == PASTE and source.dtype == torch.uint8 and not large
-        reads_first = (as_block and not short) or (by_row and plan.only is not None)
+        # Copying all pixels is faster than copying a box of each small sample, with its short rows.
+        short = plan.only == PASTE and not large and (by_row or source.dtype == torch.uint8)
+        reads_first = (as_block or (by_row and plan.only is not None)) and not short
         out, originals = source, source if reads_first else source.clone()
     (job.mix_rows if by_row else job.mix_pieces)(out, originals)
     if inplace and out.is_cpu and not out.is_inference():
@@ -138,10 +138,9 @@ def apply_plan_ragged(
     axes: Sequence[int],
     channel_axis: int | None,
 ) -> list[Tensor]:
-    """Apply a plan to B images (C, H, W) of different sizes, where image and partner overlap.
+    """Apply a clipped plan to B images (C, H, W) of different sizes, where both of a pair overlap.
 
-    The plan is clipped by :func:`~tv_mixaug.engine.plan.clip_to_overlap`, and axes are counted as
-    in a batch. Returns new tensors with the sizes of the images.
+    Axes are counted as in a batch. Returns new tensors with the sizes of the images.
     """
     tensors, mixed = plan.plan(), [image.clone() for image in images]
     sizes = [[image.shape[axis - 1] for axis in axes] for image in images]
@@ -172,8 +171,7 @@ def replay(
 
     Args:
         images: (B, ...) tensor that belongs to the same samples: a second view, features, a depth
-            map. For plans with boxes its last axes are those of the images, in a size to which
-            the boxes scale exactly.
+            map. Plans with boxes cut its last axes, in a size to which the boxes scale exactly.
         plan: The recorded plan, on any device.
         fill: What filled boxes take: a number, a value for each channel, a tensor that broadcasts
             to ``images``, ``"noise"`` or ``"color"`` from the plan's seeds, or None to leave them
@@ -183,8 +181,7 @@ def replay(
             as in tensors of fewer than four axes.
 
     Returns:
-        A new tensor, equal bit for bit to what the transform returns for the same values on the
-        same device.
+        A new tensor, equal bit for bit to what the transform returns on the same device.
 
     Raises:
         TypeError: If an argument is of the wrong kind.
@@ -235,8 +232,7 @@ def region_mask(plan: Plan, size: Sequence[int]) -> Tensor:
         label weight of the original if the plan has partners.
 
     Raises:
-        ValueError: If the size does not have the axes of the plan's boxes, or does not scale them
-            exactly.
+        ValueError: If the size has other axes than the boxes, or does not scale them exactly.
 
     Example:
         >>> from tv_mixaug.engine import identity_plan
@@ -419,20 +415,20 @@ class _Job:
             other = kept.get(partner[row], samples[partner[row]])
             kernels.blend(samples[row], other, lams[row], out=results[row])
 
-    def regions(self, op: int) -> Iterator[tuple[int, int, tuple[slice, ...]]]:
-        """Yield the row, the number and the region of each box with an operation."""
-        boxes = self.plan.boxes
+    def regions(self, op: int) -> list[tuple[int, int, tuple[Any, ...]]]:
+        """Return the row, the number and the region of each box with an operation."""
+        boxes, cuts = self.plan.boxes, []
         boxes = boxes.tolist() if isinstance(boxes, Tensor) else [boxes] * self.plan.count
         for row in self.plan.rows(op):
-            for number, box in enumerate(boxes[row]):
-                if any(box):
-                    yield row, number, self.region(box)
+            cuts += [(row, i, box) for i, box in enumerate(boxes[row]) if box[-1]]
+        if self.axes is None and cuts and len(cuts[0][2]) == 4:  # in half the time of `region`
+            return [(r, i, (..., slice(y, y2), slice(x, x2))) for r, i, (x, y, x2, y2) in cuts]
+        return [(row, i, self.region(box)) for row, i, box in cuts]
 
-    def region(self, box: Sequence[int]) -> tuple[slice, ...]:
+    def region(self, box: Sequence[int]) -> tuple[Any, ...]:
         """Return the index of a box in a sample."""
         dims, index = len(box) // 2, [slice(None)] * (self.ndim - 1)
-        axes = range(-dims, 0) if self.axes is None else self.axes
-        for place, axis in enumerate(axes, 1):
+        for place, axis in enumerate(self.axes or range(-dims, 0), 1):
             index[axis % self.ndim - 1] = slice(box[dims - place], box[-place])
         return tuple(index)
 

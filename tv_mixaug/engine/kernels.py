@@ -206,11 +206,10 @@ def _blend_host_bytes(
 
     done = out if out is not None and out.is_contiguous() else torch.empty_like(images).contiguous()
     lams = [lam] if isinstance(lam, float) else lam.flatten().tolist()
-    shape = (len(lams), images.numel() // max(len(lams), 1))
-    first, second, result = (x.numpy().reshape(shape) for x in (images, partners, done))
-    for row, weight in enumerate(lams):
-        part = slice(row, row + 1)
-        addWeighted(first[part], weight, second[part], 1 - weight, 0.0, result[part])
+    shape = (len(lams), 1, images.numel() // max(len(lams), 1))
+    rows = (x.numpy().reshape(shape) for x in (images, partners, done))
+    for weight, original, partner, result in zip(lams, *rows, strict=True):
+        addWeighted(original, weight, partner, 1 - weight, 0.0, result)
     return done
 
 
