@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd.forward_ad import unpack_dual
 
 from tv_mixaug._validation import check_fill, ensure
 from tv_mixaug.engine import kernels
@@ -96,7 +97,8 @@ def apply_plan(
     alike = plan.only is not None and not noisy  # so that pieces of the batch are mixed at once
     if isinstance(source, Tensor):
         differentiable = source.requires_grad and torch.is_grad_enabled()
-        if not plan.known or differentiable or not (source.is_cpu or alike):
+        is_dual = unpack_dual(source).tangent is not None  # type: ignore[no-untyped-call]
+        if not plan.known or differentiable or is_dual or not (source.is_cpu or alike):
             mixed = job.mix_tensors(source)
             return source.copy_(mixed) if inplace else mixed
     rolls = plan.only == FILL or plan.shift is not None or not source.is_cpu
@@ -367,7 +369,8 @@ class _Job:
             counts = [numbers.size for *_, numbers in part]
             flat = np.concatenate([numbers.ravel() for *_, numbers in part])
             each: Any = [seed for *_, seed, _ in part]
-            each = torch.as_tensor(np.repeat(each, counts) if len(each) > 1 else each)
+            each = np.repeat(each, counts) if len(each) > 1 else each
+            each = torch.as_tensor(each, device="cpu")
             values = kernels.noise(each, torch.from_numpy(flat), out.dtype)
             split = np.split(_as_array(values), np.cumsum(counts)[:-1])
             for (target, region, _, numbers), one in zip(part, split, strict=True):

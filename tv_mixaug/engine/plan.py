@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tv_mixaug.engine.sampling import TracingError, is_traced
+
 NONE, FILL, BLEND, PASTE = range(4)
 APPLIED = (BLEND, PASTE, FILL)  # the order in which operations are applied to a batch
 OP_NAMES = ("none", "fill", "blend", "paste")
@@ -166,7 +168,7 @@ class CompactPlan:
         if self._moved is None or self._moved.op.device != device:
             plan = self.plan(device if not self.known else "cpu")
             if plan.op.device != device:
-                numbers = [x.view(self.count, -1) for x in (plan.op, plan.partner, plan.noise)]
+                numbers = [x[:, None] for x in (plan.op, plan.partner, plan.noise)]
                 moved = torch.cat([*numbers, plan.boxes.flatten(1)], 1)
                 moved = moved.to(device, non_blocking=True)
                 lam, boxes = plan.lam.to(device, non_blocking=True), moved[:, 3:]
@@ -181,7 +183,7 @@ def compact(plan: Plan | CompactPlan, ops: tuple[int, ...] = APPLIED) -> Compact
     if isinstance(plan, CompactPlan):
         return plan
     count = len(plan.op)
-    if torch.compiler.is_compiling() or not plan.op.is_cpu:
+    if is_traced() or not plan.op.is_cpu:
         return CompactPlan(count, *plan, ops=ops, known=False)
     op, partner, lam, boxes, _ = (x.numpy() for x in plan)
     shift = -int(partner[0]) % count if count else 0
@@ -220,18 +222,18 @@ def make_plan(
         noise: (B,) int64 seeds, or None.
 
     Raises:
-        TypeError: If numbers of the host are given while a graph is traced.
+        TracingError: If numbers of the host are given while a graph is traced.
     """
     applied, partner, lam, boxes, noise = (
         torch.from_numpy(x) if isinstance(x, np.ndarray) else x
         for x in (applied, partner, lam, boxes, noise)
     )
     sampled = [x for x in (applied, partner, lam, boxes) if isinstance(x, Tensor)]
-    known = not torch.compiler.is_compiling() and all(x.is_cpu for x in sampled)
+    known = not is_traced() and all(x.is_cpu for x in sampled)
     if not (known or sampled):
-        raise TypeError(
-            "sample() must return tensors inside torch.compile, got numbers of the host; sample "
-            "with tv_mixaug.engine.sampling, or mix in the DataLoader."
+        raise TracingError(
+            "sample() must return tensors inside torch.compile and torch.func, got numbers of the "
+            "host; sample with tv_mixaug.engine.sampling, or mix in the DataLoader."
         )
     if known and isinstance(boxes, Tensor) and len(boxes) == 1:
         boxes = boxes[0].tolist()
