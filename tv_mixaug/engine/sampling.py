@@ -50,7 +50,7 @@ def leave_graph(method: Method) -> Method:
             if not is_compiling():
                 raise
             reason = str(error)
-        torch._dynamo.graph_break(f"raised exception {reason}")  # an error with fullgraph=True
+        torch._dynamo.graph_break(msg=f"raised exception {reason}")  # an error with fullgraph
         return run_outside(*args, **kwargs)
 
     return cast(Method, run)
