@@ -1,8 +1,8 @@
 """Run the tests on the oldest and the newest releases: `nox`.
 
-One part of it: `nox -s "tests-3.10(oldest)"`; with arguments for pytest: `nox -- -k mixup -n 2`.
-An interpreter that is not on this machine is skipped. Each environment holds its own PyTorch, which
-takes several GB; `nox -R` uses those that are there again.
+`nox -s "tests-3.10(oldest)"` runs one session; `nox -- -k mixup -n 2` passes arguments to pytest.
+Interpreters that are not installed are skipped. Each environment has its own PyTorch of several GB;
+`nox -R` reuses existing environments.
 """
 
 import nox
@@ -10,13 +10,11 @@ import nox
 nox.needs_version = ">=2024.4.15"
 nox.options.sessions = ["tests"]
 
-# The lower bounds of pyproject.toml, so that what it promises is what is tested. Newest: whatever
-# the index has for that Python.
-# The oldest NumPy and OpenCV have no wheels for a Python that came later.
+# The lower bounds of pyproject.toml; "newest" installs what the index has for that Python.
 OLDEST = ["torch==2.6.0", "torchvision==0.21.0"]
-OLDEST += [
-    f"{name}; python_version < '3.11'" for name in ("numpy==1.24.4", "opencv-python==4.9.0.80")
-]
+# These have no wheels for later versions of Python.
+PINNED = ("numpy==1.24.4", "opencv-python==4.9.0.80", "pillow==10.1.0")
+OLDEST += [f"{name}; python_version < '3.11'" for name in PINNED]
 RELEASES = {"oldest": OLDEST, "newest": []}
 VERSIONS = "import torch, torchvision; print(torch.__version__, torchvision.__version__)"
 
@@ -32,6 +30,6 @@ def tests(session: nox.Session, release: str) -> None:
 
 @nox.session(python=["3.13"])
 def integrations(session: nox.Session) -> None:
-    """Run the scripts that show the package beside Lightning, Accelerate and others."""
+    """Run the example scripts for Lightning, Accelerate and other libraries."""
     session.install("-e", ".[test,integrations]")
-    session.run("pytest", "-rs", "tests/test_integrations.py", *session.posargs)
+    session.run("pytest", "-rs", "-m", "", "tests/docs/test_integrations.py", *session.posargs)

@@ -1,4 +1,4 @@
-"""Check every link inside a built site: `python docs/check_links.py docs/_build/html`."""
+"""Check all internal links of a built site: `python docs/check_links.py docs/_build/html`."""
 
 import sys
 from html.parser import HTMLParser
@@ -7,7 +7,7 @@ from urllib.parse import unquote, urlsplit
 
 
 class Page(HTMLParser):
-    """The anchors of one page and the addresses that it names."""
+    """The anchors and links of one page."""
 
     def __init__(self, path: Path):
         super().__init__()
@@ -41,5 +41,5 @@ def broken_links(root: Path):
 if __name__ == "__main__":
     bad = list(broken_links(Path(sys.argv[1])))
     for page, link in bad:
-        print(f"{page}: {link} leads nowhere")
+        print(f"{page}: {link} does not exist")
     sys.exit(bool(bad))

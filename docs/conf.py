@@ -1,24 +1,18 @@
-"""Settings of the Sphinx site: `sphinx-build -W -b html docs docs/_build/html`.
+"""Configuration of the Sphinx site: `sphinx-build -W -b html docs docs/_build/html`.
 
-Nothing is downloaded: the pictures are drawn, the examples run and the API pages are
-written while the site is built.
+The build needs no network. It draws the pictures and runs the examples of the gallery.
 """
 
-import importlib
-import pkgutil
+import re
 import sys
 from pathlib import Path
 
 import torch
 
-import tv_mixaug
-
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
-import pictures
-
-torch.set_num_threads(1)  # small nets, and the other core may be busy
+torch.set_num_threads(1)  # the models are small, and the other cores may be busy
 
 project = "tv_mixaug"
 author = "The tv_mixaug authors"
@@ -45,11 +39,12 @@ html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_copy_source = False
 
-default_role = "code"  # so that `name` in a docstring is a name
+default_role = "code"  # `name` in a docstring is code
+maximum_signature_line_length = 80  # longer signatures have one argument on each line
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
-autodoc_default_options = {"members": True, "show-inheritance": True}
+autodoc_default_options = {"show-inheritance": True}
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 
@@ -70,44 +65,35 @@ sphinx_gallery_conf = {
 }
 
 
-def list_modules(package) -> list[str]:
-    """Return the public modules of a package, and for one that shows nothing itself, its own."""
-    names = []
-    for module in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
-        inner = importlib.import_module(module.name)
-        if module.ispkg and not hasattr(inner, "__all__"):
-            names += list_modules(inner)
-        elif not module.name.rpartition(".")[2].startswith("_"):
-            names.append(module.name)
-    return names
-
-
-def write_api_pages() -> None:
-    """Write one page for each public module, so that a new module cannot be forgotten."""
-    folder = HERE / "api" / "generated"
-    folder.mkdir(parents=True, exist_ok=True)
-    names = [name.removeprefix("tv_mixaug.") for name in list_modules(tv_mixaug)]
-    # What is public of these two is shown as functional, and one page must link to one source.
-    names = [name for name in names if name not in ("kernels", "execute")]
-    for old in folder.glob("*.md"):
-        if old.stem not in names:
-            old.unlink()
-    for name in names:
-        page = f"# {name}\n\n```{{eval-rst}}\n.. automodule:: tv_mixaug.{name}\n```\n"
-        path = folder / f"{name}.md"
-        if not path.exists() or path.read_text() != page:
-            path.write_text(page)
-
-
 def skip_fields(app, what, name, obj, skip, options):
-    """Skip the fields of named tuples: their class describes them."""
+    """Skip the fields of named tuples, which their class describes."""
     return skip or type(obj).__name__ == "_tuplegetter"
 
 
+def draw_pictures(app):
+    """Draw the pictures of the guide before the gallery uses one as a thumbnail."""
+    import pictures
+
+    pictures.draw_all(HERE / "pictures")
+
+
+def mend_back_links(app, pagename, templatename, context, doctree):
+    """Link source code to its entries; viewcode assumes that all of a file have one prefix."""
+    names = app.env.get_domain("py").objects
+
+    def mend(match):
+        name, parts = match[1], match[1].split(".")
+        ends = ["." + ".".join(parts[i:]) for i in range(1, len(parts))]
+        found = (known for end in ends for known in names if known.endswith(end))
+        return f'#{name if name in names else next(found, name)}"'
+
+    if pagename.startswith("_modules/tv_mixaug"):
+        context["body"] = re.sub(r'#(tv_mixaug\.[\w.]+)"', mend, context["body"])
+
+
 def setup(app):
-    """Add the project's own hook."""
+    """Connect the functions above to the build."""
     app.connect("autodoc-skip-member", skip_fields)
-
-
-write_api_pages()
-pictures.draw_all(HERE / "pictures")
+    app.connect("html-page-context", mend_back_links)
+    if Path(app.srcdir) == HERE:  # not for a build of the reference alone
+        app.connect("builder-inited", draw_pictures, priority=100)

@@ -1,4 +1,4 @@
-"""The drawn pictures of the guide; `conf.py` calls this while the site is built."""
+"""Draw the pictures of the guide; `conf.py` calls :func:`draw_all` during the build."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import torch
 from tv_mixaug import CutMix, Cutout, Mixup, functional, viz
 from tv_mixaug.extras import flowers
 
-OWN, PARTNER = "#b3205d", "#2f6fb0"  # the colours of the two label weights
+ORIGINAL, PARTNER = "#b3205d", "#2f6fb0"  # the colours of the label weights
 SIZE = 192
 
 
@@ -24,21 +24,21 @@ def show(axis, image, title):
 
 
 def bar(axis, lam):
-    """Draw a label as a bar under a picture: the own share, then the partner's."""
-    axis.barh([0], [lam], color=OWN, height=0.5)
+    """Draw a label as a bar: the weight of the original, then that of the partner."""
+    axis.barh([0], [lam], color=ORIGINAL, height=0.5)
     axis.barh([0], [1 - lam], left=[lam], color=PARTNER, height=0.5)
-    axis.text(0, -0.9, f"rose {lam:.2f}", color=OWN, va="center")
+    axis.text(0, -0.9, f"rose {lam:.2f}", color=ORIGINAL, va="center")
     if lam < 1:
         axis.text(1, -0.9, f"tulip {1 - lam:.2f}", color=PARTNER, va="center", ha="right")
     axis.set(xlim=(0, 1), ylim=(-1.3, 0.4))
     axis.axis("off")
 
 
-def definition(path, own, partner, mask, result, lam):
-    """Draw own, M, partner and what becomes of them, with the label below."""
+def definition(path, original, partner, mask, result, lam):
+    """Draw original, M, partner and result, with the label below the result."""
     gaps = {"hspace": 0.04, "wspace": 0.12}
     figure, axes = plt.subplots(2, 4, figsize=(10, 3), height_ratios=[6, 1], gridspec_kw=gaps)
-    show(axes[0, 0], own, "own")
+    show(axes[0, 0], original, "original")
     show(axes[0, 1], mask, "M  (white 1, black 0)")
     show(axes[0, 2], partner, "fill" if lam == 1 else "partner")
     show(axes[0, 3], result, "result")
@@ -99,18 +99,18 @@ def modes(path):
 
 def pairings(path):
     count = 6
-    own = torch.arange(count)
+    original = torch.arange(count)
     torch.manual_seed(1)
     rules = {
-        '"roll"': (own - 2) % count,
+        '"roll"': (original - 2) % count,
         '"shuffle"': torch.tensor([3, 1, 0, 5, 2, 4]),
-        "a function: other class only": torch.tensor([3, 5, 4, 1, 0, 2]),
+        "a function: another class": torch.tensor([3, 5, 4, 1, 0, 2]),
     }
     figure, axes = plt.subplots(1, 3, figsize=(10, 2.4))
     for axis, (title, partner) in zip(axes, rules.items(), strict=True):
-        colours = [OWN] * 3 + [PARTNER] * 3
-        axis.scatter(own, [1] * count, c=colours, s=190, zorder=3)
-        axis.scatter(own, [0] * count, c=colours, s=190, zorder=3)
+        colours = [ORIGINAL] * 3 + [PARTNER] * 3
+        axis.scatter(original, [1] * count, c=colours, s=190, zorder=3)
+        axis.scatter(original, [0] * count, c=colours, s=190, zorder=3)
         for i in range(count):
             for height in (0, 1):
                 axis.text(i, height, str(i), color="white", ha="center", va="center", zorder=4)
@@ -124,7 +124,7 @@ def pairings(path):
         axis.set(xlim=(-0.6, count - 0.4), ylim=(-0.25, 1.25))
         axis.axis("off")
     axes[0].text(-0.7, 1, "partner", ha="right", va="center")
-    axes[0].text(-0.7, 0, "own", ha="right", va="center")
+    axes[0].text(-0.7, 0, "original", ha="right", va="center")
     save(figure, path)
 
 
@@ -133,9 +133,10 @@ def pair_with_next(labels):
 
 
 def contact_sheet():
-    """Draw the picture of the landing page: the same flowers, four times."""
+    """Draw the picture of the landing page: the same flowers in four rows."""
     images, labels = flowers.draw_flowers(6, 160, seed=1)
-    # Roses and tulips come in turn, and Beta(4, 4) seldom has little of one: each shows its mix.
+    # Each rose is paired with a tulip, and Beta(4, 4) seldom samples a weight near 0 or 1, so that
+    # every picture shows its mix.
     options = {"num_classes": 2, "mode": "sample", "pairing": pair_with_next}
     rows = {
         "Plain": Cutout(num_classes=2, p=0.0),
@@ -176,7 +177,7 @@ def draw_all(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    # The README is read without a build, so its picture is kept in the repository.
+    # The README is displayed without a build, so its picture is part of the repository.
     plt.imsave(
         Path(__file__).parent / "_static" / "contact_sheet.jpg",
         contact_sheet(),

@@ -1,13 +1,18 @@
-"""The criterion for mixed labels; torch's cross-entropy of each label gives the expected loss."""
+"""The criterion for mixed labels: torch's cross-entropy of each label gives the expected loss."""
 
 import pytest
 import torch
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as nnf
+from torch.utils.data import DataLoader
 
-from tv_mixaug import MixCriterion, PairedLabels
+from tv_mixaug import CutMix, MixCriterion, Mixup, PairedLabels, make_collate_fn
+
+
+def make_pair(count=4, classes=3):
+    return PairedLabels(*torch.randint(classes, (2, count)), torch.rand(count))
 
 
 class Twice(nn.CrossEntropyLoss):
@@ -47,7 +52,7 @@ def cases(draw):
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 @given(case=cases())
 def test_one_softmax_gives_the_value_and_gradient_of_two(kind, reduction, case):
-    """Weights, smoothing, ignored labels and positions mean for a pair what they mean in torch."""
+    """Weights, smoothing, ignored labels and positions have the meaning that they have in torch."""
     outputs, pair, weight, smoothing, ignored = case
     criterion = kind(weight, label_smoothing=smoothing, ignore_index=ignored)
     found, wanted = (outputs.clone().requires_grad_() for _ in range(2))
@@ -65,16 +70,17 @@ def test_a_pair_takes_one_softmax(monkeypatch):
     """A pair of indices takes no call of the cross-entropy, and two of a subclass."""
     calls, plain = [], nn.CrossEntropyLoss.forward
     monkeypatch.setattr(nn.CrossEntropyLoss, "forward", lambda *a: calls.append(0) or plain(*a))
-    outputs, pair = torch.randn(4, 3), PairedLabels(*torch.randint(3, (2, 4)), torch.rand(4))
+    outputs, pair = torch.randn(4, 3), make_pair()
     one = MixCriterion(nn.CrossEntropyLoss())(outputs, pair)
     assert not calls
     torch.testing.assert_close(MixCriterion(Twice())(outputs, pair), one)
     assert len(calls) == 2
 
 
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
 @given(case=cases())
-def test_index_soft_and_paired_labels_have_one_loss(case):
-    """Indices have torch's own mean; soft rows that sum to the known weight the loss of a pair."""
+def test_index_soft_and_paired_labels_have_one_loss(reduction, case):
+    """The loss of indices is torch's own, and soft rows have that of the pairs they stand for."""
     outputs, pair, weight, smoothing, ignored = case
     soft = torch.zeros_like(outputs)
     lam = pair.lam.double().view(-1, *[1] * (outputs.ndim - 1))
@@ -82,16 +88,29 @@ def test_index_soft_and_paired_labels_have_one_loss(case):
         known = part != ignored
         rows = nnf.one_hot(torch.where(known, part, 0), outputs.shape[1]) * known[..., None]
         soft += share * rows.movedim(-1, 1)
-    assume(soft.any())  # rows of zeros have no known weight to divide by
-    entropy = nn.CrossEntropyLoss(weight, ignore_index=ignored, label_smoothing=min(smoothing, 0.5))
-    loss = MixCriterion(entropy)
+    options = {"ignore_index": ignored, "label_smoothing": min(smoothing, 0.5)}
+    entropy = nn.CrossEntropyLoss(weight, **options, reduction=reduction)
+    loss = MixCriterion(entropy, reduction=reduction)
     torch.testing.assert_close(loss(outputs, soft), loss(outputs, pair))
-    if weight is None and (pair.labels != ignored).any():
+    is_sum_of_samples = reduction == "mean" or outputs.ndim == 2
+    if weight is None and (pair.labels != ignored).any() and is_sum_of_samples:
         torch.testing.assert_close(loss(outputs, pair.labels), entropy(outputs, pair.labels))
 
 
+@pytest.mark.parametrize("form", ["index", "soft", "pair"])
+def test_a_batch_without_any_label_has_loss_zero(form):
+    """Without a known label the loss and its gradient are 0, not NaN."""
+    outputs, unknown = torch.randn(2, 3, requires_grad=True), torch.tensor([-1, -1])
+    pair = PairedLabels(unknown, unknown, torch.tensor([0.3, 0.6]))
+    labels = {"index": unknown, "soft": torch.zeros(2, 3), "pair": pair}[form]
+    loss = MixCriterion(nn.CrossEntropyLoss(), ignore_index=-1)(outputs, labels)
+    loss.backward()
+    assert loss.item() == 0
+    assert not outputs.grad.any()
+
+
 def test_an_ignored_label_has_no_loss_where_a_class_is_impossible():
-    """Samples without a label have loss 0, not NaN, with logits of minus infinity."""
+    """Samples without a label have loss 0, not NaN, where a logit is minus infinity."""
     outputs = torch.tensor([[-torch.inf, 0.0, 1.0]] * 2, requires_grad=True)
     labels = torch.tensor([-1, 2])
     pair = PairedLabels(labels, labels, torch.tensor([0.5, 0.5]))
@@ -107,8 +126,7 @@ def test_an_ignored_label_has_no_loss_where_a_class_is_impossible():
 @pytest.mark.parametrize("autocast", [False, True])
 def test_the_loss_has_the_dtype_of_torchs_own(dtype, autocast):
     """Autocast widens the softmax of a pair as it does that of a cross-entropy."""
-    outputs, pair = torch.randn(4, 3), PairedLabels(*torch.randint(3, (2, 4)), torch.rand(4))
-    outputs = outputs.to(dtype)
+    outputs, pair = torch.randn(4, 3).to(dtype), make_pair()
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         loss = MixCriterion(nn.CrossEntropyLoss())(outputs, pair)
         wanted = nnf.cross_entropy(outputs, pair.labels)
@@ -124,14 +142,14 @@ def test_the_loss_has_the_dtype_of_torchs_own(dtype, autocast):
 )
 def test_pairs_of_another_length_are_refused(count, shape, text):
     """Neither labels nor lam are broadcast over other samples."""
-    pair = PairedLabels(*torch.randint(3, (2, count)), torch.rand(shape))
+    pair = make_pair(count)._replace(lam=torch.rand(shape))
     with pytest.raises(ValueError, match=text):
         MixCriterion(nn.CrossEntropyLoss())(torch.randn(4, 3), pair)
 
 
 def test_the_loss_of_pairs_can_be_compiled():
     """torch.compile takes the criterion in one graph."""
-    outputs, pair = torch.randn(4, 3), PairedLabels(*torch.randint(3, (2, 4)), torch.rand(4))
+    outputs, pair = torch.randn(4, 3), make_pair()
     loss = MixCriterion(nn.CrossEntropyLoss(label_smoothing=0.1))
     compiled = torch.compile(loss, backend="eager", fullgraph=True)
     torch.testing.assert_close(compiled(outputs, pair), loss(outputs, pair))
@@ -141,9 +159,8 @@ def test_the_loss_of_pairs_can_be_compiled():
 def test_a_pair_keeps_no_more_memory_than_plain_labels(weight):
     """For its gradient the loss of a pair keeps one softmax, as the loss of indices does."""
     outputs = torch.randn(8, 5000, requires_grad=True)
-    labels, partner = torch.randint(5000, (2, 8))
-    kept = []
-    for given_labels in (labels, PairedLabels(labels, partner, torch.rand(8))):
+    kept, pair = [], make_pair(8, 5000)
+    for given_labels in (pair.labels, pair):
         pieces = {}
 
         def keep(tensor, pieces=pieces):
@@ -155,3 +172,53 @@ def test_a_pair_keeps_no_more_memory_than_plain_labels(weight):
         assert loss.requires_grad
         kept.append(sum(pieces.values()))
     assert kept[1] < 1.1 * kept[0]
+
+
+def test_any_loss_of_each_sample_is_averaged():
+    """A function, or a loss with several values for each sample, is averaged over the others."""
+    outputs, rows = torch.randn(4, 3), torch.rand(4, 3)
+    pair = PairedLabels(rows, rows.flip(0), torch.tensor([0.2, 0.5, 0.9, 1.0]))
+    bce, lam = nn.BCEWithLogitsLoss(reduction="none"), pair.lam[:, None]
+    by_hand = (lam * bce(outputs, rows) + (1 - lam) * bce(outputs, rows.flip(0))).mean()
+    for criterion in (nn.BCEWithLogitsLoss(), lambda outputs, labels: bce(outputs, labels)):
+        torch.testing.assert_close(MixCriterion(criterion)(outputs, pair), by_hand)
+
+
+def test_a_criterion_without_a_loss_for_each_sample_is_refused():
+    """A loss that is reduced already cannot be weighted, and a class is no criterion."""
+    loss = MixCriterion(lambda outputs, labels: nnf.cross_entropy(outputs, labels))
+    text = r"criterion must be .* a loss for each of the 2 samples, got .*\(\); give it reduction="
+    with pytest.raises(ValueError, match=text):
+        loss(torch.randn(2, 3), torch.tensor([0, 1]))
+    with pytest.raises(TypeError, match=r"make one: CrossEntropyLoss\(\.\.\.\)"):
+        MixCriterion(nn.CrossEntropyLoss)
+
+
+def test_the_criterion_is_a_module_around_a_copy():
+    """Its weights can be moved and saved, and the given module keeps its own reduction."""
+    own = nn.CrossEntropyLoss(weight=torch.ones(3))
+    loss = MixCriterion(own)
+    assert own.reduction == "mean"
+    assert loss.double().criterion.weight.dtype == torch.float64
+    assert "criterion.weight" in loss.state_dict()
+
+
+def test_a_loader_feeds_several_losses():
+    """From samples to a backward pass: classes, tags and a number, with one loss for each."""
+    samples = [
+        {"image": torch.rand(3, 8, 8), "breed": i % 4, "tags": torch.rand(3) < 0.5, "age": i / 8}
+        for i in range(8)
+    ]
+    samples[3]["breed"] = -1
+    options = {"num_classes": {"breed": 4, "tags": "multi", "age": "regression"}}
+    rules = [kind(ignore_index=-1, **options) for kind in (Mixup, CutMix)]
+    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 8))
+    classes = MixCriterion(nn.CrossEntropyLoss(), ignore_index=-1)
+    tags, age = MixCriterion(nn.BCEWithLogitsLoss()), MixCriterion(nn.MSELoss())
+    for mixed in DataLoader(samples, batch_size=4, collate_fn=make_collate_fn(rules)):
+        outputs, breed = model(mixed["image"]), mixed["breed"]
+        losses = classes(outputs[:, :4], breed), age(outputs[:, 7], mixed["age"])
+        (sum(losses) + tags(outputs[:, 4:7], mixed["tags"])).backward()
+        by_hand = -(outputs[:, :4].log_softmax(1) * breed).sum() / breed.sum()
+        torch.testing.assert_close(losses, (by_hand, nnf.mse_loss(outputs[:, 7], mixed["age"])))
+        assert all(p.grad.isfinite().all() for p in model.parameters())

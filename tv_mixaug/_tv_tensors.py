@@ -1,4 +1,4 @@
-"""Conversions between plain tensors and tv_tensors that keep the memory."""
+"""Conversions between plain tensors and their subclasses that keep the memory."""
 
 from typing import Any
 
@@ -17,11 +17,15 @@ def unwrap(tensor: Tensor) -> Tensor:
 
 
 def rewrap(new: Tensor, old: Any, **canvas: tuple[int, int]) -> Tensor:
-    """Return a plain tensor with the tv_tensor type of the one it replaces, perhaps on a canvas."""
-    if not isinstance(old, tv_tensors.TVTensor):
+    """Return a plain tensor with the type of the one it replaces, perhaps on a canvas."""
+    wrapped: Tensor = new
+    if type(old) in (type(new), Tensor, torch.nn.Parameter):
         return new
-    if torch.compiler.is_compiling():  # only boxes hold more than their type, and none come here
-        wrapped: Tensor = new.as_subclass(type(old))
+    if not isinstance(old, tv_tensors.TVTensor):
+        wrapped = new.as_subclass(type(old))
+        wrapped.__dict__.update(old.__dict__)
+    elif torch.compiler.is_compiling():  # only boxes hold more than their type, and none come here
+        wrapped = new.as_subclass(type(old))
     else:
         wrapped = tv_tensors.wrap(new, like=old, **canvas)
     return wrapped

@@ -22,8 +22,9 @@ class MixCriterion(nn.Module):
 
     Args:
         criterion: Callable ``(outputs, labels) -> losses``. A module with a ``reduction`` is copied
-            and used without it; others must return losses (B, ...), averaged over axes after B.
-        reduction: ``"mean"`` over known label weights without class weights, ``"sum"``, ``"none"``.
+            and used without it; others must return losses (B, ...).
+        reduction: ``"mean"`` over known label weights without class weights; ``"sum"``; ``"none"``
+            for (B,) losses, averaged over axes after B. By default the criterion's own or "mean".
         ignore_index: Class index of unknown labels, by default the criterion's own. Rows of soft
             labels need none, since they sum to the known weight.
 
@@ -41,11 +42,12 @@ class MixCriterion(nn.Module):
     """
 
     def __init__(
-        self, criterion: Criterion, *, reduction: str = "mean", ignore_index: int | None = None
+        self, criterion: Criterion, *, reduction: str | None = None, ignore_index: int | None = None
     ) -> None:
         super().__init__()
         is_instance = callable(criterion) and not isinstance(criterion, type)
         ensure_kind(is_instance, "criterion", "an instance that can be called", criterion)
+        reduction = getattr(criterion, "reduction", "mean") if reduction is None else reduction
         ensure(reduction in ("mean", "sum", "none"), "reduction", "mean, sum or none", reduction)
         if ignore_index is None:
             ignore_index = getattr(criterion, "ignore_index", None)
@@ -97,7 +99,8 @@ class MixCriterion(nn.Module):
         is_entropy, count = isinstance(self.criterion, nn.CrossEntropyLoss), len(labels)
         known = torch.ones(count, dtype=torch.bool, device=labels.device)
         if not labels.is_floating_point():
-            if self.ignore_index is not None and (labels.ndim == 1 or is_entropy):
+            takes_classes = labels.ndim == 1 or hasattr(self.criterion, "ignore_index")
+            if self.ignore_index is not None and takes_classes:
                 known = labels.ne(self.ignore_index)
                 labels = torch.where(known, labels, 0)
         elif labels.ndim > 1 and is_entropy:
@@ -106,13 +109,11 @@ class MixCriterion(nn.Module):
                 spread = smoothing / (1 - smoothing) / labels.shape[1]
                 labels = labels - spread * (1 - known).clamp(min=0).unsqueeze(1)
         losses = self.criterion(outputs, labels)
-        got = f"shape {tuple(losses.shape)}; give it reduction='none'"
-        expected = f"a function that returns a loss for each of the {count} samples"
-        ensure(losses.shape[:1] == labels.shape[:1], "criterion", expected, got)
-        losses = _average(losses, known.ndim)
-        if known.dtype == torch.bool:
-            losses = torch.where(known, losses, 0)
-        return _average(losses, 1), _average(known.to(losses.dtype), 1)
+        fits, shape = losses.shape[:1] == labels.shape[:1], tuple(losses.shape)
+        expected = "a function with reduction='none', which returns a loss for each of {} samples"
+        ensure(fits, "criterion", expected, shape, ValueError, count)
+        losses = torch.where(known != 0, self._reduce(losses, known.ndim), 0)
+        return self._reduce(losses, 1), self._reduce(known.to(losses.dtype), 1)
 
     def _measure_classes(self, outputs: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
         """Return the cross-entropy of (B, 2) classes by one softmax, and which are known."""
@@ -129,7 +130,7 @@ class MixCriterion(nn.Module):
             gains = (1 - smoothing) * gains + smoothing * log.mean(1, keepdim=True)
         return -gains.masked_fill(unknown, 0), ~unknown
 
-
-def _average(values: Tensor, ndim: int) -> Tensor:
-    """Average over all axes after the first ``ndim``."""
-    return values.flatten(ndim).mean(ndim) if values.ndim > ndim else values
+    def _reduce(self, values: Tensor, ndim: int) -> Tensor:
+        """Sum or average over all axes after the first ``ndim``."""
+        flat = values.flatten(ndim) if values.ndim > ndim else values.unsqueeze(ndim)
+        return flat.sum(ndim) if self.reduction == "sum" else flat.mean(ndim)

@@ -8,15 +8,19 @@ from tv_mixaug.batch.spec import PairedLabels
 from tv_mixaug.targets.labels import weights_of
 
 
-def mixed_accuracy(logits: Tensor, targets: Tensor | PairedLabels, k: int = 1) -> Tensor:
+def mixed_accuracy(
+    logits: Tensor, targets: Tensor | PairedLabels, k: int = 1, *, ignore_index: int | None = None
+) -> Tensor:
     """Return the share of the label weight that the k highest logits hit.
 
     ``torchmetrics.MeanMetric`` averages it over batches and processes, weighted by their lengths.
 
     Args:
-        logits: (B, K) in any floating point dtype.
-        targets: (B,) class indices (unknown if negative), (B, K) weights, or pairs of either.
+        logits: (B, K) in any floating point dtype, K > 1.
+        targets: (B,) class indices, (B, K) weights, or pairs of either. Indices outside [0, K) are
+            unknown and count nothing.
         k: Number of predictions that count as hits, in [1, K].
+        ignore_index: Another index that is unknown.
 
     Returns:
         A float32 scalar, for unmixed labels the ordinary top-k accuracy; NaN without any weight.
@@ -31,13 +35,15 @@ def mixed_accuracy(logits: Tensor, targets: Tensor | PairedLabels, k: int = 1) -
         tensor(0.6500)
     """
     ensure(isinstance(logits, Tensor), "logits", "a tensor", type(logits).__name__, TypeError)
-    ensure(logits.ndim == 2, "logits", "of shape (B, K)", tuple(logits.shape))
+    shape = tuple(logits.shape)
+    ensure(len(shape) == 2 and shape[1] > 1, "logits", "of shape (B, K) with K > 1", shape)
     count, num_classes = logits.shape
     ensure(1 <= check_integer("k", k) <= num_classes, "k", f"in [1, {num_classes}]", k)
     classes, weights = weights_of(targets, count, num_classes, name="targets")
     top = logits.topk(k, dim=1).indices
     hits = torch.zeros_like(logits, dtype=torch.bool).scatter_(1, top, True)
-    # A class out of range is never hit; to raise an error, a GPU would have to be waited for.
-    hits = hits.gather(1, classes.clamp(max=num_classes - 1)) & (classes < num_classes)
-    hit = (weights * hits).sum(dtype=torch.float32)
+    known = classes < num_classes
+    known = known if ignore_index is None else known & (classes != ignore_index)
+    weights = weights * known
+    hit = (weights * hits.gather(1, classes * known)).sum(dtype=torch.float32)
     return hit / weights.sum(dtype=torch.float32)

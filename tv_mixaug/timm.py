@@ -1,11 +1,10 @@
 """timm's Mixup and FastCollateMixup, by their own names and arguments, on this package's engine.
 
 The arguments, the distributions of lam and boxes, and the partner from the other end of the batch
-are timm's. Batches may have any length and dtype, uint8 is rounded to nearest, inputs are never
-written to, and the switch reaches running workers.
+are timm's. Batches may have any length and dtype, uint8 is rounded to nearest, and inputs are never
+written to. ``mode="half"``, which drops half of the batch, is left out.
 """
 
-import math
 import sys
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -45,6 +44,7 @@ class Mixup(MixTransform):
         correct_lam: Whether the label weight counts the pixels of the clipped box.
         label_smoothing: Share of a label spread over all classes, in [0, 1).
         num_classes: Number of classes.
+        multi_label: Whether labels are (B, K) multi-hot rows, each entry smoothed towards 0.5.
         **shared: Other arguments of :class:`~tv_mixaug.transforms.MixTransform`, such as
             ``passthrough``.
 
@@ -75,13 +75,21 @@ class Mixup(MixTransform):
         correct_lam: bool = True,
         label_smoothing: float = 0.1,
         num_classes: int = 1000,
+        multi_label: bool = False,
         **shared: Any,
     ) -> None:
         self.mixup_alpha, self.cutmix_alpha = mixup_alpha, cutmix_alpha
         self.cutmix_minmax, self.switch_prob = cutmix_minmax, switch_prob
-        self.correct_lam, self.mixup_enabled = correct_lam, True
+        self.correct_lam, self.multi_label = correct_lam, multi_label
         given = {"num_classes": num_classes, "label_smoothing": label_smoothing, **shared}
         super().__init__(p=check_probability("prob", prob), mode=mode, **given)  # type: ignore[arg-type]
+        self.mixup_enabled = True
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an argument or attribute of timm's Mixup; others are refused."""
+        if "mixup_enabled" in self.__dict__ and not (name.startswith("_") or hasattr(self, name)):
+            raise AttributeError(f"{name} is not an attribute of timm's Mixup.")
+        super().__setattr__(name, value)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -94,15 +102,16 @@ class Mixup(MixTransform):
         ensure(bool(used), "mixup_alpha or cutmix_alpha", "> 0", "0 for both")
         check_probability("switch_prob", self.switch_prob)
         check_bool("correct_lam", self.correct_lam)
+        check_bool("multi_label", self.multi_label)
 
     @property
     def p(self) -> float:
-        """The probability in use: ``prob``, or 0 if ``mixup_enabled`` is off."""
-        return check_probability("prob", self.prob) if self.mixup_enabled else 0.0
+        """The probability in use: ``mix_prob``, or 0 if ``mixup_enabled`` is off."""
+        return check_probability("mix_prob", self.mix_prob) if self.mixup_enabled else 0.0
 
     @p.setter
     def p(self, p: float) -> None:
-        self.prob = p
+        self.mix_prob = p
 
     @property
     def ops(self) -> tuple[int, ...]:  # type: ignore[override]
@@ -118,7 +127,8 @@ class Mixup(MixTransform):
         """Sample for the batch, the pairs or the samples; partners are at the other end."""
         if is_on_device(source):
             raise TracingError("tv_mixaug.timm samples on the CPU; use OneOf([Mixup(), CutMix()]).")
-        count, size = batch.length, batch.size
+        count, p = batch.length, p if self.mixup_enabled else 0.0
+        sizes = torch.tensor(batch.sizes, device="cpu").reshape(count, 2)
         original = torch.arange(count, device="cpu")
         partner = original.flip(0)
         alphas = (self.mixup_alpha, self.cutmix_alpha)
@@ -129,9 +139,9 @@ class Mixup(MixTransform):
         mixup, cutmix = map(torch.from_numpy, weights)
         cut = switch < (self.switch_prob if all(alphas) else float(not self.mixup_alpha))
         lam = torch.where(cut, cutmix, mixup)
-        boxes = self._sample_boxes(lam, size, source)
+        boxes = self._sample_boxes(lam, sizes, source)
         if self.correct_lam or self.cutmix_minmax is not None:
-            lam = torch.where(cut, 1 - box_volumes(boxes) / max(math.prod(size), 1), lam)
+            lam = torch.where(cut, 1 - box_volumes(boxes) / sizes.prod(-1).clamp(min=1), lam)
         op = ((chosen < p) * torch.where(cut, PASTE, BLEND))[place] * (partner != original)
         mixed = op != NONE
         lam = torch.where(mixed, lam[place], 1.0).to(torch.float32)
@@ -139,9 +149,8 @@ class Mixup(MixTransform):
         partner = torch.where(mixed, partner, original)
         return CompactPlan(count, op.to(torch.uint8), partner, lam, boxes)
 
-    def _sample_boxes(self, lam: Tensor, size: tuple[int, ...], source: Source) -> Tensor:
+    def _sample_boxes(self, lam: Tensor, full: Tensor, source: Source) -> Tensor:
         """Sample (n, 4) int64 boxes with sides rounded down, as timm does."""
-        full = torch.tensor(size, device="cpu")
         uniform = torch.from_numpy(sample_uniform((2, len(lam), 2), source))
         if self.cutmix_minmax is None:
             sides = ((1 - lam).sqrt()[:, None] * full).floor()
@@ -178,7 +187,7 @@ class FastCollateMixup(CollateFn):
 
     def __init__(self, *args: Any, seed: int | None = None, **named: Any) -> None:
         super().__init__(Mixup(*args, **named), None, None, seed, None, False, None)
-        self.prob = self.p
+        self._enabled = True
 
     @property
     def mixup_enabled(self) -> bool:
@@ -187,7 +196,18 @@ class FastCollateMixup(CollateFn):
 
     @mixup_enabled.setter
     def mixup_enabled(self, on: bool) -> None:
-        self.set_p(self.prob if on else 0.0)
+        self._enabled = on
+        self.set_p(self.mix_prob if on else 0.0)
+
+    @property
+    def mix_prob(self) -> float:
+        """The probability while ``mixup_enabled`` is on; a change reaches running workers."""
+        return float(self.transform.mix_prob)
+
+    @mix_prob.setter
+    def mix_prob(self, p: float) -> None:
+        self.transform.mix_prob = self.transform.check_p(p)
+        self.mixup_enabled = self._enabled
 
     @property  # type: ignore[misc]
     def __class__(self) -> Any:

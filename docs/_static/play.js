@@ -1,11 +1,11 @@
-/* Play with lam: the page guide/play. Plain JavaScript; nothing is loaded from elsewhere. */
+/* The page guide/play, in plain JavaScript without dependencies. */
 "use strict";
 
-// --- What is computed, as tv_mixaug does it ----------------------------------------------------
+// --- The computations of tv_mixaug --------------------------------------------------------------
 
 const SIZE = 192; // pixels, both sides of both pictures
 
-/** Round to the nearest integer, halves to the even one, as np.rint and Python's round do. */
+/** Round to the nearest integer, halves to the even one, as Python's round does. */
 function rint(x) {
   const below = Math.floor(x), rest = x - below;
   if (rest === 0.5) return below + (below % 2);
@@ -27,13 +27,13 @@ function area([x1, y1, x2, y2]) {
   return (x2 - x1) * (y2 - y1);
 }
 
-/** Return the side of the box that CutMix cuts for a lam. */
+/** Return the side of CutMix's box for a lam. */
 function cutSide(lam) {
-  return rint(Math.sqrt(1 - lam) * SIZE);
+  return Math.floor(Math.sqrt(1 - lam) * SIZE + 0.5);
 }
 
-/** Return the label weight of the own picture: the mean of M, counted in whole pixels. */
-function ownWeight(state) {
+/** Return the label weight of the original: the mean of M, counted in whole pixels. */
+function originalWeight(state) {
   if (state.method === "Mixup") return state.lam;
   return state.method === "Cutout" ? 1 : 1 - area(clipBox(wholeBox(state))) / (SIZE * SIZE);
 }
@@ -43,7 +43,7 @@ function wholeBox(state) {
   return placeBox(side, state.u, state.v);
 }
 
-/** Return density and quantiles of Beta(alpha, alpha). */
+/** Return the density and the quantiles of Beta(alpha, alpha). */
 function makeBeta(alpha) {
   // With x = 1 / (1 + exp(-z)) the density is (x (1 - x)) ** alpha dz, smooth for every alpha > 0.
   const steps = 4000, end = 5 + 25 / alpha, dz = (2 * end) / steps;
@@ -69,12 +69,12 @@ function makeBeta(alpha) {
   };
 }
 
-/** Return how often each share is the partner's, or erased, in 20 bins, and the mean share. */
+/** Return a histogram of the pasted or erased share with 20 bins, and the mean share. */
 function countAreas(state, beta) {
   const bins = new Array(20).fill(0), draws = 20000;
   let sum = 0;
   for (let i = 1; i <= draws; i++) {
-    // Points that fill the cube evenly: the mean is steadier than that of random ones.
+    // Evenly spread points give a mean with less variance than random points.
     const [q, u, v] = [0.8191725134, 0.6710436067, 0.5497004779].map((step) => (i * step) % 1);
     const drawn = { ...state, u, v, lam: state.method === "Cutout" ? 0 : beta.quantile(q) };
     const cut = area(clipBox(wholeBox(drawn))) / SIZE ** 2;
@@ -85,7 +85,7 @@ function countAreas(state, beta) {
   return { bins, mean: sum / draws };
 }
 
-/** Return the calls that make such mixes, and this very one. */
+/** Return the code of the transform, and of the mix that is shown. */
 function writeCall(state) {
   const boxes = `torch.tensor([[${clipBox(wholeBox(state)).join(", ")}]] * 2)`;
   const partner = "torch.tensor([1, 0])", alpha = Number(state.alpha.toPrecision(2));
@@ -100,20 +100,20 @@ function writeCall(state) {
     ],
     Cutout: [`Cutout(${state.hole}, num_classes=2)`, `functional.cutout(images, ${boxes})`],
   };
-  return lines[state.method].join("\n# this picture, and the other one likewise:\n");
+  return lines[state.method].join("\n# this mix, of both pictures:\n");
 }
 
 // --- The page ----------------------------------------------------------------------------------
 
-function startPlay(form, own, partner) {
+function startPlay(form, original, partner) {
   const state = { method: "CutMix", alpha: 1, lam: 0.6, hole: 0.5, u: 0.8, v: 0.3 };
   const MARGIN = 32; // around the picture, to show what is clipped
   const find = (name) => form.querySelector(`#play-${name}`);
   const picture = find("picture"), sliders = ["alpha", "lam", "hole"].map(find);
   const style = (name) => getComputedStyle(form).getPropertyValue(`--play-${name}`).trim();
-  let beta = makeBeta(1), areas = null, pull = null;
+  let beta = makeBeta(1), areas = null, drag = null;
 
-  /** Return a context that is cleared and measures `width` units across the canvas. */
+  /** Return a cleared context in which the canvas is `width` units wide. */
   function prepare(canvas, width) {
     const { clientWidth, clientHeight } = canvas, ratio = window.devicePixelRatio || 1;
     canvas.width = Math.round(clientWidth * ratio);
@@ -127,7 +127,7 @@ function startPlay(form, own, partner) {
   function drawPicture() {
     const context = prepare(picture, SIZE + 2 * MARGIN);
     context.translate(MARGIN, MARGIN);
-    context.drawImage(own, 0, 0, SIZE, SIZE);
+    context.drawImage(original, 0, 0, SIZE, SIZE);
     if (state.method === "Mixup") {
       context.globalAlpha = 1 - state.lam;
       context.drawImage(partner, 0, 0, SIZE, SIZE);
@@ -140,7 +140,7 @@ function startPlay(form, own, partner) {
     } else {
       context.fillRect(...rectangle(clipped));
     }
-    context.strokeStyle = "white"; // below the dashes, so that they show on every flower
+    context.strokeStyle = "white"; // under the dashes, which are visible on every flower then
     context.strokeRect(...rectangle(clipped));
     context.strokeStyle = context.fillStyle = style("line");
     context.setLineDash([4, 3]);
@@ -159,7 +159,7 @@ function startPlay(form, own, partner) {
     if (state.method !== "Mixup") context.fillRect(x1, y1, x2 - x1, y2 - y1);
   }
 
-  /** Prepare a chart over [0, 1] and return its context and what maps values to places. */
+  /** Draw the axis of a chart over [0, 1]; return its context and its scales. */
   function drawAxis(canvas, highest) {
     const context = prepare(canvas), left = 8, bottom = canvas.clientHeight - 18;
     const x = (value) => left + value * (canvas.clientWidth - 2 * left);
@@ -171,7 +171,7 @@ function startPlay(form, own, partner) {
     return { context, x, y, bottom };
   }
 
-  /** Mark a value by an upright line with its name. */
+  /** Mark a value with a vertical line and a text. */
   function mark({ context, x, bottom }, value, text) {
     context.fillStyle = style("line");
     context.fillRect(x(value) - 1, 14, 2, bottom - 14);
@@ -198,23 +198,23 @@ function startPlay(form, own, partner) {
   }
 
   function writeTexts() {
-    const weight = ownWeight(state), drawn = state.lam.toFixed(2);
+    const weight = originalWeight(state), drawn = state.lam.toFixed(2);
     const cut = area(clipBox(wholeBox(state)));
     const [count, left, all] = [cut, SIZE ** 2 - cut, SIZE ** 2].map((n) => n.toLocaleString("en"));
-    const [ownBar, partnerBar] = find("bar").children;
-    ownBar.style.width = `${100 * weight}%`;
+    const [originalBar, partnerBar] = find("bar").children;
+    originalBar.style.width = `${100 * weight}%`;
     partnerBar.style.width = `${100 * (1 - weight)}%`;
     find("label").textContent = `rose ${weight.toFixed(2)}, tulip ${(1 - weight).toFixed(2)}`;
     find("note").textContent = {
       Mixup: "Every pixel is a blend, and M is the same number everywhere.",
-      CutMix: `The rose holds ${left} of ${all} pixels: lam was drawn as ${drawn} and is ` +
+      CutMix: `The rose holds ${left} of ${all} pixels: lam was sampled as ${drawn} and is ` +
         `${weight.toFixed(2)} after rounding and clipping.`,
       Cutout: `${count} of ${all} pixels are erased, and the label keeps its weight.`,
     }[state.method];
     find("areas-text").textContent = {
-      Mixup: "Weight of the partner over many draws.",
-      CutMix: "Pasted share over many draws: clipping makes it smaller than 1 − lam.",
-      Cutout: "Erased share over many draws: a hole at the border erases less.",
+      Mixup: "Distribution of the weight of the partner.",
+      CutMix: "Distribution of the pasted share. Clipping makes it smaller than 1 − lam.",
+      Cutout: "Distribution of the erased share. A hole at the border erases less.",
     }[state.method];
     find("call").textContent = writeCall(state);
     for (const slider of sliders) {
@@ -228,7 +228,7 @@ function startPlay(form, own, partner) {
     picture.classList.toggle("still", state.method === "Mixup");
   }
 
-  /** Change some values and show what follows. */
+  /** Change the state and redraw the page. */
   function set(change) {
     Object.assign(state, change);
     if ("alpha" in change) beta = makeBeta(state.alpha);
@@ -241,19 +241,19 @@ function startPlay(form, own, partner) {
     drawCharts();
   }
 
-  /** Return where the handle is: the lower right corner of the clipped box. */
+  /** Return the position of the handle: the lower right corner of the clipped box. */
   function corner() {
     return clipBox(wholeBox(state)).slice(2);
   }
 
-  /** Return where a pointer is, in pixels of the picture. */
+  /** Return the position of a pointer in pixels of the picture. */
   function locate(event) {
     const { left, top, width } = picture.getBoundingClientRect();
     const scale = (SIZE + 2 * MARGIN) / width;
     return [(event.clientX - left) * scale - MARGIN, (event.clientY - top) * scale - MARGIN];
   }
 
-  /** Return what a pointer at a place would pull: "corner", "box" or nothing. */
+  /** Return what a pointer at a position drags: "corner", "box" or null. */
   function reach([x, y]) {
     if (state.method === "Mixup") return null;
     const [right, below] = corner(), [x1, y1, x2, y2] = wholeBox(state);
@@ -274,22 +274,22 @@ function startPlay(form, own, partner) {
     if (!kind) return;
     picture.setPointerCapture(event.pointerId);
     const [left, , right] = wholeBox(state);
-    pull = { kind, x, y, side: right - left, u: state.u, v: state.v };
+    drag = { kind, x, y, side: right - left, u: state.u, v: state.v };
   });
   picture.addEventListener("pointermove", (event) => {
     const [x, y] = locate(event);
-    if (!pull) {
+    if (!drag) {
       picture.style.cursor = { corner: "nwse-resize", box: "move" }[reach([x, y])] || "default";
       return;
     }
-    const [dx, dy] = [x - pull.x, y - pull.y];
-    if (pull.kind === "box") set({ u: share(pull.u * SIZE + dx), v: share(pull.v * SIZE + dy) });
-    else resize(pull.side + 2 * (Math.abs(dx) > Math.abs(dy) ? dx : dy));
+    const [dx, dy] = [x - drag.x, y - drag.y];
+    if (drag.kind === "box") set({ u: share(drag.u * SIZE + dx), v: share(drag.v * SIZE + dy) });
+    else resize(drag.side + 2 * (Math.abs(dx) > Math.abs(dy) ? dx : dy));
   });
   for (const name of ["pointerup", "pointercancel"]) {
-    picture.addEventListener(name, () => { pull = null; });
+    picture.addEventListener(name, () => { drag = null; });
   }
-  // A finger on the box pulls it; beside it, it scrolls the page.
+  // A touch on the box drags it; a touch elsewhere scrolls the page.
   picture.addEventListener("touchstart", (event) => {
     if (reach(locate(event.touches[0]))) event.preventDefault();
   }, { passive: false });
@@ -317,7 +317,7 @@ function startPlay(form, own, partner) {
   });
   find("copy").addEventListener("click", () => {
     const call = find("call");
-    getSelection().selectAllChildren(call); // for where the clipboard is closed to pages
+    getSelection().selectAllChildren(call); // for browsers that deny access to the clipboard
     if (navigator.clipboard) navigator.clipboard.writeText(call.textContent).catch(() => {});
   });
   form.addEventListener("submit", (event) => event.preventDefault());

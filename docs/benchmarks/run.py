@@ -1,35 +1,33 @@
-"""What does mixing cost? Measure it beside plain collating, torchvision, timm and kornia.
+"""Measure the cost of mixing, next to plain collating, torchvision, timm and kornia.
 
-    python run.py                  # all but gpu: about half an hour
-    python run.py collate --quick  # one of them, a few rounds: shows that everything runs
-    python run.py trace            # counts instead of timing: seconds, and no GPU
+    python run.py                  # all tasks except gpu: about half an hour
+    python run.py collate --quick  # one task, three rounds: shows that it runs
+    python run.py trace            # counts instead of times: seconds, no GPU needed
     python run.py gpu              # needs a CUDA device
 
-Each writes a table (.md), the numbers (.csv) and, where many are compared, a plot (.svg) to
-``results/`` beside this script, or to ``--out``. Needs the extra ``bench``.
+Each task writes a table (.md), the numbers (.csv) and, for some tasks, a plot (.svg) to
+``results/`` next to this script, or to ``--out``. The script needs the extra ``bench``.
 
-How it is measured: in rounds. In each round every contender runs once, in an order that moves on
-from round to round, so that whatever else the machine does hits all of them alike. Times are
-medians over the rounds; ratios are medians of the ratios within a round. Where one thread does the
-work, its processor time is taken, which other programs do not lengthen; elsewhere the clock's.
+Times are taken in rounds. In each round every contender runs once, in an order that rotates, so
+that other load on the machine affects all of them alike. A time is the median over the rounds, and
+a ratio is the median of the ratios within rounds. Work of a single thread is measured in processor
+time, which other programs do not lengthen; other work is measured in wall time.
 
-* ``collate``: samples to a finished batch, as in a worker of a DataLoader: the batch has to end in
-  shared memory, with one thread; and in the main process, with one and two threads. What each
-  library needs is counted: its collating, its mixing, and the copy into shared memory of a result
-  that does not lie there yet.
-* ``loader``: a DataLoader with two workers over images in memory, run until its batches flow.
-* ``batch``: a batch tensor to a mixed one, beside ``clone()``.
-* ``bounds``: what no collate function gets around: fresh pages, stacking, blending, each alone.
-* ``labels``: soft and pair targets, for few and for many classes.
-* ``import``: what importing this package adds to importing torchvision's v2.
-* ``lines``: what the package is made of, counted: code, docstrings, and the rest.
-* ``trace``: what a transform asks of a device, counted without one, see :class:`Trace`.
-* ``kernels``: how many kernels ``torch.compile`` makes of a transform, counted where it has fused
-  them and before it writes them: minutes, and no GPU and no C++ compiler.
-* ``small``: batches of small pictures, where calls take the time and not pixels, each of ours
-  beside what does the same elsewhere. Memory that was given back is kept for the next batch.
-* ``gpu``: transforms, eager and compiled, beside a copy on the device; without one it says so and
-  writes nothing.
+* ``collate``: samples to a batch, as in a worker of a DataLoader, where the batch has to end in
+  shared memory; and in the main process, with one and two threads. The time of a library includes
+  collating, mixing, and copying a result into shared memory if it is not there yet.
+* ``loader``: a DataLoader with two workers over images in memory, after its start.
+* ``batch``: a batch tensor to a mixed one, compared with ``clone()``.
+* ``bounds``: the parts that no collate function avoids: fresh pages, stacking, blending.
+* ``labels``: soft and pair targets, for 1,000 and 21,841 classes.
+* ``import``: the import of this package after that of torchvision's v2.
+* ``lines``: the lines of the package and the tests, by folder.
+* ``trace``: launches, copies and bytes of a transform on a device, counted by :class:`Trace`.
+* ``kernels``: the kernels that ``torch.compile`` makes of a transform, counted after fusion and
+  before code generation: minutes, and neither a GPU nor a C++ compiler is needed.
+* ``small``: batches of small images, where calls and not pixels take the time. Each row compares a
+  call of this package with the same work in another library. Freed memory is kept for reuse.
+* ``gpu``: transforms, eager and compiled, compared with a copy on the device.
 """
 
 import argparse
@@ -66,17 +64,20 @@ from torch.utils.data._utils import worker
 from torchvision.transforms import v2
 from tqdm import tqdm
 
+import tv_mixaug
 from tv_mixaug import CutMix, Cutout, Mixup, OneOf, PairedLabels, RandomErasing, make_collate_fn
 from tv_mixaug.engine.apply import LazyStack, apply_plan
 from tv_mixaug.engine.kernels import SMALL_SAMPLE
 from tv_mixaug.engine.plan import compact
 from tv_mixaug.losses import MixCriterion
-from tv_mixaug.transforms import mix as transforms
 
 OURS, PLAIN = "tv_mixaug", "plain"
 CLASSES = 10
-SHAPES = {"128x3x224x224": (128, 3, 224, 224), "512x3x32x32": (512, 3, 32, 32)}
-SHAPES["256x1x28x28"] = (256, 1, 28, 28)
+SHAPES = {
+    "128x3x224x224": (128, 3, 224, 224),
+    "512x3x32x32": (512, 3, 32, 32),
+    "256x1x28x28": (256, 1, 28, 28),
+}
 SMALL = {"8x3x32x32": (8, 3, 32, 32), "128x3x32x32": (128, 3, 32, 32)}
 SMALL |= {name: SHAPES[name] for name in ("256x1x28x28", "512x3x32x32")}
 DTYPES = {"float32": torch.float32, "uint8": torch.uint8}
@@ -92,8 +93,11 @@ class Contender(NamedTuple):
     run: Callable[[], Any]
 
 
+# The rows of the tables. HEAD and CELLS are the columns of the table, formatted from the fields.
+
+
 class Row(NamedTuple):
-    """One line of a table; ratios are to plain, and to the first of ours for the same work."""
+    """A time, as a ratio to plain and to this package's first contender for the same work."""
 
     case: str
     work: str
@@ -103,73 +107,90 @@ class Row(NamedTuple):
     to_plain: float
     to_ours: float
 
-    HEAD = ("work", "", "", "ms", "/ plain", "/ ours")
+    HEAD = "work | | | ms | / plain | / ours"
+    CELLS = "{0.work} | {0.library} | {0.how} | {0.ms:.3g} | {0.to_plain:.2f} | {0.other}"
 
-    def cells(self) -> Sequence[str]:
-        versus = f"{self.to_ours:.2f}" if self.library not in (OURS, PLAIN) else ""
-        return (
-            self.work,
-            bold(self.library),
-            self.how,
-            f"{self.ms:.3g}",
-            f"{self.to_plain:.2f}",
-            versus,
-        )
+    @property
+    def other(self) -> str:
+        return f"{self.to_ours:.2f}" if self.library not in (OURS, PLAIN) else ""
 
 
-class Versus(NamedTuple):
-    """One line of a table that sets one of ours beside one of another library."""
+class Comparison(NamedTuple):
+    """The times of a call of this package and of the same work in another library."""
 
     case: str
     work: str
     how: str
     library: str
-    their_how: str
+    other_how: str
     us: float
-    their_us: float
-    to_theirs: float
+    other_us: float
+    ratio: float
 
-    HEAD = ("work", "ours", "beside", "", "ours, µs", "theirs, µs", "ours / theirs")
-
-    def cells(self) -> Sequence[str]:
-        return (
-            *self[1:5],
-            f"{self.us:.0f}",
-            f"{self.their_us:.0f}",
-            f"{self.to_theirs:.2f}",
-        )
+    HEAD = "work | tv_mixaug | compared with | | tv_mixaug, µs | other, µs | ratio"
+    CELLS = "{0.work} | {0.how} | {0.library} | {0.other_how} | {0.us:.0f} | {0.other_us:.0f} | "
+    CELLS += "{0.ratio:.2f}"
 
 
-class Counted(NamedTuple):
-    """One line of a table of what was counted, over several draws."""
+class Counts(NamedTuple):
+    """The work that a transform causes on a device, over several calls."""
 
     case: str
     work: str
     library: str
     how: str
-    launches: float  # the median
+    launches: float  # median
     most_launches: int
-    copies: int  # the most
-    moved: float  # the mean, as a multiple of the bytes of the batch
+    copies: int  # most
+    moved: float  # mean, as a multiple of the bytes of the batch
     limit: int
 
-    HEAD = ("work", "", "", "launches", "at most", "copies to the device", "moved", "limit")
-
-    def cells(self) -> Sequence[str]:
-        return (
-            self.work,
-            bold(self.library),
-            self.how,
-            f"{self.launches:g}",
-            f"{self.most_launches}",
-            f"{self.copies}",
-            f"{self.moved:.1f}",
-            f"{self.limit}",
-        )
+    HEAD = "work | | | launches | at most | copies to the device | moved | limit"
+    CELLS = "{0.work} | {0.library} | {0.how} | {0.launches:g} | {0.most_launches} | {0.copies} | "
+    CELLS += "{0.moved:.1f} | {0.limit}"
 
 
-def bold(library: str) -> str:
-    return f"**{library}**" if library == OURS else library
+class Speed(NamedTuple):
+    """A time on a device, as a share of the speed of a copy."""
+
+    case: str
+    work: str
+    library: str
+    how: str
+    us: float
+    gb_per_s: float
+    of_copying: float
+    host_us: float
+
+    HEAD = "work | | | µs | GB/s | of copying | host, µs"
+    CELLS = "{0.work} | {0.library} | {0.how} | {0.us:.0f} | {0.gb_per_s:,.0f} | "
+    CELLS += "{0.of_copying:.0%} | {0.host_us:.0f}"
+
+
+class Fused(NamedTuple):
+    """The kernels that the default backend of torch.compile makes of a transform."""
+
+    case: str
+    work: str
+    how: str
+    image_kernels: int
+    kernels: int
+
+    HEAD = "work | | kernels that write images | all kernels"
+    CELLS = "{0.work} | {0.how} | {0.image_kernels} | {0.kernels}"
+
+
+class Lines(NamedTuple):
+    """The lines of a folder; code is neither blank nor a comment nor a docstring."""
+
+    case: str
+    folder: str
+    files: int
+    lines: int
+    code: int
+
+    HEAD = "folder | files | lines | code"
+    CELLS = "{0.folder} | {0.files} | {0.lines} | {0.code}"
 
 
 # --- Contenders ---------------------------------------------------------------------------------
@@ -183,17 +204,16 @@ def ours(work: str, *, num_classes: int = CLASSES, **options: Any) -> nn.Module:
     return rules[work](num_classes=num_classes, **options)
 
 
+def timm_options(work: str, mode: str, num_classes: int = CLASSES) -> dict[str, Any]:
+    alphas = {"mixup_alpha": float(work == "Mixup"), "cutmix_alpha": float(work == "CutMix")}
+    return {**alphas, "mode": mode, "label_smoothing": 0.0, "num_classes": num_classes}
+
+
 def of_timm(work: str, mode: str, num_classes: int = CLASSES) -> Callable[..., Any]:
     """Return timm's function of images and labels, which writes into the images."""
     from timm.data.mixup import Mixup as TimmMixup
 
-    return TimmMixup(
-        mixup_alpha=float(work == "Mixup"),
-        cutmix_alpha=float(work == "CutMix"),
-        mode=mode,
-        label_smoothing=0.0,
-        num_classes=num_classes,
-    )
+    return TimmMixup(**timm_options(work, mode, num_classes))
 
 
 def batch_transforms(dtype: torch.dtype) -> list[tuple[str, str, str, Callable[..., Any]]]:
@@ -206,7 +226,7 @@ def batch_transforms(dtype: torch.dtype) -> list[tuple[str, str, str, Callable[.
         ("Cutout", "torchvision", "RandomErasing", lambda x, y: (erase(x), y)),
     ]
     if dtype == torch.uint8:
-        return found  # the others raise, or truncate to zero, on a uint8 batch
+        return found  # the other transforms raise or truncate to zero
     keys = {"data_keys": ["input", "class"], "p": 1.0}
     return [
         ("Mixup", "torchvision", "MixUp", v2.MixUp(num_classes=CLASSES)),
@@ -221,7 +241,7 @@ def batch_transforms(dtype: torch.dtype) -> list[tuple[str, str, str, Callable[.
 
 
 def collate_functions(dtype: torch.dtype) -> list[tuple[str, str, str, Callable[..., Any], bool]]:
-    """Return (work, library, how, collate function, whether it takes NumPy samples)."""
+    """Return (work, library, how, collate function, whether samples are NumPy arrays)."""
     from timm.data.mixup import FastCollateMixup
 
     found: list[Any] = [("plain", PLAIN, "default_collate", default_collate, False)]
@@ -232,12 +252,7 @@ def collate_functions(dtype: torch.dtype) -> list[tuple[str, str, str, Callable[
         found.append((work, library, how, after_collating(transform), False))
     if dtype == torch.uint8:
         for work, mode in itertools.product(("Mixup", "CutMix"), ("batch", "elem")):
-            alphas = {
-                "mixup_alpha": float(work == "Mixup"),
-                "cutmix_alpha": float(work == "CutMix"),
-            }
-            options = {"label_smoothing": 0.0, "num_classes": CLASSES, "mode": mode}
-            function = FastCollateMixup(**alphas, **options)
+            function = FastCollateMixup(**timm_options(work, mode))
             found.append((work, "timm", f"FastCollateMixup {mode}", function, True))
     return found
 
@@ -252,6 +267,13 @@ def random_batch(shape: tuple[int, ...], dtype: torch.dtype, device: str = "cpu"
     return torch.rand(shape, dtype=dtype, device=device)
 
 
+def bind(function: Any, *arguments: Any, **named: Any) -> Callable[[], None]:
+    def run() -> None:
+        function(*arguments, **named)  # the result is freed within the measured time
+
+    return run
+
+
 # --- Measuring ----------------------------------------------------------------------------------
 
 
@@ -262,26 +284,19 @@ def measure(
     least: float = 0.02,
     clock: Callable[[], float] = time.thread_time,
 ) -> list[Row]:
-    """Run the contenders in rounds, and compare them with the first and with the first of ours."""
+    """Time the contenders; ratios are to the first one and to this package's first one."""
     times = times_of(case, contenders, rounds, least, clock)
-    plain = times[0]
-    first_of_ours = {
-        c.work: times[place]
-        for place, c in reversed(list(enumerate(contenders)))
-        if c.library == OURS
-    }
+    first_of_ours: dict[str, list[float]] = {}
+    for contender, taken in zip(contenders, times, strict=True):
+        if contender.library == OURS:
+            first_of_ours.setdefault(contender.work, taken)
     return [
         Row(
-            case,
-            c.work,
-            c.library,
-            c.how,
-            1000 * statistics.median(times[place]),
-            ratio(times[place], plain),
-            ratio(times[place], first_of_ours.get(c.work, times[place])),
+            case, *contender[:3], 1000 * statistics.median(taken), ratio(taken, times[0]),
+            ratio(taken, first_of_ours.get(contender.work, taken)),
         )
-        for place, c in enumerate(contenders)
-    ]
+        for contender, taken in zip(contenders, times, strict=True)
+    ]  # fmt: skip
 
 
 def times_of(
@@ -291,10 +306,10 @@ def times_of(
     least: float,
     clock: Callable[[], float],
 ) -> list[list[float]]:
-    """Time each in each round; a short one is repeated within its turn for ``least`` s."""
+    """Time each contender in each round, repeated within its turn for at least ``least`` s."""
     repeats = []
     for contender in contenders:
-        seconds_of(contender.run, 1, clock)  # what is imported or compiled on first use
+        seconds_of(contender.run, 1, clock)  # imports and compiles
         enough = least and least / seconds_of(contender.run, 1, clock)
         repeats.append(max(1, round(enough)))
     times: list[list[float]] = [[] for _ in contenders]
@@ -307,12 +322,12 @@ def times_of(
 
 
 def seconds_of(run: Callable[[], Any], repeats: int, clock: Callable[[], float]) -> float:
-    """Time one run; a contender that measures a stretch of its own returns it as a float."""
+    """Time one run; a contender that measures its own time returns it as a float."""
     start = clock()
     for _ in range(repeats):
-        told = run()
+        result = run()
     seconds = (clock() - start) / repeats
-    return told if isinstance(told, float) else seconds
+    return result if isinstance(result, float) else seconds
 
 
 def ratio(times: list[float], others: list[float]) -> float:
@@ -320,7 +335,7 @@ def ratio(times: list[float], others: list[float]) -> float:
 
 
 def set_threads(count: int) -> Callable[[], float]:
-    """Let torch and OpenCV have so many threads; return the clock to be used."""
+    """Set the number of threads of torch and OpenCV, and return the clock for it."""
     import cv2
 
     torch.set_num_threads(count)
@@ -328,39 +343,43 @@ def set_threads(count: int) -> Callable[[], float]:
     return time.thread_time if count == 1 else time.perf_counter
 
 
+def threads_text(count: int) -> str:
+    return f"{count} thread{'s' * (count > 1)}"
+
+
 def share(batch: Any) -> None:
-    """Put tensors into shared memory, as sending them from a worker does."""
-    for leaf in batch:
-        if isinstance(leaf, PairedLabels):
-            share(leaf)
+    """Put tensors into shared memory, as a worker does when it sends them."""
+    for field in batch:
+        if isinstance(field, PairedLabels):
+            share(field)
         else:
-            leaf.share_memory_()
+            field.share_memory_()
 
 
-# --- What is measured ---------------------------------------------------------------------------
+# --- Tasks: time --------------------------------------------------------------------------------
+
+
+def cases(options: argparse.Namespace) -> Iterator[tuple[str, tuple[int, ...], torch.dtype]]:
+    """Yield the name, shape and dtype of each batch that is measured."""
+    for (name, shape), dtype in itertools.product(options.shapes, options.dtypes):
+        yield f"{name} {dtype}", shape, DTYPES[dtype]
 
 
 def collate(options: argparse.Namespace) -> list[Row]:
     rows = []
     places = [("worker, 1 thread", True, 1)]
-    places += [(f"main process, {n} thread{'s' * (n > 1)}", False, n) for n in options.threads]
-    for (shape_name, shape), dtype_name in itertools.product(options.shapes, options.dtypes):
-        pixels = random_batch(shape, DTYPES[dtype_name])
-        tensors = [(own.clone(), row % CLASSES) for row, own in enumerate(pixels)]
-        arrays = [(own.numpy(), label) for own, label in tensors]
+    places += [(f"main process, {threads_text(n)}", False, n) for n in options.threads]
+    for case, shape, dtype in cases(options):
+        pixels = random_batch(shape, dtype)
+        tensors = [(one.clone(), row % CLASSES) for row, one in enumerate(pixels)]
+        arrays = [(one.numpy(), label) for one, label in tensors]
         for place, in_worker, threads in places:
             clock = set_threads(threads)
             contenders = [
-                Contender(
-                    work,
-                    library,
-                    how,
-                    collate_run(function, arrays if numpy else tensors, in_worker),
-                )
-                for work, library, how, function, numpy in collate_functions(DTYPES[dtype_name])
+                Contender(*names, collate_run(function, arrays if numpy else tensors, in_worker))
+                for *names, function, numpy in collate_functions(dtype)
             ]
-            case = f"{shape_name} {dtype_name}, {place}"
-            rows += measure(case, contenders, options.rounds, clock=clock)
+            rows += measure(f"{case}, {place}", contenders, options.rounds, clock=clock)
     return rows
 
 
@@ -380,10 +399,10 @@ def collate_run(function: Any, samples: Any, in_worker: bool) -> Callable[[], No
 
 
 class InMemory(Dataset):
-    """Images that need no decoding, so that nothing but collating takes time."""
+    """Images that need no decoding, so that only collating takes time."""
 
     def __init__(self, pixels: torch.Tensor, batches: int, as_arrays: bool) -> None:
-        self.pixels = [own.clone().numpy() if as_arrays else own.clone() for own in pixels]
+        self.pixels = [one.clone().numpy() if as_arrays else one.clone() for one in pixels]
         self.batches = batches
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
@@ -393,8 +412,9 @@ class InMemory(Dataset):
 def loader(options: argparse.Namespace) -> list[Row]:
     rows = []
     set_threads(1)
-    for (shape_name, shape), dtype_name in itertools.product(options.shapes, options.dtypes):
-        dtype = DTYPES[dtype_name]
+    rounds = max(2, options.rounds // 3)
+    for name, shape, dtype in cases(options):
+        case = f"{name}, two workers"
         batches = options.batches if shape[-1] > 100 else 4 * options.batches
         sets = {
             numpy: InMemory(random_batch(shape, dtype), batches, numpy) for numpy in (False, True)
@@ -402,20 +422,18 @@ def loader(options: argparse.Namespace) -> list[Row]:
         contenders = []
         for work, library, how, function, numpy in collate_functions(dtype):
             if "elem" in how:
-                continue  # slow enough in batch mode
-            run = loader_run(sets[numpy], function, recycles=library == OURS)
+                continue  # it is slow enough in batch mode
+            run = loader_run(sets[numpy], function, reuses=library == OURS)
             contenders.append(Contender(work, library, how, run))
             if library == OURS and how == 'mode="batch"':
                 contenders += loaders_by_memory(work, sets[numpy], CLASSES)
-        case = f"{shape_name} {dtype_name}, two workers"
-        rounds = max(2, options.rounds // 3)
         rows += measure(case, contenders, rounds, least=0.0)
-        if shape_name == "512x3x32x32" or options.tiny:  # where labels are most of a batch
-            plain = loader_run(sets[False], default_collate, recycles=False)
+        if name.startswith("512x3x32x32") or options.tiny:  # with 1,000 classes labels are large
+            plain = loader_run(sets[False], default_collate, reuses=False)
             contenders = [Contender("plain", PLAIN, "default_collate, class indices", plain)]
             for work in ("Mixup", "CutMix"):
                 function = make_collate_fn(ours(work, num_classes=1000))
-                run = loader_run(sets[False], function, recycles=True)
+                run = loader_run(sets[False], function, reuses=True)
                 contenders.append(Contender(work, OURS, 'mode="batch"', run))
                 contenders += loaders_by_memory(work, sets[False], 1000)
             rows += measure(f"{case}, K = 1,000", contenders, rounds, least=0.0)
@@ -423,22 +441,22 @@ def loader(options: argparse.Namespace) -> list[Row]:
 
 
 def loaders_by_memory(work: str, data: InMemory, num_classes: int) -> Iterator[Contender]:
-    """Yield ours with memory that is used again, and with fresh memory, whatever is the default."""
+    """Yield loaders of this package with reused and with fresh memory."""
     for reuse in (True, False):
         transform = ours(work, num_classes=num_classes, mode="batch")
         function = make_collate_fn(transform, reuse_memory=reuse)
-        run = loader_run(data, function, recycles=reuse)
+        run = loader_run(data, function, reuses=reuse)
         yield Contender(work, OURS, f"reuse_memory={reuse}", run)
 
 
-def loader_run(data: InMemory, function: Any, recycles: bool) -> Callable[[], float]:
-    # The first batches start the workers; more of them fill the pages of recycled memory.
-    skipped = 24 if recycles else 8
+def loader_run(data: InMemory, function: Any, reuses: bool) -> Callable[[], float]:
+    # The first batches start the workers; later ones touch the pages of reused memory.
+    skipped = 24 if reuses else 8
     size = len(data.pixels)
     order = range(size * (skipped + data.batches))
 
     def run() -> float:
-        """Return the seconds a batch takes once they flow."""
+        """Return the seconds for a batch after the skipped ones."""
         loader = DataLoader(data, size, sampler=order, num_workers=2, collate_fn=function)
         batches = iter(loader)
         for _ in range(skipped):
@@ -451,50 +469,37 @@ def loader_run(data: InMemory, function: Any, recycles: bool) -> Callable[[], fl
 
 
 def bounds(options: argparse.Namespace) -> list[Row]:
-    """Time the parts of a worker's batch alone, to say what bounds the whole."""
+    """Time the parts of a worker's batch one by one."""
     rows = []
     set_threads(1)
-    for (shape_name, shape), dtype_name in itertools.product(options.shapes, options.dtypes):
-        pixels = random_batch(shape, DTYPES[dtype_name])
-        samples = [own.clone() for own in pixels]
-        labelled = [(own, row % CLASSES) for row, own in enumerate(samples)]
+    for case, shape, dtype in cases(options):
+        pixels = random_batch(shape, dtype)
+        samples = [one.clone() for one in pixels]
+        labelled = [(one, row % CLASSES) for row, one in enumerate(samples)]
+        plain = collate_run(default_collate, labelled, in_worker=True)
+        pages = bind(touch_pages, pixels.numel() * pixels.itemsize)
+        stack = bind(torch.stack, samples, out=pixels)
         contenders = [
-            Contender(
-                "plain",
-                PLAIN,
-                "default_collate in a worker",
-                collate_run(default_collate, labelled, in_worker=True),
-            ),
-            Contender(
-                "pages",
-                PLAIN,
-                "fresh shared memory, a byte written to each page",
-                bind(touch_pages, pixels.numel() * pixels.itemsize),
-            ),
-            Contender(
-                "stack",
-                PLAIN,
-                "torch.stack into the same memory again",
-                bind(torch.stack, samples, out=pixels),
-            ),
+            Contender("plain", PLAIN, "default_collate in a worker", plain),
+            Contender("pages", PLAIN, "fresh shared memory, one byte written to each page", pages),
+            Contender("stack", PLAIN, "torch.stack into reused memory", stack),
         ]
         for work, transform in (("Mixup", Mixup()), ("CutMix", CutMix())):
-            drawn = [transform.mix((pixels, torch.eye(len(samples))))[1] for _ in range(32)]
-            mix = mix_again(samples, pixels, list(map(compact, drawn)))
-            contenders.append(Contender(work, OURS, "pixels, into the same memory again", mix))
-        case = f"{shape_name} {dtype_name}, 1 thread"
-        rows += measure(case, contenders, options.rounds)
+            plans = [transform.draw_plan((pixels, torch.eye(len(samples)))) for _ in range(32)]
+            mix = mix_into(pixels, samples, list(map(compact, plans)))
+            contenders.append(Contender(work, OURS, "pixels into reused memory", mix))
+        rows += measure(f"{case}, 1 thread", contenders, options.rounds)
     return rows
 
 
-def mix_again(samples: Any, out: torch.Tensor, recipes: Sequence[Any]) -> Callable[[], None]:
-    """Return what mixes samples by each recipe in turn; small ones are stacked before."""
-    in_turn, spare = itertools.cycle(recipes), torch.empty_like(out)
+def mix_into(out: torch.Tensor, samples: Any, plans: Sequence[Any]) -> Callable[[], None]:
+    """Return a function that mixes samples by one plan after the other; small ones are stacked."""
+    in_turn, spare = itertools.cycle(plans), torch.empty_like(out)
     is_small = samples[0].nbytes < SMALL_SAMPLE
 
     def run() -> None:
-        held = torch.stack(samples, out=spare) if is_small else samples
-        apply_plan(LazyStack(held, lambda size, dtype: out), next(in_turn))
+        source = torch.stack(samples, out=spare) if is_small else samples
+        apply_plan(LazyStack(source, lambda size, dtype: out), next(in_turn))
 
     return run
 
@@ -506,8 +511,8 @@ def touch_pages(count: int) -> None:
 
 def batch(options: argparse.Namespace) -> list[Row]:
     rows = []
-    for (shape_name, shape), dtype_name in itertools.product(options.shapes, options.dtypes):
-        images = random_batch(shape, DTYPES[dtype_name])
+    for case, shape, dtype in cases(options):
+        images = random_batch(shape, dtype)
         labels = torch.arange(len(images)) % CLASSES
         for threads in options.threads:
             clock = set_threads(threads)
@@ -521,48 +526,41 @@ def batch(options: argparse.Namespace) -> list[Row]:
             for work, library, how, transform in batch_transforms(images.dtype):
                 name = f"{how}, in place" if library == "timm" else how
                 contenders.append(Contender(work, library, name, bind(transform, images, labels)))
-            case = f"{shape_name} {dtype_name}, {threads} thread{'s' * (threads > 1)}"
-            rows += measure(case, contenders, options.rounds, clock=clock)
+            text = f"{case}, {threads_text(threads)}"
+            rows += measure(text, contenders, options.rounds, clock=clock)
     return rows
 
 
-def bind(function: Any, *arguments: Any, **named: Any) -> Callable[[], None]:
-    def run() -> None:
-        function(*arguments, **named)  # the result is dropped within the time, like everybody's
-
-    return run
-
-
-def small(options: argparse.Namespace) -> list[Versus]:
-    """Set ours beside what does the same, where calls take the time, and not pixels."""
+def small(options: argparse.Namespace) -> list[Comparison]:
+    """Compare this package with the same work elsewhere, where calls take the time."""
     rows = []
     clock = set_threads(1)
     keep_memory()
     shapes = dict(options.shapes) if options.tiny else SMALL
-    cases = [(*case, CLASSES) for case in itertools.product(shapes.items(), DTYPES.items())]
+    wanted = [(*case, CLASSES) for case in itertools.product(shapes.items(), DTYPES.items())]
     if not options.tiny:
-        cases.append((("128x3x32x32", SMALL["128x3x32x32"]), ("float32", torch.float32), 1000))
-    for (shape_name, shape), (dtype_name, dtype), num_classes in cases:
+        wanted.append((("128x3x32x32", SMALL["128x3x32x32"]), ("float32", torch.float32), 1000))
+    for (shape_name, shape), (dtype_name, dtype), num_classes in wanted:
         groups = small_contenders(random_batch(shape, dtype), num_classes)
         case = f"{shape_name} {dtype_name}, K = {num_classes:,}"
         flat = list(itertools.chain.from_iterable(groups))
         times = iter(times_of(case, flat, options.rounds, 0.02, clock))
-        for mine, *others in groups:
-            own = next(times)
+        for first, *others in groups:
+            taken = next(times)
             for other in others:
-                theirs = next(times)
-                us, their_us = (1e6 * statistics.median(each) for each in (own, theirs))
-                sides = (mine.how, other.library, other.how)
-                rows.append(Versus(case, mine.work, *sides, us, their_us, ratio(own, theirs)))
+                other_taken = next(times)
+                us, other_us = (1e6 * statistics.median(each) for each in (taken, other_taken))
+                names = (first.work, first.how, other.library, other.how)
+                rows.append(Comparison(case, *names, us, other_us, ratio(taken, other_taken)))
     return rows
 
 
 def keep_memory() -> None:
-    """Let glibc keep what is given back to it, for the rest of the process.
+    """Let glibc keep freed memory for the rest of the process.
 
-    By default it returns memory of some MB to the system, or not, by what happened before. The
-    next batch then has to touch fresh pages, or not, which makes a contender four times as slow or
-    fast from run to run. What fresh pages cost is what ``batch`` and ``bounds`` tell.
+    By default glibc returns some MB to the system or keeps them, depending on earlier calls. The
+    next batch then has to touch fresh pages or not, and a contender is up to four times as slow or
+    fast from run to run. The tasks ``batch`` and ``bounds`` measure the cost of fresh pages.
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
@@ -572,57 +570,50 @@ def keep_memory() -> None:
 
 
 def small_contenders(images: torch.Tensor, num_classes: int) -> list[list[Contender]]:
-    """Return groups of one of ours, and of what does the same work elsewhere.
+    """Return groups of one contender of this package and the same work in other libraries.
 
-    Nobody else mixes a uint8 batch by one weight: torchvision and timm refuse it. Ours on bytes
-    stands there beside timm on the same pictures given as float32, and beside torchvision after a
-    conversion that is timed.
+    torchvision and timm cannot mix a uint8 batch by one weight. The uint8 rows of this package are
+    compared with timm on the same images in float32, and with torchvision after a timed conversion.
     """
     from timm.data.mixup import FastCollateMixup
 
     labels = torch.arange(len(images)) % num_classes
-    samples = [(own.clone(), int(label)) for own, label in zip(images, labels, strict=True)]
-    arrays = [(own.numpy(), label) for own, label in samples]
+    samples = [(one.clone(), int(label)) for one, label in zip(images, labels, strict=True)]
+    arrays = [(one.numpy(), label) for one, label in samples]
 
     def of_batch(library: str, how: str, function: Any, dtype: torch.dtype | None = None) -> Any:
-        own = images.to(dtype or images.dtype, copy=True)  # some write into it
-        return Contender(work, library, how, bind(function, own, labels))
+        copied = images.to(dtype or images.dtype, copy=True)  # some functions write into it
+        return Contender(work, library, how, bind(function, copied, labels))
 
     def of_samples(library: str, how: str, function: Any, samples: Any = samples) -> Any:
         return Contender(work, library, how, bind(function, samples))
 
     groups = []
-    for work, theirs in (("Mixup", v2.MixUp), ("CutMix", v2.CutMix)):
-        transform = theirs(num_classes=num_classes)
-        name = theirs.__name__
+    for work, other in (("Mixup", v2.MixUp), ("CutMix", v2.CutMix)):
+        transform, name = other(num_classes=num_classes), other.__name__
         batch = [of_batch(OURS, "on a batch", ours(work, num_classes=num_classes))]
         function = make_collate_fn(ours(work, num_classes=num_classes))
         collated = [of_samples(OURS, "collated", function)]
         if work == "CutMix" or images.is_floating_point():
+            how = f"default_collate, {name}"
             batch.append(of_batch("torchvision", name, transform))
-            collated.append(
-                of_samples("torchvision", f"default_collate, {name}", after_collating(transform))
-            )
+            collated.append(of_samples("torchvision", how, after_collating(transform)))
         else:
             of_floats = of_timm(work, "batch", num_classes)
             batch.append(of_batch("timm", "Mixup batch, of float32", of_floats, torch.float32))
-            batch.append(
-                of_batch(
-                    "torchvision", f"float(), {name}", lambda x, y, t=transform: t(x.float(), y)
-                )
-            )
-            fast = FastCollateMixup(mixup_alpha=1.0, label_smoothing=0.0, num_classes=num_classes)
+            convert = lambda x, y, t=transform: t(x.float(), y)  # noqa: E731
+            batch.append(of_batch("torchvision", f"float(), {name}", convert))
+            fast = FastCollateMixup(**timm_options("Mixup", "batch", num_classes))
             collated.append(of_samples("timm", "FastCollateMixup batch", fast, arrays))
         groups += [batch, collated]
-    per_sample = of_batch(
-        OURS, 'on a batch, mode="sample"', ours(work, num_classes=num_classes, mode="sample")
-    )
+    rule = ours(work, num_classes=num_classes, mode="sample")
+    per_sample = of_batch(OURS, 'on a batch, mode="sample"', rule)
     elem = of_batch("timm", "Mixup elem, in place", of_timm(work, "elem", num_classes))
     return [*groups, [per_sample, elem]]
 
 
 def labels(options: argparse.Namespace) -> list[Row]:
-    """Compare the label formats; the images are tiny, so that labels are what takes time."""
+    """Compare the label formats, with tiny images, so that labels take the time."""
     set_threads(1)
     rows = []
     size = 16 if options.tiny else 128
@@ -644,8 +635,7 @@ def labels(options: argparse.Namespace) -> list[Row]:
         for work, library, how, function in functions:
             target = function(samples)[1]
             parts = target if isinstance(target, PairedLabels) else [target]
-            sent = sum(part.nbytes for part in parts)
-            name = f"{how}, {sent:,} bytes"
+            name = f"{how}, {sum(part.nbytes for part in parts):,} bytes"
             in_worker.append(Contender(work, library, name, collate_run(function, samples, True)))
             criterion = alone if library == "torchvision" else mixed
             name = f"{how}, keeps {kept_bytes(criterion, logits, target):,} bytes"
@@ -666,7 +656,7 @@ def loss_run(criterion: nn.Module, logits: torch.Tensor, target: Any) -> Callabl
 
 
 def kept_bytes(criterion: nn.Module, logits: torch.Tensor, target: Any) -> int:
-    """Count what the loss keeps for its gradient, each piece of memory once."""
+    """Count the bytes that the loss keeps for its gradient, each memory block once."""
     kept = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
@@ -675,13 +665,13 @@ def kept_bytes(criterion: nn.Module, logits: torch.Tensor, target: Any) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        loss = criterion(logits, target)  # alive, so that no address comes twice
+        loss = criterion(logits, target)  # kept alive, so that no address occurs twice
     del loss
     return sum(kept.values())
 
 
 def imports(options: argparse.Namespace) -> list[Row]:
-    """Start Python anew and time the imports, of modules compiled before, as an installer does."""
+    """Time imports in new processes, of compiled modules, as an installer leaves them."""
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
 
     def run(before: str, statement: str) -> Callable[[], float]:
@@ -694,122 +684,32 @@ def imports(options: argparse.Namespace) -> list[Row]:
             command = [sys.executable, "-c", code]
             words = subprocess.check_output(command, text=True, env=environment).split()
             if words[1] != "False":
-                raise RuntimeError("OpenCV was imported, which has to wait for its first use.")
+                raise RuntimeError("the import must not load OpenCV.")
             return float(words[0])
 
         return once
 
-    theirs = "import torchvision.transforms.v2"
-    ours = (
-        "from tv_mixaug import Chain, CutMix, Cutout, Mixup, OneOf, RandomErasing, make_collate_fn"
-    )
+    other = "import torchvision.transforms.v2"
+    names = "Chain, CutMix, Cutout, Mixup, OneOf, RandomErasing, make_collate_fn"
     contenders = [
-        Contender("plain", PLAIN, theirs, run("pass", theirs)),
-        Contender("import", OURS, "tv_mixaug after it", run(theirs, ours)),
+        Contender("plain", PLAIN, other, run("pass", other)),
+        Contender(
+            "import", OURS, "tv_mixaug, after it", run(other, f"from tv_mixaug import {names}")
+        ),
     ]
     with tempfile.TemporaryDirectory() as folder:
         environment["PYTHONPYCACHEPREFIX"] = folder
         return measure("in a new process", contenders, options.rounds, least=0.0)
 
 
-class Lines(NamedTuple):
-    """One line of a table of what a part of the package is made of."""
-
-    case: str
-    part: str
-    modules: str
-    lines: int
-    code: int
-    docstrings: int
-    rest: int
-
-    HEAD = ("part", "modules", "lines", "code", "docstrings", "comments and empty lines")
-
-    def cells(self) -> Sequence[str]:
-        modules = self.modules.replace("__", r"\_\_")  # else they are bold
-        return (self.part, modules, *map(str, self[3:]))
-
-
-PARTS = {
-    "a batch from end to end": "base transforms one_of leaves nesting aliases arguments plans "
-    "draws execute kernels labels masks functional",
-    "detection targets": "detection",
-    "chains": "chain containers foreign",
-    "a loader's samples, numbers and memory": "loading",
-    "losses and metrics": "losses metrics",
-    "timm's names": "timm",
-    "pictures and the command line": "viz io flowers cli demo __main__ __init__",
-}
-
-
-def lines(options: argparse.Namespace) -> list[Lines]:
-    """Count what the package is made of, but the test kit."""
-    root, rows = Path(transforms.__file__).parent, []
-    for part, modules in PARTS.items():
-        names = modules.split()
-        files = [f for name in names for f in (root / f"{name}.py", *(root / name).glob("*.py"))]
-        counts = [count_lines(file.read_text()) for file in files if file.exists()]
-        rows.append(Lines("tv_mixaug", part, modules, *map(sum, zip(*counts, strict=True))))
-    total = (sum(row[place] for row in rows) for place in range(3, 7))
-    return [*rows, Lines("tv_mixaug", "**all**", "", *total)]
-
-
-def count_lines(text: str) -> tuple[int, int, int, int]:
-    """Return all lines, those of code and of docstrings, and the rest."""
-    tree = ast.parse(text)
-    documented = (ast.Module, ast.ClassDef, ast.FunctionDef)
-    docs = [
-        node.body[0]
-        for node in ast.walk(tree)
-        if isinstance(node, documented) and ast.get_docstring(node) is not None
-    ]
-    told = {n for doc in docs for n in range(doc.lineno, (doc.end_lineno or doc.lineno) + 1)}
-    tokens = tokenize.generate_tokens(io.StringIO(text).readline)
-    silent = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT)
-    code = {
-        n
-        for token in tokens
-        if token.type not in (*silent, tokenize.ENDMARKER)
-        for n in range(token.start[0], token.end[0] + 1)
-    }
-    every, code = len(text.splitlines()), code - told
-    return every, len(code), len(told), every - len(code) - len(told)
-
-
-class Speed(NamedTuple):
-    """One line of a table of times on a device; ratios are to a copy of the batch."""
-
-    case: str
-    work: str
-    library: str
-    how: str
-    us: float
-    gb_per_s: float
-    of_copying: float
-    host_us: float
-
-    HEAD = ("work", "", "", "µs", "GB/s", "of copying", "host, µs")
-
-    def cells(self) -> Sequence[str]:
-        return (
-            self.work,
-            bold(self.library),
-            self.how,
-            f"{self.us:.0f}",
-            f"{self.gb_per_s:,.0f}",
-            f"{self.of_copying:.0%}",
-            f"{self.host_us:.0f}",
-        )
-
-
 def gpu(options: argparse.Namespace) -> list[Speed]:
-    """Time transforms by events on the device, and how long the host takes to ask for them.
+    """Time transforms by events on the device, and the host's time to launch them.
 
-    Counted is what has to move: a copy reads and writes each pixel; Mixup reads it twice, as own
-    and as partner's; a cut reads and writes each pixel once. uint8 is also made normalised half.
+    The speed counts the bytes that have to move: a copy reads and writes each pixel; Mixup reads
+    two pixels for each one it writes; a cut reads one. uint8 is also converted to normalised half.
     """
     if not torch.cuda.is_available():
-        raise SystemExit("gpu needs a CUDA device, and torch sees none here: nothing is written.")
+        raise SystemExit("gpu needs a CUDA device, but torch found none; nothing was written.")
     rows = []
     for shape_name, shape in options.shapes:
         for dtype in (torch.float32, torch.bfloat16, torch.uint8):
@@ -834,36 +734,28 @@ def gpu_case(
         run = bind(compile_alone(transform), images, labels)
         found.append((work, OURS, f"compiled, {how}", moved, run))
         if dtype == torch.uint8:
-            moved += 2 * images.numel() - size  # half is written in the place of bytes
+            moved += 2 * images.numel() - size  # half is written instead of bytes
             run = bind(compile_alone(then_normalise(transform, mean, scale)), images, labels)
             found.append((work, OURS, f"compiled, to normalised half, {how}", moved, run))
     for work, library, how, transform in batch_transforms(dtype):
         if "elem" not in how:
             moved = (3 if work == "Mixup" else 2) * size
             found.append((work, library, how, moved, bind(transform, images, labels)))
-    contenders = [
-        Contender(work, library, how, event_run(run)) for work, library, how, _, run in found
-    ]
+    contenders = [Contender(*names, event_run(run)) for *names, _, run in found]
     case = f"{shape_name} {str(dtype).removeprefix('torch.')}, {torch.cuda.get_device_name()}"
     times = times_of(case, contenders, rounds, least=0.0, clock=time.perf_counter)
     copied = found[0][3] / statistics.median(times[0])
-    return [
-        Speed(
-            case,
-            work,
-            library,
-            how,
-            1e6 * statistics.median(taken),
-            moved / statistics.median(taken) / 1e9,
-            moved / statistics.median(taken) / copied,
-            1e6 * statistics.median(host_seconds(run) for _ in range(rounds)),
-        )
-        for taken, (work, library, how, moved, run) in zip(times, found, strict=True)
-    ]
+    rows = []
+    for taken, (*names, moved, run) in zip(times, found, strict=True):
+        seconds = statistics.median(taken)
+        host = statistics.median(host_seconds(run) for _ in range(rounds))
+        speed = moved / seconds
+        rows.append(Speed(case, *names, 1e6 * seconds, speed / 1e9, speed / copied, 1e6 * host))
+    return rows
 
 
 def graph_transforms(num_classes: int) -> list[tuple[str, str, nn.Module]]:
-    """Return (work, how, transform) of all rules of ours, as one graph takes them."""
+    """Return (work, how, transform) of all rules of this package that compile."""
     found: list[tuple[str, str, nn.Module]] = []
     for work in ("Mixup", "CutMix", "Cutout", "RandomErasing", "OneOf"):
         for mode in ("batch", "sample"):
@@ -875,7 +767,7 @@ def graph_transforms(num_classes: int) -> list[tuple[str, str, nn.Module]]:
 
 
 def compile_alone(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile a function of its own, so that no other shares its graphs or their limit."""
+    """Compile a function under a code object of its own, with its own limit of graphs."""
 
     def call(*batch: Any) -> Any:
         return function(*batch)
@@ -895,7 +787,7 @@ def then_normalise(
 
 
 def host_seconds(run: Callable[[], Any], repeats: int = 20) -> float:
-    """Time how long the host takes to ask for the work, while the device is behind."""
+    """Time the launches on the host, which do not wait for the device."""
     torch.cuda.synchronize()
     start = time.perf_counter()
     for _ in range(repeats):
@@ -918,33 +810,75 @@ def event_run(run: Callable[[], Any], repeats: int = 20) -> Callable[[], float]:
     return timed
 
 
-# --- Counting -----------------------------------------------------------------------------------
+# --- Tasks: counts ------------------------------------------------------------------------------
+
+
+def lines(options: argparse.Namespace) -> list[Lines]:
+    """Count the lines of the package and of the tests, by folder."""
+    package = Path(tv_mixaug.__file__).parent
+    tests = package.parent / "tests"
+    kit = [package / "testing"]
+    folders = [path for path in sorted(package.iterdir()) if path.is_dir() and path not in kit]
+    groups = [("the package without testing", package, [package, *folders])]
+    groups.append(("testing", package, kit))
+    test_folders = [path for path in sorted(tests.glob("*")) if path.is_dir()]
+    groups.append(("tests", tests, [tests, *test_folders]))
+    rows = []
+    for case, root, members in groups:
+        found = []
+        for folder in members:
+            files = list(folder.glob("*.py") if folder == root else folder.rglob("*.py"))
+            counts = [count_lines(file.read_text()) for file in files]
+            if counts:
+                total = map(sum, zip(*counts, strict=True))
+                found.append(Lines(case, f"{folder.name}/", len(files), *total))
+        rows += found
+        if len(found) > 1:
+            sums = (sum(row[place] for row in found) for place in (2, 3, 4))
+            rows.append(Lines(case, "**all**", *sums))
+    return rows
+
+
+def count_lines(text: str) -> tuple[int, int]:
+    """Return the number of all lines and of code lines."""
+    docstrings: set[int] = set()
+    for node in ast.walk(ast.parse(text)):
+        documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+        if isinstance(node, documented) and ast.get_docstring(node) is not None:
+            first = node.body[0]
+            docstrings.update(range(first.lineno, (first.end_lineno or first.lineno) + 1))
+    blank = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE}
+    blank |= {tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
+    code: set[int] = set()
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type not in blank:
+            code.update(range(token.start[0], token.end[0] + 1))
+    return len(text.splitlines()), len(code - docstrings)
 
 
 class Trace(TorchDispatchMode):
-    """Count what is asked of a device, by what torch dispatches for meta tensors within it.
+    """Count launches, copies and bytes on a device, from operations dispatched for meta tensors.
 
-    Meta tensors have a shape and no values: nothing is computed, and no device is needed. What the
-    host draws and computes by itself is not counted. The rules:
+    Meta tensors have shapes and no values, so no device is needed. Work on the host is not counted.
 
-    * A launch is an operation that makes or changes a meta tensor of at least one element. Views
-      and memory that is only reserved (``empty``) are none. An operation counts once, also where a
-      device starts two kernels for it (a sort, say); a ``_foreach_`` one counts once where all its
-      tensors are contiguous, and else once for each, which is how CUDA treats them.
-    * A copy is a CPU tensor brought to the device: by ``to``, ``copy_``, or as an argument of more
-      than zero dimensions; or numbers, by ``torch.tensor``, for which the host also waits. It is
-      no launch, unless its target is not contiguous: CUDA then copies into memory reserved on the
-      way, and a kernel from there.
-    * Bytes moved: what a launch reads and writes. An argument is read once at its own size, not
-      the one it is expanded to. A new result, an ``out=`` and the target of ``copy_``, ``fill_``
-      or random numbers are written; what is changed in place is read and written. Indexing
-      reads what it takes and the index; scattering writes what it puts. A copy writes what
-      arrives.
+    * A launch is an operation that makes or changes a meta tensor with at least one element. Views
+      and uninitialised memory (``empty``) are not launches. An operation counts once, even if a
+      device starts several kernels for it. A ``_foreach_`` operation counts once if all its tensors
+      are contiguous, otherwise once for each tensor, as on CUDA.
+    * A copy is a CPU tensor that is brought to the device by ``to``, by ``copy_``, or as an
+      argument with at least one dimension; or numbers in ``torch.tensor``, for which the host also
+      waits. A copy is a launch only if its target is not contiguous: CUDA then copies into
+      temporary memory first.
+    * The bytes moved are the bytes that a launch reads and writes. An argument is read once, at its
+      size before expansion. A new result, an ``out=`` and the target of ``copy_``, ``fill_`` or
+      random numbers are written. A tensor changed in place is read and written. Indexing reads the
+      selected elements and the index; scattering writes the scattered elements. A copy from the
+      host writes its target.
 
     Attributes:
-        launches: How many there were.
-        copies: How many tensors came from the host.
-        moved: How many bytes the device read and wrote.
+        launches: Number of launches.
+        copies: Number of copies.
+        moved: Number of bytes moved.
     """
 
     RESERVES = frozenset(("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"))
@@ -958,7 +892,7 @@ class Trace(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.launches = self.copies = self.moved = 0
-        self.numbers = MadeOfNumbers(self)
+        self.numbers = TensorCalls(self)
 
     def __enter__(self) -> Any:
         self.numbers.__enter__()
@@ -1003,14 +937,14 @@ class Trace(TorchDispatchMode):
         )
         self.launches += len(results) if apart else 1
         if name.endswith("_like") or name.startswith("new_"):
-            given = {}  # asked for its shape alone
+            given = {}  # only the shape is used
         for place, (key, value) in enumerate(given.items()):
             found = tensors_of(value)
             self.copies += sum(not t.is_meta and t.dim() > 0 for t in found)
             size = sum(size_of(t) * (1 if t.is_meta else 2) for t in found if t.is_meta or t.dim())
             if key in aliases and name in self.PUTS | self.ADDS:
                 is_read = name in self.ADDS or given.get("accumulate", False)
-                self.moved += (2 if is_read else 1) * put(name, given) * value.itemsize
+                self.moved += (2 if is_read else 1) * put_count(name, given) * value.itemsize
             elif key in aliases:
                 is_read = key not in targets and name not in self.ONLY_WRITES
                 self.moved += (2 if is_read else 1) * size
@@ -1022,8 +956,8 @@ class Trace(TorchDispatchMode):
             self.moved += sum(size_of(t) for t in results)
 
 
-class MadeOfNumbers(TorchFunctionMode):
-    """Count what ``torch.tensor`` copies, which a dispatch mode does not see."""
+class TensorCalls(TorchFunctionMode):
+    """Count the copies of ``torch.tensor``, which a dispatch mode does not see."""
 
     def __init__(self, trace: Trace) -> None:
         super().__init__()
@@ -1041,31 +975,31 @@ class MadeOfNumbers(TorchFunctionMode):
 
 
 def tensors_of(value: Any) -> list[torch.Tensor]:
-    return [leaf for leaf in tree_leaves(value) if isinstance(leaf, torch.Tensor)]
+    return [part for part in tree_leaves(value) if isinstance(part, torch.Tensor)]
 
 
 def size_of(tensor: torch.Tensor) -> int:
-    """Return the bytes a tensor has, however far it is expanded."""
+    """Return the bytes of a tensor before expansion."""
     lengths = (n for n, step in zip(tensor.shape, tensor.stride(), strict=True) if step or not n)
     return math.prod(lengths) * tensor.itemsize
 
 
-def put(name: str, given: dict[str, Any]) -> int:
-    """Return how many elements an operation of ``Trace.PUTS`` or ``ADDS`` puts in place."""
-    own = given["self"]
+def put_count(name: str, given: dict[str, Any]) -> int:
+    """Return the number of elements that an operation of ``Trace.PUTS`` or ``ADDS`` writes."""
+    target = given["self"]
     if name == "index_put":
         if any(index is not None and index.dtype == torch.bool for index in given["indices"]):
-            return own.numel()  # how many are True is in the values
-        return torch.ops.aten.index.Tensor(own, given["indices"]).numel()
+            return target.numel()  # the number of True values is unknown
+        return torch.ops.aten.index.Tensor(target, given["indices"]).numel()
     if name in ("index_copy", "index_fill", "index_add"):
-        return own.numel() // own.shape[given["dim"]] * given["index"].numel()
+        return target.numel() // target.shape[given["dim"]] * given["index"].numel()
     return given["index"].numel()
 
 
-def trace(options: argparse.Namespace) -> list[Counted]:
-    """Count what transforms ask of a device for a batch, with class indices as labels."""
+def trace(options: argparse.Namespace) -> list[Counts]:
+    """Count the work of transforms on a device for a batch with class indices."""
     shape = (4, 3, 16, 16) if options.tiny else (64, 3, 224, 224)
-    limits = {"Mixup": 3}  # own, partner and result; a cut needs one of both
+    limits = {"Mixup": 3}  # original, partner and result; a cut reads one of the two
     rows = []
     for dtype in (torch.float32, torch.float16, torch.uint8):
         images = torch.empty(shape, dtype=dtype, device="meta")
@@ -1078,27 +1012,17 @@ def trace(options: argparse.Namespace) -> list[Counted]:
             except RuntimeError:
                 if library == OURS:
                     raise
-                continue  # a meta tensor would let pass what is refused here
+                continue  # the library refuses the dtype, but not for meta tensors
             counts = [counts_of(transform, images, labels, seed) for seed in range(options.draws)]
             launches, copies, moved = zip(*counts, strict=True)
-            rows.append(
-                Counted(
-                    case,
-                    work,
-                    library,
-                    how,
-                    statistics.median(launches),
-                    max(launches),
-                    max(copies),
-                    statistics.mean(moved) / images.nbytes,
-                    limits.get(work, 2),
-                )
-            )
+            totals = statistics.median(launches), max(launches), max(copies)
+            share = statistics.mean(moved) / images.nbytes
+            rows.append(Counts(case, work, library, how, *totals, share, limits.get(work, 2)))
     return rows
 
 
 def device_transforms(num_classes: int) -> list[tuple[str, str, str, Callable[..., Any]]]:
-    """Return (work, library, how, function of images and labels) of what is counted."""
+    """Return (work, library, how, function of images and labels) to be counted."""
     found: list[tuple[str, str, str, Callable[..., Any]]] = []
     for work, how, transform in graph_transforms(num_classes):
         pairings = ("roll", "shuffle") if work in ("Mixup", "CutMix") else ("",)
@@ -1121,33 +1045,18 @@ def counts_of(
     transform: Callable[..., Any], images: torch.Tensor, labels: torch.Tensor, seed: int
 ) -> tuple[int, int, int]:
     torch.manual_seed(seed)
-    np.random.seed(seed)  # timm draws there
+    np.random.seed(seed)  # used by timm
     with Trace() as counter:
         transform(images, labels)
     return counter.launches, counter.copies, counter.moved
 
 
-class Fused(NamedTuple):
-    """One line of a table of the kernels that the default backend of torch.compile makes."""
-
-    case: str
-    work: str
-    how: str
-    image_kernels: int
-    kernels: int
-
-    HEAD = ("work", "", "kernels that write images", "all kernels")
-
-    def cells(self) -> Sequence[str]:
-        return self.work, self.how, f"{self.image_kernels}", f"{self.kernels}"
-
-
 class CountedError(Exception):
-    """Ends a compilation whose kernels were counted."""
+    """Ends a compilation after its kernels were counted."""
 
 
 def kernels(options: argparse.Namespace) -> list[Fused]:
-    """Count what the default backend starts for a compiled transform, once it has fused all."""
+    """Count the kernels of compiled transforms after the fusion by the default backend."""
     rows = []
     for dtype in (torch.float32, torch.uint8):
         images = random_batch((8, 3, 32, 32), dtype)
@@ -1160,7 +1069,7 @@ def kernels(options: argparse.Namespace) -> list[Fused]:
 
 
 def written_by_kernels(function: Callable[..., Any], *batch: torch.Tensor) -> list[list[int]]:
-    """Return how many elements each kernel writes, for each tensor that it writes."""
+    """Return for each kernel the number of elements of each tensor that it writes."""
     from torch._inductor import config
 
     sizes: list[list[int]] = []
@@ -1191,7 +1100,8 @@ def write(name: str, rows: list[Any], options: argparse.Namespace) -> None:
         table.writerows(
             [f"{value:.4g}" if isinstance(value, float) else value for value in row] for row in rows
         )
-    (options.out / f"{name}.md").write_text(as_table(rows) + "\n" + circumstances(options) + "\n")
+    text = f"{as_table(rows)}\n{circumstances(options)}\n"
+    (options.out / f"{name}.md").write_text(text)
     if name in ("collate", "loader", "batch"):
         plot(rows, options.out / f"{name}.svg", name)
     print(as_table(rows))
@@ -1200,16 +1110,13 @@ def write(name: str, rows: list[Any], options: argparse.Namespace) -> None:
 
 def as_table(rows: list[Any]) -> str:
     lines = []
-    head = rows[0].HEAD
-    rule = ["---" if isinstance(value, str) else "--:" for value in rows[0][1:]]
+    rule = " | ".join("---" if isinstance(value, str) else "--:" for value in rows[0][1:])
     for case, group in itertools.groupby(rows, lambda row: row.case):
-        lines += ["", f"**{case}**", "", as_line(head), as_line(rule)]
-        lines += [as_line(row.cells()) for row in group]
+        lines += ["", f"**{case}**", "", f"| {rows[0].HEAD} |", f"| {rule} |"]
+        for row in group:
+            cells = row.CELLS.format(row)
+            lines.append(f"| {cells.replace(f'| {OURS} |', f'| **{OURS}** |')} |")
     return "\n".join(lines).lstrip() + "\n"
-
-
-def as_line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 def circumstances(options: argparse.Namespace) -> str:
@@ -1221,13 +1128,13 @@ def circumstances(options: argparse.Namespace) -> str:
         model = next((line.split(": ")[1] for line in lines if "model name" in line), model)
     return (
         f"{datetime.date.today()}, Python {platform.python_version()}, {versions}; {model}, "
-        f"{os.cpu_count()} cores, {platform.system()}. Load of the machine while it ran: "
-        f"{os.getloadavg()[0]:.1f}. `{options.command}`"
+        f"{os.cpu_count()} cores, {platform.system()}. Load average: {os.getloadavg()[0]:.1f}. "
+        f"`{options.command}`"
     )
 
 
 def plot(rows: list[Row], path: Path, name: str) -> None:
-    """Draw the cost beside plain of the best mode of each library, for each case."""
+    """Draw for each case the time of the fastest mode of each library as a multiple of plain."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -1280,29 +1187,29 @@ TASKS = {
     "lines": lines,
     "trace": trace,
     "kernels": kernels,
-    "small": small,  # after all that times memory
+    "small": small,  # last, since it changes how memory is freed
     "gpu": gpu,
 }
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("task", nargs="*", help=f"{', '.join(TASKS)}; all but gpu by default")
+    parser.add_argument("task", nargs="*", help=f"{', '.join(TASKS)}; by default all except gpu")
     parser.add_argument("--quick", action="store_true", help="three rounds")
-    parser.add_argument("--rounds", type=int, help="how many; 15 by default, a third for loader")
+    parser.add_argument("--rounds", type=int, help="default: 15, and a third of it for loader")
     parser.add_argument(
-        "--threads", type=int, nargs="+", default=[1, 2], help="of the main process"
+        "--threads", type=int, nargs="+", default=[1, 2], help="in the main process"
     )
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
-    parser.add_argument("--batches", type=int, default=24, help="that a loader is timed over")
-    parser.add_argument("--draws", type=int, default=32, help="that trace counts over")
+    parser.add_argument("--batches", type=int, default=24, help="timed batches of a loader")
+    parser.add_argument("--draws", type=int, default=32, help="calls that trace counts")
     parser.add_argument("--tiny", action="store_true", help="toy sizes, for tests")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args(arguments)
     unknown = [name for name in options.task if name not in TASKS]
     if unknown:
-        parser.error(f"unknown task {unknown[0]}; there are {', '.join(TASKS)}")
+        parser.error(f"unknown task {unknown[0]}; choose from {', '.join(TASKS)}")
     names = [name for name in TASKS if name in (options.task or TASKS.keys() - {"gpu"})]
     options.rounds = options.rounds or (3 if options.quick else 15)
     options.shapes = [(name, SHAPES[name]) for name in options.shapes]

@@ -1,17 +1,17 @@
-"""Keep batches from workers in every way, for thousands of batches, and look at each again.
+"""Test that reused memory never changes a batch that is still held, for thousands of batches.
 
     python docs/benchmarks/soak_reuse_memory.py --batches 5000
 
-With a /dev/shm of 64 MB, as containers have it (needs root):
+With a /dev/shm of 64 MB, the default of containers (needs root):
 
     unshare -m sh -c 'mount -t tmpfs -o size=64m tmpfs /dev/shm &&
         python docs/benchmarks/soak_reuse_memory.py'
 
-The first part keeps a random half of all batches for a random while: as tensors, lists, views,
-arrays, capsules, in a graph, in a queue to another process, and so on. A kept batch must have the
-bytes that it had, and memory, open files and blocks must stay within bounds that do not depend on
-the number of batches. The second part keeps far more batches than a pool has blocks, with
-default_collate for comparison. Exits with an error if a check fails.
+The first part holds a random half of all batches for a random time: as tensors, lists, views,
+arrays, capsules, in an autograd graph, in a queue to another process, and so on. The bytes of a
+held batch must not change, and memory, open files and blocks must stay within bounds that do not
+depend on the number of batches. The second part holds more batches than a pool has blocks, with
+default_collate for comparison. The script exits with an error if a check fails.
 """
 
 import argparse
@@ -40,15 +40,15 @@ fork = torch.multiprocessing.get_context("fork")
 
 
 class Shades(Dataset):
-    """Pictures of one shade each, of the side that is asked for."""
+    """Images of one shade each, with the requested side."""
 
     def __getitem__(self, index):
         number, side = index
         return torch.full((3, side, side), number % 251 / 250), number % CLASSES, number
 
 
-class Draws:
-    """Draw the batches: from 3 to 6 pictures, mostly of a side that changes now and then."""
+class RandomBatches:
+    """Sample batches of 3 to 6 images; most have one side, which changes after 70 batches."""
 
     def __init__(self, batches):
         self.batches = batches
@@ -101,7 +101,7 @@ KEEPERS = {
 
 
 def checksum(kept):
-    """Return a checksum of what was kept; a capsule can be asked once only."""
+    """Return a checksum of a held object; a capsule can be opened only once."""
     if isinstance(kept, list):
         kept = torch.stack(kept)
     if isinstance(kept, bytes):
@@ -115,19 +115,19 @@ def checksum(kept):
     return zlib.crc32(np.ascontiguousarray(kept))
 
 
-def keep_elsewhere(queue, answers):
-    """Keep up to 20 batches in another process, and answer with the number of those harmed."""
-    held, harmed = [], 0
+def hold_elsewhere(queue, answers):
+    """Hold up to 20 batches in another process, and return the number of changed ones."""
+    held, changed = [], 0
     while (message := queue.get()) is not None:
         held.append(message)
         if len(held) > 20:
             images, wanted = held.pop(random.randrange(len(held)))
-            harmed += checksum(images) != wanted
-    answers.put(harmed + sum(checksum(images) != wanted for images, wanted in held))
+            changed += checksum(images) != wanted
+    answers.put(changed + sum(checksum(images) != wanted for images, wanted in held))
 
 
 def shared_bytes(processes):
-    """Return the bytes of shared memory that the processes have mapped, each file once."""
+    """Return the bytes of shared memory mapped by the processes, each file once."""
     files = {}
     for process in processes:
         for line in Path(f"/proc/{process}/maps").read_text().splitlines():
@@ -149,7 +149,7 @@ def check(is_so, text):
 
 
 def is_right(batch):
-    """Tell whether the pictures have one shade each, the one that the recorded plan says."""
+    """Whether each image has one shade, which follows from the recorded plan."""
     images, _, numbers, plan = batch
     shades = numbers % 251 / 250
     lam = torch.where(plan.op == 0, 1.0, plan.lam)
@@ -159,24 +159,24 @@ def is_right(batch):
 
 
 def keep(images, way):
-    """Return the images, kept in a way, and the checksum of that."""
+    """Return the images in another form, and its checksum."""
     differs = way in ("view", "transposed", "view of an array", "storage")
     wanted = checksum(KEEPERS[way](images) if differs else images)
     return KEEPERS[way](images), wanted
 
 
 def soak(count):
-    """Keep batches at random for a random while, over many epochs, some of them left early."""
+    """Hold random batches for a random time, over many epochs, some of which end early."""
     collate_fn = make_collate_fn(Mixup(num_classes=CLASSES, passthrough=(2,), p=0.7), record=True)
     queue, answers = fork.SimpleQueue(), fork.SimpleQueue()
-    other = fork.Process(target=keep_elsewhere, args=(queue, answers), daemon=True)
+    other = fork.Process(target=hold_elsewhere, args=(queue, answers), daemon=True)
     other.start()
     loader, kept, ways, measured = None, [], Counter(), []
     seen = lent = wrong = most_kept = 0
     while seen < count:
         if loader is None or random.random() < 0.2:
             loader = DataLoader(
-                Shades(), batch_sampler=Draws(140), collate_fn=collate_fn, num_workers=2,
+                Shades(), batch_sampler=RandomBatches(140), collate_fn=collate_fn, num_workers=2,
                 persistent_workers=random.random() < 0.8,
             )  # fmt: skip
         iterator, end = iter(loader), random.choice([20, 140, 140])
@@ -204,8 +204,8 @@ def soak(count):
     queue.put(None)
     wrong += answers.get()
     print(f"{seen} batches:", ", ".join(f"{name} {number}" for name, number in ways.items()))
-    check(wrong == 0, "every batch came right, and every kept one had the bytes that it had")
-    check(lent >= 0.9 * seen, f"{lent} of {seen} came in blocks that are used again")
+    check(wrong == 0, "every batch was correct, and no held batch changed")
+    check(lent >= 0.9 * seen, f"{lent} of {seen} batches were in reused blocks")
     most = 2 * memory_pool.POOL_BLOCKS  # of two workers
     largest = 6 * 3 * max(SIDES) ** 2 * 4 / 2**20
     limits = 2 * (most + most_kept) * largest, 3 * (most + most_kept), most
@@ -215,7 +215,7 @@ def soak(count):
 
 
 def keep_many(function, count):
-    """Keep all batches of a loop; return how many came, seconds a batch, MB shared and files."""
+    """Hold all batches of a loop; return their number, seconds per batch, MB shared and files."""
     draws = [[(number, 160) for number in range(place, place + 8)] for place in range(count)]
     loader = DataLoader(Shades(), batch_sampler=draws, collate_fn=function, num_workers=1)
     files, kept, iterator = len([*Path("/proc/self/fd").iterdir()]), [], iter(loader)
@@ -228,7 +228,7 @@ def keep_many(function, count):
     seconds = (time.perf_counter() - start) / len(kept)
     files = len([*Path("/proc/self/fd").iterdir()]) - files
     del iterator, loader
-    gc.collect()  # an error holds the workers
+    gc.collect()  # an error keeps references to the workers
     return len(kept), seconds, shared_bytes([os.getpid()]) / 2**20, files
 
 
@@ -253,15 +253,15 @@ def main():
     plain, mixed = (
         [statistics.median(one) for one in zip(*f, strict=True)] for f in found.values()
     )
-    print(f"{options.kept} kept by: batches, seconds a batch, MB shared, open files")
+    print(f"{options.kept} held: batches, seconds per batch, MB shared, open files")
     print("    default_collate: {:.0f}, {:.4f}, {:.0f}, {:.0f}".format(*plain))
     print("    Mixup:           {:.0f}, {:.4f}, {:.0f}, {:.0f}".format(*mixed))
-    check(mixed[0] >= plain[0], "no fewer batches can be kept than with default_collate")
-    if options.kept >= 100:  # enough to take the time
-        check(mixed[1] <= 1.5 * plain[1], "keeping them takes no more than 1.5 times as long")
+    check(mixed[0] >= plain[0], "at least as many batches can be held as with default_collate")
+    if options.kept >= 100:  # fewer take too little time to compare
+        check(mixed[1] <= 1.5 * plain[1], "holding them takes at most 1.5 times as long")
     if mixed[0] == plain[0]:
-        check(mixed[2] <= 1.05 * plain[2], "nor more memory")
-        check(mixed[3] <= 1.05 * plain[3], "nor more open files")
+        check(mixed[2] <= 1.05 * plain[2], "holding them takes at most 1.05 times the memory")
+        check(mixed[3] <= 1.05 * plain[3], "holding them takes at most 1.05 times the open files")
 
 
 if __name__ == "__main__":

@@ -1,25 +1,25 @@
-"""Does mixing help? Train with and without it on Fashion-MNIST and write CSV, table and plot.
+"""Train with and without mixing on Fashion-MNIST, and write a CSV, a table and a plot.
 
-    python train_fashion_mnist.py smoke --data DIR    # about a minute: shows that everything runs
+    python train_fashion_mnist.py smoke --data DIR    # about a minute: shows that the script runs
     python train_fashion_mnist.py cpu   --data DIR    # 30 runs of 2 to 3 minutes, two at a time
-    python train_fashion_mnist.py full  --data DIR    # 60 long runs: wants a GPU
+    python train_fashion_mnist.py full  --data DIR    # 60 long runs: needs a GPU
 
-Results go to ``train_fashion_mnist/`` beside this script, or to ``--out``. Stop it whenever you
-like: the same command goes on where it stopped, from the last finished epoch. ``--arms``,
-``--labels``, ``--seeds`` and ``--models`` run a part of the grid. Needs the extra ``bench``.
+Results are written to ``train_fashion_mnist/`` next to this script, or to ``--out``. The script can
+be interrupted: the same command resumes after the last finished epoch. ``--arms``, ``--labels``,
+``--seeds`` and ``--models`` select a part of the grid. The script needs the extra ``bench``.
 
-``DIR`` has the layout of ``torchvision.datasets.FashionMNIST``, which
-``FashionMNIST(DIR, download=True)`` produces. From the Debian package ``dataset-fashion-mnist``,
-or from any other copy of the four ``.gz`` files:
+``DIR`` has the layout of ``torchvision.datasets.FashionMNIST``, as made by
+``FashionMNIST(DIR, download=True)``. To make it from the Debian package ``dataset-fashion-mnist``,
+or from another copy of the four ``.gz`` files:
 
     mkdir -p DIR/FashionMNIST/raw
     for f in /usr/share/datasets/fashion-mnist/*.gz; do
         gunzip -c "$f" > "DIR/FashionMNIST/raw/$(basename "$f" .gz)"
     done
 
-What is compared: the arms of one seed share the initial weights, the training images, their
-order, and the redrawn labels; only the mixing differs. Every number is that of the last epoch on
-test images that training never saw: no epoch is picked, nothing is tuned for an arm.
+The arms of one seed share the initial weights, the training images, their order and the redrawn
+labels, and differ only in the mixing. All numbers are measured after the last epoch on the test
+images. No epoch is selected, and no setting is tuned for an arm.
 """
 
 import argparse
@@ -51,7 +51,7 @@ BAR_POSITION = 1  # line of this process's progress bar
 
 
 class Size(NamedTuple):
-    """Everything that is the same for all runs of one command."""
+    """The settings that all runs of one command share."""
 
     models: tuple[str, ...]
     images: int
@@ -94,7 +94,7 @@ class Run(NamedTuple):
         return f"{self.model}, {describe_labels(self.redrawn)}, {self.arm}, seed {self.seed}"
 
 
-# --- The arms: the only lines that differ from training without mixing -------------------------
+# --- The arms ----------------------------------------------------------------------------------
 
 
 def cutout():
@@ -126,7 +126,7 @@ def conv(inputs, outputs, kernel, stride=1):
 
 
 class Block(nn.Module):
-    """Two 3 × 3 convolutions and a shortcut (He et al., https://arxiv.org/abs/1512.03385)."""
+    """A residual block (He et al., https://arxiv.org/abs/1512.03385)."""
 
     def __init__(self, inputs, outputs, stride):
         super().__init__()
@@ -142,7 +142,7 @@ class Block(nn.Module):
 
 
 class PreActBlock(nn.Module):
-    """The same with norm and ReLU first (He et al., https://arxiv.org/abs/1603.05027)."""
+    """A pre-activation residual block (He et al., https://arxiv.org/abs/1603.05027)."""
 
     def __init__(self, inputs, outputs, stride):
         super().__init__()
@@ -158,7 +158,7 @@ class PreActBlock(nn.Module):
 
 
 def resnet(block, widths, depth, stem_stride=1):
-    """Stack ``depth`` blocks for each width, each width after the first at half the resolution."""
+    """Stack ``depth`` blocks for each width; the resolution is halved between widths."""
     layers = [conv(1, widths[0], 3, stem_stride)]
     if block is Block:
         layers += [nn.BatchNorm2d(widths[0]), nn.ReLU()]
@@ -173,7 +173,7 @@ def resnet(block, widths, depth, stem_stride=1):
 
 
 MODELS = {
-    # 308,074 parameters. The stem halves the image, which makes a CPU epoch four times shorter.
+    # 308,074 parameters. The stem has stride 2, so that an epoch takes a quarter of the time.
     "small": lambda: resnet(Block, (32, 64, 128), 1, stem_stride=2),
     "resnet20": lambda: resnet(Block, (16, 32, 64), 3),
     "preact18": lambda: resnet(PreActBlock, (64, 128, 256, 512), 2),
@@ -199,12 +199,12 @@ def normalised(images):
 
 
 def training_set(data, size, run):
-    """Return the first images, the same for every run, with the labels that this run sees."""
+    """Return the first images, the same for every run, with the labels of this run."""
     source = FashionMNIST(data, train=True)
     labels = source.targets[: size.images].clone()
     generator = torch.Generator().manual_seed(1_000 + run.seed)
     redrawn = torch.randperm(len(labels), generator=generator)[: round(run.redrawn * len(labels))]
-    # Drawn from all ten classes: one redrawn label in ten stays right by chance.
+    # From all ten classes, so a tenth of the redrawn labels stay correct by chance.
     labels[redrawn] = torch.randint(CLASSES, (len(redrawn),), generator=generator)
     background = (0 - MEAN) / STD
     crop_and_flip = [v2.RandomCrop(28, padding=2, fill=background), v2.RandomHorizontalFlip()]
@@ -241,7 +241,7 @@ def evaluate(model, images, labels, device):
 
 
 def train(run, size, data, checkpoint):
-    """Train one run from its last finished epoch to the end and return its row of the CSV."""
+    """Train one run, or resume it after its last finished epoch, and return its row of the CSV."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.set_float32_matmul_precision("high")
     torch.manual_seed(run.seed)
@@ -290,7 +290,7 @@ def train(run, size, data, checkpoint):
     for epoch in bar:
         start = time.perf_counter()
         model.train()
-        # Order and mixes follow from (seed, epoch): a resumed run equals one in a single piece.
+        # Order and mixes depend on (seed, epoch), so a resumed run equals an uninterrupted one.
         collate_fn.set_epoch(epoch)
         order.manual_seed(10_000 * run.seed + epoch)
         loss_sum = torch.zeros((), device=device)
@@ -368,7 +368,7 @@ def append_row(path, row):
 
 def prepare_worker(lock, started):
     global BAR_POSITION
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends us
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends the workers after Ctrl-C
     torch.set_num_threads(1)
     with started.get_lock():
         started.value += 1
@@ -381,7 +381,7 @@ def train_job(job):
 
 
 def results(jobs, processes):
-    """Yield (job, row) as the jobs end, so many of them at a time."""
+    """Run jobs in processes, and yield (job, row) when a job ends."""
     if processes == 1:
         yield from map(train_job, jobs)
         return
@@ -392,11 +392,11 @@ def results(jobs, processes):
 
 
 def run_all(name, size, data, out, arms=tuple(ARMS)):
-    """Train what the CSV does not hold yet, then write table and plot."""
+    """Train the runs that the CSV does not contain, then write the table and the plot."""
     checkpoints, path = out / "runs" / name, out / f"{name}.csv"
     checkpoints.mkdir(parents=True, exist_ok=True)
     done = {run_of(row) for row in read_rows(path)}
-    # Seeds outermost: if it is stopped early, the arms have been treated alike.
+    # Seeds are the outer loop, so that an interrupted grid has the same runs for all arms.
     wanted = [
         Run(model, redrawn, arm, seed)
         for seed in size.seeds
@@ -421,7 +421,7 @@ def run_all(name, size, data, out, arms=tuple(ARMS)):
 # --- Table and plot ----------------------------------------------------------------------------
 
 
-TABLES = "<!-- tables -->"  # where a page that includes the file begins
+TABLES = "<!-- tables -->"  # pages include the file from here on
 
 
 def describe_labels(redrawn):
@@ -429,13 +429,13 @@ def describe_labels(redrawn):
 
 
 def spread(values, sign="", digits=2):
-    """Write mean ± sample standard deviation; one value has no deviation."""
+    """Return mean ± sample standard deviation as text; the mean alone for one value."""
     mean = f"{statistics.mean(values):{sign}.{digits}f}"
     return f"{mean} ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else mean
 
 
 def groups(rows):
-    """Sort rows into {(model, redrawn): {arm: {seed: row}}}, in the order of ``ARMS``."""
+    """Group rows as {(model, redrawn): {arm: {seed: row}}}, in the order of ``ARMS``."""
     sorted_rows = sorted(rows, key=lambda row: (run_of(row)[:2], list(ARMS).index(row["arm"])))
     found = {}
     for row in sorted_rows:
@@ -445,7 +445,7 @@ def groups(rows):
 
 
 def table(name, rows):
-    """Return the Markdown tables; "against none" compares runs of the same seed."""
+    """Return the Markdown tables; "difference to none" compares runs of the same seed."""
     first = rows[0]
     lines = ["---", "orphan: true", "---", "", f"# Fashion-MNIST, {name}", "", TABLES, ""]
     for (model, redrawn), arms in groups(rows).items():
@@ -453,7 +453,7 @@ def table(name, rows):
         lines += [
             f"**{describe_labels(redrawn).capitalize()}** ({model}, {parameters:,} parameters)",
             "",
-            "| arm | error % | against none | NLL | ECE % | training loss | seeds |",
+            "| arm | error % | difference to none | NLL | ECE % | training loss | seeds |",
             "| --- | --: | --: | --: | --: | --: | --: |",
         ]
         base = arms.get("none", {})
@@ -493,7 +493,7 @@ def table(name, rows):
 
 
 def plot(rows, path):
-    """Draw every run as a dot and every mean as a bar across them, one panel for each setting."""
+    """Draw each run as a dot and each mean as a bar, with one panel for each setting."""
     import matplotlib as mpl
 
     mpl.use("Agg")

@@ -1,16 +1,16 @@
-"""Do labels equal pixels? Ask whoever is installed, and write the table.
+"""Run the checks of `tv_mixaug.testing` on the installed libraries, and write a table of results.
 
     python truth_table.py             # 1,200 rows for each question: about ten minutes
-    python truth_table.py --draws 10  # shows that everything runs
+    python truth_table.py --draws 10  # shows that the script runs
 
-Writes ``truth_table.md`` and ``truth_table.csv`` beside this script, or to ``--out``. Needs the
-extras ``test`` and ``bench``; MONAI, Keras, fastai and mmpretrain are asked where they are
-installed.
+Writes ``truth_table.md`` and ``truth_table.csv`` next to this script, or to ``--out``. The script
+needs the extras ``test`` and ``bench``. MONAI, Keras, fastai and mmpretrain are included if they
+are installed.
 
-Every system is asked the same questions by ``tv_mixaug.testing``, which sees only what goes in and
-what comes out. Where a library returns something else than `(images, labels)`, a few lines below
-translate; how kornia's third label column is read makes all the difference, so both readings have
-a row. Questions that a library's interface cannot be asked stay empty.
+All systems are checked by the same functions, which see only inputs and outputs. If a library does
+not return `(images, labels)`, a few lines below convert its result. kornia's third label column can
+be read in two ways, and the table has a row for each. A cell is empty if the interface of a library
+does not allow the check.
 """
 
 import argparse
@@ -48,12 +48,56 @@ os.environ["KERAS_BACKEND"] = "torch"
 K = 10
 BYTES = {"dtypes": (torch.uint8,)}
 ERASED = {"erased": 0.0}
-MANY = 1000  # classes, of which bfloat16 has not all numbers
+MANY = 1000  # classes; bfloat16 cannot represent all of these numbers
 SAMPLE = {"per": "sample"}
+
+INTRODUCTION = """\
+Written by `python docs/benchmarks/truth_table.py`, which runs the checks of `tv_mixaug.testing` on
+each system.
+
+- *holds*: all rows, batches or calls passed.
+- *refuses*: the system raised an error.
+- *wrong in n of m*: the labels, or the masks, of n rows differ from the pixels, without an error.
+- *no*: the check failed; it counts no rows.
+- –: the interface does not allow the check.
+"""
+NOTES = """\
+Notes:
+
+- Batches have 8 images of 32 × 32 pixels in plain tensors, unless the column says otherwise.
+- *mask with CutMix*: dicts of image, mask and label, with `Image` and `Mask` if the system keeps
+  types.
+- *second view*: a dict with the images twice. The second copy is checked.
+- *label first*: a dict with the label before the images.
+- *two CutMix*: `CutMix` applied to the result of `CutMix`; for kornia `num_mix=2`, where the
+  original keeps the weight that both mixes leave.
+- *CutMix, erasing*: torchvision's `RandomErasing` (for tv_mixaug `Cutout`) is applied after CutMix.
+  Labels are compared with the pixels that are left.
+- *one label format*: the same type, shape and dtype for every probability of mixing.
+- *inputs unchanged*: the batch, or the samples, which a data set may have cached.
+- *p as stated*: p = 0.5 for 400 batches, or for their samples if the mode is per sample.
+- *draws independent*: successive batches, and samples if lam is sampled per sample; collate
+  functions also in a loader, between two workers and two epochs. fastai is checked with MixUp,
+  since its CutMix samples once per batch.
+- *switch reaches workers*: `mixup_enabled` of timm and `set_p` of tv_mixaug, set in the main
+  process while a persistent worker runs.
+- kornia returns `(label, partner's label, lam)`. Its page on MixUp reads lam as the weight of the
+  partner, and the papers as that of the original. Both readings have rows.
+- Two transforms of tv_mixaug in a row are wrong, too. `Chain` counts the labels at the end.
+- timm's `FastCollateMixup` is made for uint8, and casts float images to uint8.
+- MONAI, Keras, fastai and mmpretrain get labels as (B, K) rows. MONAI's call treats labels as
+  masks; `apply_on_labels` has a row of its own.
+- fastai's callbacks are called for one batch, without a training loop.
+- albumentations 2.0.8, the last release under the MIT licence, does not mix labels.
+
+## Causes
+
+The probable cause of the smallest wrong case. The cases are in [truth_table.csv](truth_table.csv).
+"""
 
 
 class Question(NamedTuple):
-    """A column: what is asked, and of which kind it is."""
+    """A column of the table: a title and the check that answers it."""
 
     title: str
     kind: str = "labels"
@@ -79,26 +123,26 @@ QUESTIONS = {
         "CutMix, bfloat16, 1,000 classes",
         options={"dtypes": (torch.bfloat16,), "num_classes": MANY},
     ),
-    "p": Question("mixed as often as said", kind="p"),
+    "p": Question("p as stated", kind="p"),
     "draws": Question("draws independent", kind="draws"),
     "switch": Question("switch reaches workers", kind="switch"),
 }
 
 
-class Asked(NamedTuple):
-    """What one system answers to one question with."""
+class Setup(NamedTuple):
+    """The pipeline of one system for one question, and the options of the check."""
 
     pipeline: Callable[..., Any]
     options: Mapping[str, Any] = MappingProxyType({})
 
 
-def collated(transform: Callable[..., Any]) -> Asked:
-    """Feed a list of samples."""
-    return Asked(transform, {"collate": True})
+def collated(transform: Callable[..., Any]) -> Setup:
+    """Call the pipeline with a list of samples."""
+    return Setup(transform, {"collate": True})
 
 
-def masks_of(mix: Callable[[dict[str, Any]], dict[str, Any]], collate: bool) -> Asked:
-    """Hand images and masks over in dicts with a label, as a data set for segmentation does."""
+def masks_of(mix: Callable[[dict[str, Any]], dict[str, Any]], collate: bool) -> Setup:
+    """Pass images and masks in dicts with a label, as a segmentation data set does."""
 
     def pipeline(images: Any, masks: Any) -> Any:
         labels = torch.arange(len(images)) % K
@@ -116,74 +160,74 @@ def masks_of(mix: Callable[[dict[str, Any]], dict[str, Any]], collate: bool) -> 
             batch = mix({"image": images, "mask": masks, "label": labels})
         return batch["image"], batch["mask"]
 
-    return Asked(pipeline)
+    return Setup(pipeline)
 
 
-def second_view(transform: Callable[[dict[str, Any]], dict[str, Any]]) -> Asked:
-    """Give two copies of the images, and judge the second."""
+def second_view(transform: Callable[[dict[str, Any]], dict[str, Any]]) -> Setup:
+    """Pass the images twice, and return the second copy."""
 
     def pipeline(images: Any, labels: Any) -> Any:
         batch = transform({"image": images, "view": images.clone(), "label": labels})
         return batch["view"], batch["label"]
 
-    return Asked(pipeline)
+    return Setup(pipeline)
 
 
-def label_first(transform: Callable[..., Any]) -> Asked:
-    """Give a dict with the label before the images."""
+def label_first(transform: Callable[..., Any]) -> Setup:
+    """Pass a dict with the label before the images."""
 
     def pipeline(images: Any, labels: Any) -> Any:
         batch = transform({"label": labels, "image": images})
         return batch["image"], batch["label"]
 
-    return Asked(pipeline)
+    return Setup(pipeline)
 
 
-def twice(transform: Callable[..., Any]) -> Asked:
-    """Mix what was mixed."""
-    return Asked(lambda images, labels: transform(*transform(images, labels)))
+def twice(transform: Callable[..., Any]) -> Setup:
+    """Apply a transform twice."""
+    return Setup(lambda images, labels: transform(*transform(images, labels)))
 
 
-def erasing(transform: Callable[..., Any], erase: Callable[..., Any]) -> Asked:
-    """Erase images, not labels, after mixing."""
+def erasing(transform: Callable[..., Any], erase: Callable[..., Any]) -> Setup:
+    """Erase pixels after mixing, and leave labels unchanged."""
 
     def pipeline(*batch: Any) -> Any:
         images, labels = transform(*batch)
         return erase(images), labels
 
-    return Asked(pipeline)
+    return Setup(pipeline)
 
 
 def on_batches(
     cutmix: Callable[..., Any],
     mixup: Callable[..., Any],
-    erased: Asked,
+    erased: Setup,
     with_p: Callable[[float], Callable[..., Any]],
     many: Callable[..., Any],
-) -> dict[str, Asked]:
-    """Ask v2 transforms, called on batches."""
+) -> dict[str, Setup]:
+    """Return the setups of v2 transforms called on batches."""
     return {
-        "cutmix": Asked(cutmix),
-        "mixup": Asked(mixup),
-        "cutmix_bytes": Asked(cutmix),
-        "mixup_bytes": Asked(mixup),
-        "odd": Asked(cutmix),
-        "one": Asked(cutmix),
+        "cutmix": Setup(cutmix),
+        "mixup": Setup(mixup),
+        "cutmix_bytes": Setup(cutmix),
+        "mixup_bytes": Setup(mixup),
+        "odd": Setup(cutmix),
+        "one": Setup(cutmix),
         "mask": masks_of(cutmix, collate=False),
         "view": second_view(cutmix),
         "first": label_first(mixup),
         "twice": twice(cutmix),
         "erased": erased,
-        "format": Asked(with_p),
-        "inputs": Asked(cutmix),
-        "bfloat16": Asked(many),
-        "p": Asked(with_p(0.5)),
-        "draws": Asked(cutmix),
+        "format": Setup(with_p),
+        "inputs": Setup(cutmix),
+        "bfloat16": Setup(many),
+        "p": Setup(with_p(0.5)),
+        "draws": Setup(cutmix),
     }
 
 
-def torchvision_system() -> dict[str, Asked]:
-    """Ask torchvision's transforms, called on batches."""
+def torchvision_system() -> dict[str, Setup]:
+    """Return the setups of torchvision's transforms called on batches."""
     cutmix = v2.CutMix(num_classes=K)
     return on_batches(
         cutmix,
@@ -194,8 +238,8 @@ def torchvision_system() -> dict[str, Asked]:
     )
 
 
-def torchvision_collated() -> dict[str, Asked]:
-    """Ask torchvision's transforms behind default_collate, as its own example has them."""
+def torchvision_collated() -> dict[str, Setup]:
+    """Return the setups of torchvision's transforms after default_collate, as in its example."""
     cutmix, mixup = v2.CutMix(num_classes=K), v2.MixUp(num_classes=K)
 
     def collate(transform: Callable[..., Any]) -> Callable[..., Any]:
@@ -209,7 +253,7 @@ def torchvision_collated() -> dict[str, Asked]:
         "odd": collated(collate(cutmix)),
         "one": collated(collate(cutmix)),
         "mask": masks_of(lambda samples: cutmix(default_collate(samples)), collate=True),
-        "format": Asked(lambda p: collate(v2.RandomApply([cutmix], p=p)), {"collate": True}),
+        "format": Setup(lambda p: collate(v2.RandomApply([cutmix], p=p)), {"collate": True}),
         "inputs": collated(collate(cutmix)),
         "bfloat16": collated(collate(v2.CutMix(num_classes=MANY))),
         "p": collated(collate(v2.RandomApply([cutmix], p=0.5))),
@@ -217,8 +261,8 @@ def torchvision_collated() -> dict[str, Asked]:
     }
 
 
-def timm_system(mode: str) -> dict[str, Asked]:
-    """Ask timm's Mixup, which works on batches of tensors."""
+def timm_system(mode: str) -> dict[str, Setup]:
+    """Return the setups of timm's Mixup, which works on batches of tensors."""
     from timm.data.mixup import Mixup as TimmMixup
 
     def make(cut: bool, **options: Any) -> Callable[..., Any]:
@@ -228,31 +272,31 @@ def timm_system(mode: str) -> dict[str, Asked]:
 
     cutmix, mixup, again = make(True), make(False), make(True, multi_label=True)
     return {
-        "cutmix": Asked(cutmix),
-        "mixup": Asked(mixup),
-        "cutmix_bytes": Asked(cutmix),
-        "mixup_bytes": Asked(mixup),
-        "odd": Asked(cutmix),
-        "one": Asked(cutmix),
-        "twice": Asked(lambda images, labels: again(*cutmix(images, labels))),
+        "cutmix": Setup(cutmix),
+        "mixup": Setup(mixup),
+        "cutmix_bytes": Setup(cutmix),
+        "mixup_bytes": Setup(mixup),
+        "odd": Setup(cutmix),
+        "one": Setup(cutmix),
+        "twice": Setup(lambda images, labels: again(*cutmix(images, labels))),
         "erased": erasing(cutmix, v2.RandomErasing(p=1)),
-        "format": Asked(lambda p: make(True, prob=p)),
-        "inputs": Asked(cutmix),
-        "bfloat16": Asked(make(True, num_classes=MANY)),
-        "p": Asked(make(True, prob=0.5), {} if mode == "batch" else SAMPLE),
-        "draws": Asked(cutmix, {} if mode == "batch" else SAMPLE),
+        "format": Setup(lambda p: make(True, prob=p)),
+        "inputs": Setup(cutmix),
+        "bfloat16": Setup(make(True, num_classes=MANY)),
+        "p": Setup(make(True, prob=0.5), {} if mode == "batch" else SAMPLE),
+        "draws": Setup(cutmix, {} if mode == "batch" else SAMPLE),
     }
 
 
 def persistent(collate: Callable[..., Any]) -> Callable[[Dataset[Any]], DataLoader[Any]]:
-    """Return what puts a loader with a worker that stays around a data set."""
+    """Return a function that makes a loader with a persistent worker for a data set."""
     return lambda data: DataLoader(
         data, 8, collate_fn=collate, num_workers=1, persistent_workers=True
     )
 
 
-def timm_collated(mode: str) -> dict[str, Asked]:
-    """Ask timm's FastCollateMixup, which takes samples with arrays of bytes."""
+def timm_collated(mode: str) -> dict[str, Setup]:
+    """Return the setups of timm's FastCollateMixup, which takes uint8 arrays."""
     from timm.data.mixup import FastCollateMixup
 
     def make(cut: bool, **options: Any) -> Callable[..., Any]:
@@ -266,7 +310,7 @@ def timm_collated(mode: str) -> dict[str, Asked]:
         return collate
 
     def switch(loader: Any, on: bool) -> None:
-        """Set what timm's own training script sets."""
+        """Set the attribute that timm's training script sets."""
         loader.collate_fn.mix.mixup_enabled = on
 
     cutmix, mixup = make(True), make(False)
@@ -275,26 +319,26 @@ def timm_collated(mode: str) -> dict[str, Asked]:
         "mixup": collated(mixup),
         "cutmix_bytes": collated(cutmix),
         "mixup_bytes": collated(mixup),
-        "odd": Asked(cutmix, {"collate": True, **BYTES}),
-        "one": Asked(cutmix, {"collate": True, **BYTES}),
-        "erased": Asked(
+        "odd": Setup(cutmix, {"collate": True, **BYTES}),
+        "one": Setup(cutmix, {"collate": True, **BYTES}),
+        "erased": Setup(
             erasing(cutmix, v2.RandomErasing(p=1)).pipeline, {"collate": True, **BYTES}
         ),
-        "format": Asked(lambda p: make(True, prob=p), {"collate": True}),
-        "inputs": Asked(cutmix, {"collate": True, **BYTES}),
-        "p": Asked(
+        "format": Setup(lambda p: make(True, prob=p), {"collate": True}),
+        "inputs": Setup(cutmix, {"collate": True, **BYTES}),
+        "p": Setup(
             make(True, prob=0.5),
             {"collate": True, "dtype": torch.uint8, **({} if mode == "batch" else SAMPLE)},
         ),
-        "draws": Asked(
+        "draws": Setup(
             cutmix, {"collate": True, "dtype": torch.uint8, **({} if mode == "batch" else SAMPLE)}
         ),
-        "switch": Asked(persistent(cutmix), {"switch": switch, "dtype": torch.uint8}),
+        "switch": Setup(persistent(cutmix), {"switch": switch, "dtype": torch.uint8}),
     }
 
 
-def kornia_system(own: bool, correct: bool) -> dict[str, Asked]:
-    """Ask kornia's mixes; `own`: the third label column is read as the own image's weight."""
+def kornia_system(original: bool, correct: bool) -> dict[str, Setup]:
+    """Return the setups of kornia; `original`: lam is read as the weight of the original."""
     from kornia.augmentation import RandomCutMixV2, RandomMixUpV2
 
     keys = ["input", "class"]
@@ -303,9 +347,9 @@ def kornia_system(own: bool, correct: bool) -> dict[str, Asked]:
         return RandomCutMixV2(**{"data_keys": keys, "use_correct_lambda": correct, **options})
 
     def read(mixes: torch.Tensor, classes: int = K) -> torch.Tensor:
-        """Turn (mixes, B, 3) into rows: each mix gives its weight to its partner."""
+        """Convert (mixes, B, 3) to rows: the weight of each mix goes to its partner."""
         mixes = mixes if mixes.ndim == 3 else mixes[None]
-        to_partner = 1 - mixes[..., 2] if own else mixes[..., 2]
+        to_partner = 1 - mixes[..., 2] if original else mixes[..., 2]
         rows = (1 - to_partner.sum(0))[:, None] * one_hot(mixes[0, :, 0], classes)
         return rows + sum(
             w[:, None] * one_hot(m[:, 1], classes) for w, m in zip(to_partner, mixes, strict=True)
@@ -314,12 +358,12 @@ def kornia_system(own: bool, correct: bool) -> dict[str, Asked]:
     def one_hot(labels: torch.Tensor, classes: int = K) -> torch.Tensor:
         return torch.nn.functional.one_hot(labels.long(), classes).to(labels.dtype)
 
-    def asked(transform: Any, classes: int = K) -> Asked:
+    def setup(transform: Any, classes: int = K) -> Setup:
         def pipeline(images: Any, labels: Any) -> Any:
             images, mixes = transform(images, labels)
             return images, read(mixes, classes)
 
-        return Asked(pipeline)
+        return Setup(pipeline)
 
     def reversed_keys(images: Any, labels: Any) -> Any:
         mixes, images = RandomMixUpV2(data_keys=keys[::-1])(labels, images)
@@ -336,71 +380,74 @@ def kornia_system(own: bool, correct: bool) -> dict[str, Asked]:
 
     mixup = RandomMixUpV2(data_keys=keys)
     return {
-        "cutmix": asked(cut()),
-        "mixup": asked(mixup),
-        "cutmix_bytes": asked(cut()),
-        "mixup_bytes": asked(mixup),
-        "odd": asked(cut()),
-        "one": asked(cut()),
-        "mask": Asked(mask),
-        "view": Asked(view),
-        "first": Asked(reversed_keys),
-        "twice": asked(cut(num_mix=2)),
-        "erased": erasing(asked(cut()).pipeline, v2.RandomErasing(p=1)),
-        "format": Asked(lambda p: cut(p=p)),
-        "inputs": Asked(cut()),
-        "bfloat16": asked(cut(), MANY),
-        "p": Asked(cut(p=0.5)),
-        "draws": Asked(cut(), SAMPLE),
+        "cutmix": setup(cut()),
+        "mixup": setup(mixup),
+        "cutmix_bytes": setup(cut()),
+        "mixup_bytes": setup(mixup),
+        "odd": setup(cut()),
+        "one": setup(cut()),
+        "mask": Setup(mask),
+        "view": Setup(view),
+        "first": Setup(reversed_keys),
+        "twice": setup(cut(num_mix=2)),
+        "erased": erasing(setup(cut()).pipeline, v2.RandomErasing(p=1)),
+        "format": Setup(lambda p: cut(p=p)),
+        "inputs": Setup(cut()),
+        "bfloat16": setup(cut(), MANY),
+        "p": Setup(cut(p=0.5)),
+        "draws": Setup(cut(), SAMPLE),
     }
 
 
 def one_hot_of(labels: torch.Tensor, classes: int = K) -> torch.Tensor:
-    """Encode labels for who takes rows alone."""
+    """Encode labels for libraries that take rows only."""
     return torch.nn.functional.one_hot(labels, classes).float()
 
 
-def rows_asked(
+def rows_setups(
     cut: Callable[[int], Callable[..., Any]], mix: Callable[..., Any], per: str
-) -> dict[str, Asked]:
-    """Ask what takes images and (B, K) labels; `cut` makes CutMix for a number of classes."""
+) -> dict[str, Setup]:
+    """Return the setups of functions of images and (B, K) labels.
+
+    `cut` makes CutMix for a number of classes.
+    """
     cutmix = cut(K)
     return {
-        "cutmix": Asked(cutmix),
-        "mixup": Asked(mix),
-        "cutmix_bytes": Asked(cutmix),
-        "mixup_bytes": Asked(mix),
-        "odd": Asked(cutmix),
-        "one": Asked(cutmix),
-        "twice": Asked(lambda images, labels: cutmix(*cutmix(images, labels))),
+        "cutmix": Setup(cutmix),
+        "mixup": Setup(mix),
+        "cutmix_bytes": Setup(cutmix),
+        "mixup_bytes": Setup(mix),
+        "odd": Setup(cutmix),
+        "one": Setup(cutmix),
+        "twice": Setup(lambda images, labels: cutmix(*cutmix(images, labels))),
         "erased": erasing(cutmix, v2.RandomErasing(p=1)),
-        "inputs": Asked(cutmix),
-        "bfloat16": Asked(cut(MANY)),
-        "draws": Asked(cutmix, {"per": per}),
+        "inputs": Setup(cutmix),
+        "bfloat16": Setup(cut(MANY)),
+        "draws": Setup(cutmix, {"per": per}),
     }
 
 
 def encoded(mix: Callable[..., Any], classes: int = K) -> Callable[..., Any]:
-    """Encode index labels before a mix; labels that were mixed before stay as they are."""
+    """Encode index labels before a mix; mixed labels stay unchanged."""
 
     def pipeline(images: Any, labels: Any) -> Any:
         mixed, labels = mix(images, one_hot_of(labels, classes) if labels.ndim == 1 else labels)
         if mixed.is_floating_point() and not images.is_floating_point():
-            mixed = mixed / 255  # bytes came back as floats, unscaled
+            mixed = mixed / 255  # uint8 was returned as unscaled floats
         return mixed, labels
 
     return pipeline
 
 
-def monai_system(applied: bool) -> dict[str, Asked]:
-    """Ask MONAI; `applied`: labels are mixed by its methods for them, not by the call."""
+def monai_system(applied: bool) -> dict[str, Setup]:
+    """Return the setups of MONAI; `applied`: labels are mixed by its methods for labels."""
     from monai.transforms import CutMix as MonaiCutMix
     from monai.transforms import MixUp as MonaiMixUp
 
     def make(kind: Any) -> Callable[..., Any]:
         def pipeline(images: Any, labels: Any) -> Any:
             mix = kind(batch_size=len(images))
-            # It has a generator of its own, which the kit could not seed.
+            # The kit cannot seed MONAI's own generator.
             mix.set_random_state(int(torch.randint(2**31, ())))
             if not applied:
                 return mix(images, labels)
@@ -416,21 +463,21 @@ def monai_system(applied: bool) -> dict[str, Asked]:
         images, masks = make(MonaiCutMix)(images.as_subclass(torch.Tensor), plain)
         return images, masks[:, 0]
 
-    asked = rows_asked(
+    setups = rows_setups(
         lambda classes: encoded(make(MonaiCutMix), classes), encoded(make(MonaiMixUp)), "sample"
     )
-    return asked if applied else {**asked, "mask": Asked(masks)}
+    return setups if applied else {**setups, "mask": Setup(masks)}
 
 
-def keras_system() -> dict[str, Asked]:
-    """Ask Keras's layers, called on dicts with (B, K) labels."""
+def keras_system() -> dict[str, Setup]:
+    """Return the setups of Keras's layers, called on dicts with (B, K) labels."""
     import keras
 
     def make(kind: Any, **options: Any) -> Callable[..., Any]:
         layer = kind(data_format="channels_first", **options)
 
         def pipeline(images: Any, targets: Any, key: str = "labels") -> Any:
-            # It has a generator of its own, which the kit could not seed.
+            # The kit cannot seed the layer's own generator.
             fresh = keras.random.SeedGenerator(int(torch.randint(2**31, ())))
             layer.generator.state.assign(fresh.state)
             batch = layer({"images": images, key: targets}, training=True)
@@ -445,12 +492,12 @@ def keras_system() -> dict[str, Asked]:
 
     cut = make(keras.layers.CutMix)
     mix = encoded(make(keras.layers.MixUp, alpha=1.0))
-    asked = rows_asked(lambda classes: encoded(cut, classes), mix, "sample")
-    return {**asked, "mask": Asked(masks)}
+    setups = rows_setups(lambda classes: encoded(cut, classes), mix, "sample")
+    return {**setups, "mask": Setup(masks)}
 
 
-def fastai_system() -> dict[str, Asked]:
-    """Ask fastai's callbacks, for one batch of a learner whose labels are rows."""
+def fastai_system() -> dict[str, Setup]:
+    """Return the setups of fastai's callbacks, for one batch with (B, K) labels."""
     from fastai.callback.mixup import CutMix as FastaiCutMix
     from fastai.callback.mixup import MixUp as FastaiMixUp
 
@@ -467,12 +514,12 @@ def fastai_system() -> dict[str, Asked]:
         return pipeline
 
     cut = make(FastaiCutMix)
-    asked = rows_asked(lambda classes: encoded(cut, classes), encoded(make(FastaiMixUp)), "batch")
-    return {**asked, "draws": Asked(encoded(make(FastaiMixUp)), SAMPLE)}
+    setups = rows_setups(lambda classes: encoded(cut, classes), encoded(make(FastaiMixUp)), "batch")
+    return {**setups, "draws": Setup(encoded(make(FastaiMixUp)), SAMPLE)}
 
 
-def mmpretrain_system() -> dict[str, Asked]:
-    """Ask mmpretrain's RandomBatchAugment, which takes (B, K) labels."""
+def mmpretrain_system() -> dict[str, Setup]:
+    """Return the setups of mmpretrain's RandomBatchAugment, which takes (B, K) labels."""
     from mmpretrain.models.utils.batch_augments import CutMix as MmCutMix
     from mmpretrain.models.utils.batch_augments import Mixup as MmMixup
     from mmpretrain.models.utils.batch_augments import RandomBatchAugment
@@ -482,24 +529,24 @@ def mmpretrain_system() -> dict[str, Asked]:
 
     mix = encoded(RandomBatchAugment(MmMixup(alpha=1.0)))
     cut = RandomBatchAugment(MmCutMix(alpha=1.0))
-    asked = rows_asked(lambda classes: encoded(cut, classes), mix, "batch")
-    return {**asked, "format": Asked(with_p), "p": Asked(with_p(0.5))}
+    setups = rows_setups(lambda classes: encoded(cut, classes), mix, "batch")
+    return {**setups, "format": Setup(with_p), "p": Setup(with_p(0.5))}
 
 
-def our_system() -> dict[str, Asked]:
-    """Ask our transforms, called on batches."""
+def our_system() -> dict[str, Setup]:
+    """Return the setups of this package's transforms, called on batches."""
     cutmix = CutMix(num_classes=K)
     return on_batches(
         cutmix,
         Mixup(num_classes=K),
-        erased=Asked(v2.Compose([cutmix, Cutout(num_classes=K)])),
+        erased=Setup(v2.Compose([cutmix, Cutout(num_classes=K)])),
         with_p=lambda p: CutMix(num_classes=K, p=p),
         many=CutMix(num_classes=MANY),
     )
 
 
-def our_chain() -> dict[str, Asked]:
-    """Ask our Chain, which counts the labels at the end, behind our collate function."""
+def our_chain() -> dict[str, Setup]:
+    """Return the setups of this package's Chain in its collate function."""
     cutmix, mixup = CutMix(num_classes=K), Mixup(num_classes=K)
 
     def collate(*transforms: Any, p: float = 1.0) -> Callable[..., Any]:
@@ -517,12 +564,12 @@ def our_chain() -> dict[str, Asked]:
         "first": label_first(Chain([mixup])),
         "twice": collated(collate(cutmix, cutmix)),
         "erased": collated(collate(cutmix, Cutout(num_classes=K))),
-        "format": Asked(lambda p: collate(cutmix, p=p), {"collate": True}),
+        "format": Setup(lambda p: collate(cutmix, p=p), {"collate": True}),
         "inputs": collated(collate(cutmix)),
         "bfloat16": collated(collate(CutMix(num_classes=MANY))),
         "p": collated(collate(cutmix, p=0.5)),
         "draws": collated(collate(cutmix)),
-        "switch": Asked(
+        "switch": Setup(
             persistent(collate(cutmix)),
             {"switch": lambda loader, on: loader.collate_fn.set_p(float(on))},
         ),
@@ -530,27 +577,27 @@ def our_chain() -> dict[str, Asked]:
 
 
 class System(NamedTuple):
-    """A row: which package it is of, and how it is asked."""
+    """A row of the table: a package, and a function that returns its setups."""
 
     package: str
-    make: Callable[[], dict[str, Asked]]
+    make: Callable[[], dict[str, Setup]]
 
 
 SYSTEMS = {
     "torchvision": System("torchvision", torchvision_system),
-    "torchvision behind `default_collate`": System("torchvision", torchvision_collated),
+    "torchvision after `default_collate`": System("torchvision", torchvision_collated),
     **{
         f"timm `{name}`, {mode}": System("timm", lambda make=make, mode=mode: make(mode))
         for name, make in (("Mixup", timm_system), ("FastCollateMixup", timm_collated))
         for mode in ("batch", "pair", "elem")
     },
-    "kornia, default, lam read as the own weight": System(
+    "kornia, default, lam read as the original's weight": System(
         "kornia", lambda: kornia_system(True, False)
     ),
     "kornia, default, lam read as the partner's weight": System(
         "kornia", lambda: kornia_system(False, False)
     ),
-    "kornia, `use_correct_lambda=True`, lam read as the own weight": System(
+    "kornia, `use_correct_lambda=True`, lam read as the original's weight": System(
         "kornia", lambda: kornia_system(True, True)
     ),
     "MONAI, called with (B, K) labels": System("monai", lambda: monai_system(False)),
@@ -559,17 +606,17 @@ SYSTEMS = {
     "fastai, (B, K) labels": System("fastai", fastai_system),
     "mmpretrain `RandomBatchAugment`": System("mmpretrain", mmpretrain_system),
     "tv_mixaug": System("tv_mixaug", our_system),
-    "tv_mixaug `Chain` behind `make_collate_fn`": System("tv_mixaug", our_chain),
+    "tv_mixaug `Chain` in `make_collate_fn`": System("tv_mixaug", our_chain),
 }
 
 
 class Answer(NamedTuple):
-    """A cell."""
+    """A cell of the table."""
 
-    verdict: str  # "holds", "refuses", "wrong" or "" where it cannot be asked
+    verdict: str  # "holds", "refuses", "wrong", or "" if the check is not possible
     wrong: int = 0
     rows: int = 0
-    case: str = ""  # the smallest that was found, or what a refusal says
+    case: str = ""  # the smallest wrong case, or the message of an error
     cause: str = ""
 
     def __str__(self) -> str:
@@ -577,46 +624,46 @@ class Answer(NamedTuple):
 
     @property
     def short(self) -> str:
-        """What stands in the table."""
+        """The text in the table."""
         if self.verdict == "wrong":
             return f"wrong in {self.wrong} of {self.rows}" if self.rows else "no"
         return self.verdict or "–"
 
     @property
     def reason(self) -> str:
-        """The cause that the kit names, or what is said."""
+        """The probable cause, or the message of an error."""
         return (self.cause or self.case).rstrip(".: ")
 
 
-def ask(question: Question, asked: Asked, draws: int) -> Answer:
-    """Ask one system one question."""
+def run_check(question: Question, setup: Setup, draws: int) -> Answer:
+    """Run the check of one question on one system."""
     labels = {
         "num_classes": K,
         "batch_sizes": (question.batch_size,),
         "sizes": ((32, 32),),
         "draws": max(1, draws * 8 // question.batch_size),
         **question.options,
-        **asked.options,
+        **setup.options,
     }
-    collate = asked.options.get("collate", False)
+    collate = setup.options.get("collate", False)
     rows = 0
     try:
         match question.kind:
             case "labels":
-                rows = assert_labels_match_pixels(asked.pipeline, **labels).rows
+                rows = assert_labels_match_pixels(setup.pipeline, **labels).rows
             case "masks":
                 labels |= {"kind": "masks", "num_classes": 16}
-                rows = assert_targets_follow_images(asked.pipeline, **labels).rows
+                rows = assert_targets_follow_images(setup.pipeline, **labels).rows
             case "format":
-                assert_one_label_format(asked.pipeline, num_classes=K, collate=collate)
+                assert_one_label_format(setup.pipeline, num_classes=K, collate=collate)
             case "p":
-                assert_probability(asked.pipeline, 0.5, **asked.options)
+                assert_probability(setup.pipeline, 0.5, **setup.options)
             case "draws":
-                assert_draws_independent(asked.pipeline, **asked.options)
+                assert_draws_independent(setup.pipeline, **setup.options)
             case "switch":
-                assert_switch_reaches_workers(asked.pipeline, **asked.options)
+                assert_switch_reaches_workers(setup.pipeline, **setup.options)
             case "inputs":
-                assert_inputs_unchanged(asked.pipeline, *example_batch(asked.options))
+                assert_inputs_unchanged(setup.pipeline, *example_batch(setup.options))
     except UntruthfulError as error:
         return Answer("wrong", error.wrong, error.rows, error.case, error.cause)
     except Exception as error:
@@ -626,7 +673,7 @@ def ask(question: Question, asked: Asked, draws: int) -> Answer:
 
 
 def example_batch(options: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Make inputs that a pipeline might write to."""
+    """Make inputs for the check that they stay unchanged."""
     torch.manual_seed(0)
     images = (255 * torch.rand(8, 3, 32, 32)).byte()
     if options.get("dtypes") != BYTES["dtypes"]:
@@ -637,7 +684,7 @@ def example_batch(options: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def markdown(answers: dict[str, dict[str, Answer]], today: str) -> str:
-    """Write the table, then what the kit says of each wrong cell."""
+    """Return the page: the table, notes, and the causes of wrong cells."""
     titles = [question.title for question in QUESTIONS.values()]
     lines = [
         "---",
@@ -646,12 +693,7 @@ def markdown(answers: dict[str, dict[str, Answer]], today: str) -> str:
         "",
         "# The truth table",
         "",
-        "Written by `python docs/benchmarks/truth_table.py`, which asks each system by",
-        "`tv_mixaug.testing`. *Holds*: what the column asks for was found in all rows, batches or",
-        "calls. *Refuses*: an error. *Wrong* in n of m rows: labels, or masks, differ from the",
-        "pixels, and nothing was said. *No*: the answer where no rows are counted. –: the",
-        "interface has no place for the question.",
-        "",
+        INTRODUCTION,
         f"With Python {platform.python_version()} and torch {version('torch')}.",
         "",
         "| | version, date | " + " | ".join(titles) + " |",
@@ -659,48 +701,14 @@ def markdown(answers: dict[str, dict[str, Answer]], today: str) -> str:
     ]
     for system, row in answers.items():
         cells = [str(row.get(key, Answer(""))) for key in QUESTIONS]
-        asked = f"{version_of(system)}, {today}"
-        lines.append(f"| {system} | {asked} | " + " | ".join(cells) + " |")
+        source = f"{version_of(system)}, {today}"
+        lines.append(f"| {system} | {source} | " + " | ".join(cells) + " |")
     lines += [
         "",
-        "How it was asked:",
-        "",
-        "- Batches of 8 images of 32 × 32 pixels, plain tensors, except where the column says.",
-        "- *Mask*: dicts of image, mask and label; `Image` and `Mask` where types are kept.",
-        "- *Second view*: a dict with the images twice; the second is judged.",
-        "- *Label first*: a dict with the label before the images.",
-        "- *Two CutMix*: `CutMix` called on the result of `CutMix`; in kornia `num_mix=2`, read as",
-        "  the own weight left by both.",
-        "- *CutMix, erasing*: `RandomErasing` of torchvision (for ours `Cutout`) comes after it;",
-        "  labels are compared with the pixels that are left.",
-        "- *One label format*: the same type, shape and dtype for every probability of mixing.",
-        "- *Inputs unchanged*: the batch, or the samples, which a data set may have cached.",
-        "- kornia returns `(label, partner's label, lam)`. Its page on MixUp reads lam as the",
-        "  partner's weight, the papers as the own one; both readings have rows.",
-        "- Our own transforms in a row do not know of each other either: that is what `Chain` is",
-        "  for.",
-        "- timm's `FastCollateMixup` is made for bytes, and casts float images to bytes.",
-        "- *Mixed as often as said*: p = 0.5 of 400 batches, or of their samples where the mode is",
-        "  by sample.",
-        "- *Draws independent*: successive batches, and samples where lam is drawn by sample;",
-        "  collate functions also in a loader, between two workers and two epochs. fastai's MixUp",
-        "  is asked, since its CutMix draws for the batch.",
-        "- *Switch reaches workers*: `mixup_enabled` for timm, `set_p` for ours, set in the main",
-        "  process while a persistent worker runs.",
-        "- MONAI, Keras, fastai and mmpretrain take labels as (B, K) rows, which is what they got.",
-        "  MONAI's call takes labels for images of classes: see its row by `apply_on_labels` too.",
-        "- fastai's callbacks are called for one batch, without a training loop.",
-        "- albumentations 2.0.8, the last release under MIT, mixes no labels: there is nothing to",
-        "  ask.",
-        "",
-        "## Why it is wrong",
-        "",
-        "The cause that the kit names for the smallest case it found; the case itself is in",
-        "[truth_table.csv](truth_table.csv).",
-        "",
+        NOTES,
         *reasons(answers, "wrong"),
         "",
-        "## What the refusals say",
+        "## Errors",
         "",
         *reasons(answers, "refuses"),
     ]
@@ -722,12 +730,12 @@ def reasons(answers: dict[str, dict[str, Answer]], verdict: str) -> list[str]:
 
 
 def version_of(system: str) -> str:
-    """Name the version of the package that a row asks."""
+    """Return the name and the version of a row's package."""
     return f"{SYSTEMS[system].package} {version(SYSTEMS[system].package)}"
 
 
 def is_installed(package: str) -> bool:
-    """Return whether a package can be asked."""
+    """Whether a package is installed."""
     try:
         version(package)
     except PackageNotFoundError:
@@ -736,16 +744,16 @@ def is_installed(package: str) -> bool:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Ask everything and write both files."""
+    """Run all checks and write both files."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--draws", type=int, default=150, help="batches of 8 for each question")
     parser.add_argument(
         "--out", type=Path, default=Path(__file__).parent, help="folder to write to"
     )
-    parser.add_argument("--only", default="", help="ask those whose name has this word")
+    parser.add_argument("--only", default="", help="only systems whose name contains this text")
     arguments = parser.parse_args(argv)
     torch.set_num_threads(1)
-    warnings.simplefilter("ignore")  # kornia warns of its default, which is one of the rows
+    warnings.simplefilter("ignore")  # kornia warns about its default, which has a row
     today = datetime.date.today().isoformat()
 
     answers: dict[str, dict[str, Answer]] = {}
@@ -757,7 +765,7 @@ def main(argv: list[str] | None = None) -> None:
             continue
         row = system.make()
         answers[name] = {
-            key: ask(question, row[key], arguments.draws)
+            key: run_check(question, row[key], arguments.draws)
             for key, question in QUESTIONS.items()
             if key in row
         }

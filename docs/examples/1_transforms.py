@@ -2,7 +2,7 @@
 Each transform in pictures
 ==========================
 
-The same six flowers go through each transform. The bar below a picture is its label.
+Each transform is applied to the same six flowers. The bar below a picture shows its label.
 """
 
 # sphinx_gallery_thumbnail_path = "pictures/thumbnail.png"
@@ -16,7 +16,7 @@ pictures, kinds = flowers.draw_flowers(6, size=128, seed=1)
 
 
 def show(transform, seed=10):
-    """Draw what a transform makes of the flowers."""
+    """Draw the flowers after a transform."""
     torch.manual_seed(seed)
     images, labels = transform(pictures, kinds)
     sheet = viz.draw_batch(images, labels, flowers.CLASS_NAMES)
@@ -29,18 +29,17 @@ def show(transform, seed=10):
 # %%
 # CutMix
 # ------
-# A box of the partner is pasted. With ``mode="sample"`` every image has a box and a weight of its
-# own.
+# A box of the partner is pasted. With ``mode="sample"`` each image has its own box and weight.
 show(CutMix(num_classes=2, mode="sample"))
 
 # %%
-# With ``mode="batch"``, the default, one box serves the whole batch.
+# With ``mode="batch"``, the default, all images have the same box.
 show(CutMix(num_classes=2))
 
 # %%
 # Mixup
 # -----
-# Two images are blended. A small ``alpha`` keeps most of them nearly pure.
+# Two images are blended. With a small ``alpha`` most images are nearly unmixed.
 show(Mixup(0.2, num_classes=2, mode="sample"))
 
 # %%
@@ -50,7 +49,7 @@ show(Mixup(1.0, num_classes=2, mode="sample"))
 # %%
 # Cutout
 # ------
-# A box is erased: half the side here, clipped at the border. The label keeps its weight.
+# A box with half the side of the image is erased, clipped at the border. The label is unchanged.
 show(Cutout(0.5, num_classes=2))
 
 # %%
@@ -58,13 +57,13 @@ show(Cutout(0.5, num_classes=2))
 show(Cutout(0.25, holes=3, fill="noise", num_classes=2))
 
 # %%
-# A tall hole in the mean colour of the pictures.
+# A tall hole, filled with the mean colour of the images.
 mean = [round(value) for value in pictures.float().mean((0, 2, 3)).tolist()]
 show(Cutout((0.9, 0.3), fill=mean, num_classes=2))
 
 # %%
-# Some of them only
-# -----------------
-# ``p=0.5`` with ``mode="sample"`` leaves about every second image as it was. Its label has the same
-# format as the others.
+# Unmixed samples
+# ---------------
+# ``p=0.5`` with ``mode="sample"`` leaves about half of the images unmixed. Their labels have the
+# same format as the others.
 show(CutMix(num_classes=2, mode="sample", p=0.5), seed=1)

@@ -2,11 +2,11 @@
 A training loop with pictures in TensorBoard
 ============================================
 
-A small network learns to tell roses from tulips. Its batches are mixed in the ``DataLoader``, and
-every epoch one of them goes to TensorBoard.
+A small network learns to classify roses and tulips. The ``DataLoader`` mixes the batches, and one
+batch of each epoch is logged to TensorBoard.
 
-This shows how the parts fit, not what mixing gains: for that a real data set and several seeds
-are needed.
+The example shows how the parts fit together. To measure the benefit of mixing, use a real data set
+and several seeds.
 """
 
 import tempfile
@@ -28,8 +28,8 @@ train, test = TensorDataset(images[:128], labels[:128]), (images[128:], labels[1
 # %%
 # Mixed batches
 # -------------
-# Two batches in five get Mixup, two CutMix, one stays plain. All have the same label format, so the
-# loop need not know.
+# Of five batches, two are mixed by Mixup, two by CutMix, and one is not mixed, on average. All have
+# the same label format, so the loop does not depend on it.
 
 collate_fn = make_collate_fn(
     [Mixup(0.4, num_classes=2), CutMix(num_classes=2, mode="sample")], p=[0.4, 0.4], seed=0
@@ -39,11 +39,11 @@ loader = DataLoader(train, batch_size=32, shuffle=True, collate_fn=collate_fn)
 # %%
 # TensorBoard
 # -----------
-# ``draw_batch`` returns (H, W, 3) uint8, which is what ``add_image`` calls ``"HWC"``. Without
-# TensorBoard the loop runs all the same.
+# ``draw_batch`` returns (H, W, 3) uint8, which ``add_image`` calls ``"HWC"``. TensorBoard is
+# optional.
 
 if find_spec("tensorboard") is None:
-    print("tensorboard is not installed: no log is written.")
+    print("tensorboard is not installed; no log is written.")
     log = None
 else:
     from torch.utils.tensorboard import SummaryWriter
@@ -54,7 +54,7 @@ else:
 # %%
 # The loop
 # --------
-# PyTorch's cross-entropy takes the soft labels as they are. Mixing is off in the last two epochs.
+# PyTorch's cross-entropy accepts soft labels. Mixing is switched off in the last two epochs.
 
 model = nn.Sequential(
     nn.Conv2d(3, 16, 3, padding=1),
@@ -92,10 +92,10 @@ for epoch in range(epochs):
         log.add_image("batch", sheet, epoch, dataformats="HWC")
 
 # %%
-# What was learnt
-# ---------------
-# The loss on mixed labels does not fall to zero: a label of 0.6 and 0.4 has an entropy of its own,
-# and no network can do better than that. It drops when mixing ends.
+# Loss and accuracy
+# -----------------
+# The loss on mixed labels cannot reach zero, since a label such as (0.6, 0.4) has a positive
+# entropy. The loss drops when mixing ends.
 
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3))
 left.plot(losses)
@@ -107,9 +107,9 @@ for axis in (left, right):
 figure.tight_layout()
 
 # %%
-# What TensorBoard shows
-# ----------------------
-# Read back from the log: a mixed batch of the first epoch, and a plain one of the last.
+# The log
+# -------
+# A mixed batch of the first epoch and an unmixed batch of the last one, read from the log.
 
 if log:
     import io

@@ -2,7 +2,7 @@
 Segmentation: images and masks
 ==============================
 
-CutMix pastes the same box into image and mask. A small network learns to find the blossom.
+CutMix pastes the same box into image and mask. A small network learns to segment the blossom.
 """
 
 import matplotlib.pyplot as plt
@@ -16,8 +16,8 @@ from tv_mixaug.extras import flowers
 torch.manual_seed(0)
 
 # %%
-# Samples are pairs of an ``Image`` and a ``Mask``. There is no label for the whole image, which
-# ``labels_getter=None`` says.
+# Samples are pairs of an ``Image`` and a ``Mask``. ``labels_getter=None`` states that there is no
+# label for the whole image.
 
 drawn = [flowers.draw_flower(flowers.CLASS_NAMES[i % 2], 64, seed=i) for i in range(56)]
 pairs = [(flower.image, flower.mask) for flower in drawn]
@@ -30,11 +30,11 @@ images, masks = next(iter(loader))
 print(type(images).__name__, tuple(images.shape), type(masks).__name__, tuple(masks.shape))
 
 # %%
-# Image and mask agree: where a box was pasted into the picture, its mask was pasted too.
+# Images and masks match: the same box is pasted into both.
 
 
 def show(*rows):
-    """Draw rows of pictures or masks."""
+    """Draw rows of images or masks."""
     figure, axes = plt.subplots(len(rows), 8, figsize=(9, 1.2 * len(rows)), squeeze=False)
     for row, pictures in zip(axes, rows, strict=True):
         for axis, picture in zip(row, pictures, strict=False):
@@ -46,7 +46,7 @@ def show(*rows):
 show(images[:8], masks[:8])
 
 # %%
-# A network with a wide view and few parameters, and the ordinary loss:
+# A network with a large receptive field and few parameters, trained with cross-entropy:
 
 model = nn.Sequential(
     nn.Conv2d(3, 16, 5, stride=2, padding=2),
@@ -76,9 +76,9 @@ plt.ylabel("loss")
 plt.tight_layout()
 
 # %%
-# On unmixed pictures that it has not seen: picture, true mask, found mask.
+# Unmixed test images, their masks, and the predictions:
 
-images, masks = (torch.stack(leaf) for leaf in zip(*test, strict=True))
+images, masks = (torch.stack(field) for field in zip(*test, strict=True))
 with torch.no_grad():
     found = model(images / 255).argmax(1)
 show(images, masks, found)

@@ -3,8 +3,8 @@ Detection: objects follow the pixels
 ====================================
 
 Targets are lists of dicts with ``boxes`` and ``labels``, as in torchvision's detection references.
-CutMix cuts the partner's objects to the patch and drops what is hidden; Mixup keeps the objects of
-both images, each with a weight.
+CutMix crops the partner's objects to the pasted box and drops hidden objects. Mixup keeps the
+objects of both images, each with a weight.
 """
 
 import matplotlib.pyplot as plt
@@ -18,7 +18,7 @@ from tv_mixaug.extras import flowers
 torch.manual_seed(0)
 
 # %%
-# A sample is a picture and its target.
+# A sample is an image and its target.
 
 drawn = [flowers.draw_flower(flowers.CLASS_NAMES[i % 2], 160, seed=i) for i in range(5)]
 dataset = [
@@ -28,7 +28,7 @@ dataset = [
 
 
 def show(images, targets):
-    """Draw pictures with their boxes, names and, where there are any, weights."""
+    """Draw images with boxes, class names and, if present, weights."""
     figure, axes = plt.subplots(1, len(images), figsize=(9, 2.5))
     for axis, image, target in zip(axes, images, targets, strict=True):
         names = [flowers.CLASS_NAMES[label] for label in target["labels"]]
@@ -48,7 +48,7 @@ show(*zip(*dataset, strict=True))
 # %%
 # CutMix
 # ------
-# An object stays if at least 30 % of its area is visible, and its box shrinks to what is visible.
+# An object is kept if at least 30 % of its area is visible. Its box shrinks to the visible part.
 
 collate_fn = make_collate_fn(CutMix(mode="sample", min_visible=0.3))
 images, targets = collate_fn(dataset)
@@ -57,7 +57,7 @@ show(images, targets)
 # %%
 # Mixup
 # -----
-# Both objects are there. ``mix_weight`` is what their losses should count.
+# The objects of both images are kept. ``mix_weight`` is the weight of each object in the loss.
 
 collate_fn = make_collate_fn(Mixup(mode="sample"))
 images, targets = collate_fn(dataset)
@@ -67,13 +67,13 @@ print(targets[0]["labels"], targets[0]["mix_weight"])
 # %%
 # Images of unequal size
 # ----------------------
-# Detectors often keep images of different sizes in a list. They are mixed where both have pixels,
-# keep their sizes, and the boxes of the partner are cut where the own image ends. What lies beyond
-# the partner is not blended, so an object there counts more.
+# Detectors often keep images of different sizes in a list. Images keep their sizes and are mixed
+# where both have pixels. Boxes of the partner are cropped to the original image. Pixels beyond the
+# partner are not blended, so an object there has a larger weight.
 
 
 def zipped(samples):
-    """Leave the images in a list, as torchvision's references do."""
+    """Collate without stacking the images, as torchvision's references do."""
     return tuple(zip(*samples, strict=True))
 
 

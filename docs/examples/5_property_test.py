@@ -2,9 +2,10 @@
 A property test of a pipeline
 =============================
 
-``assert_labels_match_pixels`` sends images through a pipeline whose pixels say whose they are, and
-compares what comes out with the labels. It knows nothing of the pipeline's inside. Without a test,
-``tv-mixaug check train:collate --num-classes 10`` asks the same of a pipeline in ``train.py``.
+``assert_labels_match_pixels`` calls a pipeline with images whose pixels encode their class, and
+compares the result with the labels. It needs no knowledge of the pipeline. On the command line,
+``tv-mixaug check train:collate --num-classes 10`` runs the same check on a pipeline in
+``train.py``.
 """
 
 import matplotlib.pyplot as plt
@@ -16,28 +17,28 @@ from tv_mixaug import CutMix, functional, viz
 from tv_mixaug.testing import assert_labels_match_pixels
 
 # %%
-# A pipeline that tells the truth
-# -------------------------------
+# A correct pipeline
+# ------------------
 
 report = assert_labels_match_pixels(CutMix(num_classes=10, mode="sample"), num_classes=10)
 print(f"{report.rows} rows compared, {report.mixed} of them mixed")
 
 # %%
-# So does a chain with a flip, since a flip moves pixels and removes none.
+# A flip moves pixels and removes none, so this pipeline is correct, too.
 
 pipeline = v2.Compose([CutMix(num_classes=10), v2.RandomHorizontalFlip()])
 report = assert_labels_match_pixels(pipeline, num_classes=10)
 print(f"{report.rows} rows compared, {report.mixed} of them mixed")
 
 # %%
-# A pipeline with a mistake
-# -------------------------
-# This CutMix takes the *drawn* share of the box for the label. The box that is really pasted has
-# whole pixels, and covers less where it is clipped at the border.
+# A wrong pipeline
+# ----------------
+# This CutMix uses the *sampled* lam for the label. The pasted box has whole pixels and is clipped
+# at the border, so its share differs.
 
 
 def uncorrected_cutmix(images, labels):
-    """Paste a box and forget to count what was clipped."""
+    """Paste a box without correcting lam for clipping."""
     height, width = images.shape[-2:]
     lam = torch.rand(())
     half = (torch.tensor([width, height]) * (1 - lam).sqrt() / 2).long()
@@ -57,19 +58,19 @@ except AssertionError as error:
     print(failure)
 
 # %%
-# The failure keeps the pictures of the smallest case: what their labels say, and what they hold.
+# The error holds the images of the smallest case, with the weights by label and by pixels.
 
 wrong = failure.evidence
-said = viz.draw_batch(wrong.images.float(), wrong.said.float(), title="The labels say")
-held = viz.draw_batch(wrong.images.float(), wrong.held.float(), title="The pixels hold")
+said = viz.draw_batch(wrong.images.float(), wrong.said.float(), title="Weights by label")
+held = viz.draw_batch(wrong.images.float(), wrong.held.float(), title="Weights by pixels")
 sheet = np.concatenate([said, held])
 figure = plt.figure(figsize=(6, 6 * sheet.shape[0] / sheet.shape[1]))
 figure.add_axes((0, 0, 1, 1)).imshow(sheet)
 plt.axis("off")
 
 # %%
-# The same by eye: every picture has one colour, that of its class. The bars below should be as long
-# as the colours are wide. At the border they are not.
+# The same in pictures: the images have one colour per class, so each bar should have the shares of
+# the colours in its picture. For clipped boxes it does not.
 
 torch.manual_seed(4)
 colours = torch.tensor([[179, 32, 93], [47, 111, 176], [226, 146, 38], [66, 145, 86]]) / 255
@@ -80,11 +81,11 @@ figure.add_axes((0, 0, 1, 1)).imshow(sheet)
 plt.axis("off")
 
 # %%
-# Another: images mixed one way, labels the other.
+# Another wrong pipeline swaps the weights of the labels.
 
 
 def swapped_mixup(images, labels):
-    """Give the partner the weight of the own image."""
+    """Give the partner the weight of the original."""
     lam = torch.rand(len(images))
     partner = torch.arange(len(images)).roll(1)
     rows = torch.nn.functional.one_hot(labels, 10)

@@ -2,18 +2,18 @@
 Cutout, Mixup and CutMix: the whole program
 ===========================================
 
-Eight photographs of roses and tulips, read by OpenCV in a ``Dataset`` of your own, and a network
-that learns from them while they are cut and mixed. Each step stands beside the code that tutorials
-have for it, and which is copied from project to project.
+A ``Dataset`` reads eight pictures of roses and tulips with OpenCV, and a network is trained on
+mixed batches of them. Each step is shown next to the code that tutorials use for it.
 
-This shows how the parts fit. What mixing gains cannot be seen on eight pictures.
+The example shows how the parts fit together. Eight pictures are too few to measure the benefit of
+mixing.
 """
 
 # %%
 # Eight files
 # -----------
-# They are drawn here, so that nothing is downloaded. With photographs of your own, in a folder for
-# each class, go on at the next step.
+# The files are drawn, so that nothing is downloaded. With your own photographs in one folder per
+# class, continue with the next step.
 
 import tempfile
 from pathlib import Path
@@ -36,15 +36,14 @@ files = flowers.write_image_folder(folder / "train", count_per_class=4, size=(30
 print(*(file.relative_to(folder) for file in files), sep="\n")
 
 # %%
-# A ``Dataset`` of your own
-# -------------------------
-# As everywhere: read, put blue, green, red into the order red, green, blue, resize, and put the
-# channels first. The last step is the one that is forgotten; the batch would then be refused with
-# an error that says so.
+# A ``Dataset``
+# -------------
+# The data set reads a file, converts BGR to RGB, resizes, and moves the channels to the first axis.
+# If the last step is missing, the transform raises an error that names it.
 
 
 class FlowerFiles(Dataset):
-    """Pictures with the name of their folder as class."""
+    """Images whose class is the name of their folder."""
 
     def __init__(self, files):
         self.files = files
@@ -63,13 +62,13 @@ class FlowerFiles(Dataset):
 train = FlowerFiles(files)
 
 # %%
-# What tutorials write
-# --------------------
+# Code of tutorials
+# -----------------
 # .. container:: side-by-side
 #
 #    .. container::
 #
-#       There: a hole in one picture
+#       Tutorial: a hole in one image
 #
 #       .. code-block:: python
 #
@@ -80,7 +79,7 @@ train = FlowerFiles(files)
 #
 #    .. container::
 #
-#       Here: a hole in each
+#       tv_mixaug: a hole in each image
 #
 #       .. code-block:: python
 #
@@ -90,7 +89,7 @@ train = FlowerFiles(files)
 #
 #    .. container::
 #
-#       There: labels become three values
+#       Tutorial: labels become three values
 #
 #       .. code-block:: python
 #
@@ -103,7 +102,7 @@ train = FlowerFiles(files)
 #
 #    .. container::
 #
-#       Here: one label format
+#       tv_mixaug: one label format
 #
 #       .. code-block:: python
 #
@@ -113,7 +112,7 @@ train = FlowerFiles(files)
 #
 #    .. container::
 #
-#       There: written into the batch
+#       Tutorial: the batch is changed in place
 #
 #       .. code-block:: python
 #
@@ -127,16 +126,16 @@ train = FlowerFiles(files)
 #
 #    .. container::
 #
-#       Here: a new batch
+#       tv_mixaug: a new batch
 #
 #       .. code-block:: python
 #
 #          CutMix(1.0, num_classes=2)
 #
-# What changes: a hole may lie across the border, as in the paper, so that corners are not spared.
-# No picture is mixed with itself (among eight, ``randperm`` pairs one with itself on average). The
-# batch that was given is not written to. Any dtype works, ``uint8`` too. And a batch may hold a mix
-# of its own for every picture: ``mode="sample"``.
+# Differences: a hole may cross the border, as in the paper, so that pixels at the border are erased
+# as well. No image is its own partner (``randperm`` pairs one image with itself on average). The
+# given batch is not changed. All dtypes work, also ``uint8``. ``mode="sample"`` samples a mix for
+# each image.
 
 transforms = {
     "Cutout": Cutout(0.4, num_classes=2),
@@ -146,12 +145,12 @@ transforms = {
 
 
 def draw(images, labels, title):
-    """Return one row with the label of each picture below it."""
+    """Return a row of images with their labels."""
     return viz.draw_batch(images, labels, names, title=title, cell=96)
 
 
 def show(*rows):
-    """Show rows one below the other."""
+    """Show rows of images."""
     sheet = np.concatenate(rows)
     figure = plt.figure(figsize=(sheet.shape[1] / 100, sheet.shape[0] / 100))
     axis = figure.add_axes((0, 0, 1, 1))
@@ -165,9 +164,9 @@ show(draw(images, labels, "Plain"), *(draw(*t(images, labels), n) for n, t in tr
 # %%
 # Batches of eight
 # ----------------
-# ``p_mixup`` and ``p_cutmix`` are shares of the batches, as in the tutorials; the rest stays plain.
-# In a tutorial the loop tosses the coin, and labels are now one tensor, now three values. Here the
-# ``DataLoader`` does it, and all batches have the same label format.
+# ``p_mixup`` and ``p_cutmix`` are the shares of mixed batches, as in the tutorials. In a tutorial
+# the loop chooses, and labels are either one tensor or three values. Here the ``DataLoader``
+# chooses, and all batches have the same label format.
 
 p_cutout, p_mixup, p_cutmix = 0.25, 0.25, 0.25
 collate_fn = make_collate_fn(
@@ -176,7 +175,7 @@ collate_fn = make_collate_fn(
 loader = DataLoader(train, batch_size=8, shuffle=True, collate_fn=collate_fn)
 
 # %%
-# Eight other flowers serve for validation. They are collated alike and never mixed.
+# Eight other flowers are the validation set, with the same label format and without mixing.
 
 others = flowers.write_image_folder(folder / "valid", count_per_class=4, size=(300, 400), seed=1)
 valid = FlowerFiles(others)
@@ -189,36 +188,36 @@ valid_loader = DataLoader(valid, batch_size=8, collate_fn=collate_fn.for_validat
 #
 #    .. container::
 #
-#       There: it must know whether the batch is mixed
+#       Tutorial: depends on whether the batch is mixed
 #
 #       .. code-block:: python
 #
 #          def mixed_criterion(outputs, labels):
-#              own, partner, lam = labels
+#              original, partner, lam = labels
 #              loss = nn.CrossEntropyLoss()
 #              return (
-#                  lam * loss(outputs, own)
+#                  lam * loss(outputs, original)
 #                  + (1 - lam) * loss(outputs, partner)
 #              )
 #
 #    .. container::
 #
-#       Here: any criterion, any labels
+#       tv_mixaug: any criterion, any labels
 #
 #       .. code-block:: python
 #
 #          criterion = MixCriterion(nn.CrossEntropyLoss())
 #
-# ``MixCriterion`` takes plain, soft and pair labels (``targets="pair"``, the three values of the
-# tutorials), and gives every picture a weight of its own.
+# ``MixCriterion`` accepts class indices, soft labels and pairs (``targets="pair"``, the three
+# values of the tutorials), with one weight for each image.
 
 criterion = MixCriterion(nn.CrossEntropyLoss())
 
 # %%
 # Training
 # --------
-# ``mixed_accuracy`` counts for each picture the label weight of the class that was named. On plain
-# batches it is the ordinary accuracy.
+# ``mixed_accuracy`` is the mean label weight of the predicted classes. For unmixed batches it is
+# the ordinary accuracy.
 
 model = nn.Sequential(
     nn.AvgPool2d(4),
@@ -231,7 +230,7 @@ model = nn.Sequential(
     nn.Linear(512, 2),
 )
 optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
-operations = ("plain", "Cutout", "Mixup", "CutMix")  # what plan.op counts
+operations = ("plain", "Cutout", "Mixup", "CutMix")  # by plan.op
 rows = []
 print("epoch  batch    loss  accuracy  valid loss  valid accuracy")
 for epoch in range(12):
@@ -255,8 +254,8 @@ for epoch in range(12):
     print(f"  {valid_loss:10.3f}  {valid_accuracy:14.2f}")
 
 # %%
-# Eight pictures are soon learnt by heart, which helps little with eight others: for that, set
-# ``count_per_class`` to 100.
+# The network soon memorises eight pictures, which does not generalise to the other eight. For that,
+# set ``count_per_class`` to 100.
 
 # %%
 # The batch of each epoch

@@ -2,9 +2,9 @@
 CutMix explained: ResNet-18, three accuracies, transfer
 =======================================================
 
-First the formula, since a tutorial that many read has it wrong. Then the program of that tutorial,
-put right: ResNet-18 learns CIFAR-10 with CutMix, with training, validation and test accuracy in
-TensorBoard; and what it has learnt is carried to a second data set.
+A widely read tutorial has a wrong formula for CutMix. This example first shows the correct one, and
+then the corrected program: ResNet-18 is trained on CIFAR-10 with CutMix, training, validation and
+test accuracy are logged to TensorBoard, and the network is fine-tuned on a second data set.
 """
 
 # sphinx_gallery_thumbnail_number = 2
@@ -33,43 +33,49 @@ torch.manual_seed(0)
 #
 #    .. container::
 #
-#       There: whole images are blended, and labels as if they had pixels
+#       Tutorial: images and labels are blended pixel by pixel
 #
 #       .. code-block:: text
 #
-#          image = lam · own + (1 − lam) · partner
-#          label = lam · own + (1 − lam) · partner,
+#          image = lam · original + (1 − lam) · partner
+#          label = lam · original + (1 − lam) · partner,
 #                  pixel by pixel
 #
 #    .. container::
 #
-#       Right: each pixel comes from one image, and labels are weighted by how many
+#       Correct: each pixel comes from one image; the label weight is the share of pixels
 #
 #       .. code-block:: text
 #
-#          image = M ⊙ own + (1 − M) ⊙ partner
-#          label = mean(M) · own
+#          image = M ⊙ original + (1 − M) ⊙ partner
+#          label = mean(M) · original
 #                  + (1 − mean(M)) · partner
 #
-# *M* is 0 inside a box and 1 elsewhere. A label has no pixels: it is one row of class weights. The
-# formula on the left is that of Mixup. Both, for a rose and a tulip:
+# *M* is 0 inside a box and 1 elsewhere. A label is one row of class weights and has no pixels. The
+# first formula is that of Mixup. Both formulas for a rose and a tulip:
 
 pair, kinds = flowers.draw_flowers(2, 160)
-own, partner = pair / 255
+original, partner = pair / 255
 M = torch.ones(160, 160)
 M[20:110, 70:150] = 0  # a box of 90 × 80 pixels
 lam = M.mean()
 
-blended = lam * own + (1 - lam) * partner  # the tutorial's: Mixup
-cut = M * own + (1 - M) * partner  # CutMix
+blended = lam * original + (1 - lam) * partner  # the tutorial's formula: Mixup
+cut = M * original + (1 - M) * partner  # CutMix
 
-# The same by this package: partner of sample 0 is 1, its box is x1, y1, x2, y2.
+# The same with tv_mixaug: sample 1 is the partner of sample 0; boxes are x1, y1, x2, y2.
 boxes = torch.tensor([[70, 20, 150, 110]] * 2)
 assert torch.equal(functional.cutmix(pair / 255, torch.tensor([1, 0]), boxes)[0], cut)
 
 figure, axes = plt.subplots(1, 5, figsize=(9, 2.1))
-titles = "own", "partner", "M", "there: a blend", f"CutMix: rose {lam:.2f}, tulip {1 - lam:.2f}"
-for axis, image, title in zip(axes, (own, partner, M, blended, cut), titles, strict=True):
+titles = (
+    "original",
+    "partner",
+    "M",
+    "tutorial: a blend",
+    f"CutMix: rose {lam:.2f}, tulip {1 - lam:.2f}",
+)
+for axis, image, title in zip(axes, (original, partner, M, blended, cut), titles, strict=True):
     shown = image.permute(1, 2, 0) if image.ndim == 3 else image
     axis.imshow(shown.numpy(), cmap="gray", vmin=0)
     axis.set_title(title, fontsize=8)
@@ -79,22 +85,22 @@ figure.tight_layout(pad=0.3)
 # %%
 # Two data sets
 # -------------
-# CIFAR-10 and Fashion-MNIST are taken from the folder ``data`` if they are there, laid out as
-# torchvision has them; nothing is downloaded. What is missing is drawn: polygons and stars of ten
-# classes, then roses and tulips. This page was built with what the next output says, with few
-# pictures and a narrow network. For the real thing set ``limit = None, width = 64, epochs = 30``.
+# CIFAR-10 and Fashion-MNIST are read from the folder ``data``, in torchvision's layout, if they are
+# there; nothing is downloaded. Otherwise they are replaced by drawn images: polygons and stars of
+# ten classes, and roses and tulips. This page uses few images and a narrow network. For a full run
+# set ``limit = None, width = 64, epochs = 30``.
 
 data, limit, width, epochs = "data", 1000, 6, 6
 
 
 def draw_shapes(count, rng):
-    """Draw polygons and stars with 3 to 7 corners, somewhere, in some colour."""
+    """Draw polygons and stars with 3 to 7 corners at random places in random colours."""
     labels = rng.integers(0, 10, count)
     pictures = rng.integers(0, 130, (count, 4, 4, 3)).astype(np.uint8)
     pictures = np.stack([cv2.resize(p, (32, 32), interpolation=cv2.INTER_CUBIC) for p in pictures])
     for picture, label in zip(pictures, labels, strict=True):
         corners = 3 + label // 2
-        inner = 0.4 if label % 2 else np.cos(np.pi / corners)  # the middle of a straight side
+        inner = 0.4 if label % 2 else np.cos(np.pi / corners)  # for the middle of a straight side
         turn, radius = rng.uniform(0, 2 * np.pi), rng.uniform(10, 14)
         angles = turn + np.arange(2 * corners) * np.pi / corners
         radii = np.where(np.arange(2 * corners) % 2, inner, 1) * radius
@@ -105,11 +111,11 @@ def draw_shapes(count, rng):
 
 
 def find_sets():
-    """Yield name, class names, training and test part; each part (N, 3, 32, 32) and labels."""
+    """Yield name, class names, training set and test set; each set is (images, labels)."""
     for kind in (CIFAR10, FashionMNIST):
         try:
             parts = [kind(data, train=train) for train in (True, False)]
-        except RuntimeError:  # it is not there
+        except RuntimeError:  # the data set is missing
             continue
         found = []
         for part in parts:
@@ -133,11 +139,11 @@ for name, names, train, test in (first, second):
 # %%
 # Three loaders
 # -------------
-# Only the training loader mixes. Labels are (B, K) in all three, so that one function serves them.
+# Only the training loader mixes. Labels are (B, K) in all three, so one function handles all.
 
 
 def make_loaders(parts, num_classes):
-    """Return the collate function, and the loaders for training, validation and test."""
+    """Return the collate function and the loaders for training, validation and test."""
     (images, labels), test = (((x.float() / 255 - 0.5) / 0.25, y) for x, y in parts)
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
     valid, train = order[: len(order) // 5], order[len(order) // 5 :]
@@ -158,11 +164,11 @@ def make_loaders(parts, num_classes):
 # %%
 # ResNet-18
 # ---------
-# In the form that is usual for pictures of 32 × 32.
+# The variant for images of 32 × 32 pixels.
 
 
 class Block(nn.Module):
-    """Two convolutions and a way past them."""
+    """Two convolutions with a shortcut."""
 
     def __init__(self, inside, outside, stride):
         super().__init__()
@@ -183,7 +189,7 @@ class Block(nn.Module):
 
 
 def resnet18(num_classes):
-    """Return a ResNet-18; the real one has ``width = 64``."""
+    """Return a ResNet-18; the original has ``width = 64``."""
     conv = nn.Conv2d(3, width, 3, 1, 1, bias=False)
     layers = [conv, nn.BatchNorm2d(width), nn.ReLU()]
     for stage in range(4):
@@ -196,10 +202,9 @@ def resnet18(num_classes):
 # %%
 # The loop
 # --------
-# PyTorch's cross-entropy takes the mixed labels as they are. Where the tutorial counts
-# ``outputs.argmax(1) == labels``, which mixed labels do not allow, ``mixed_accuracy`` counts the
-# label weight of the class that was named. It stays below 1 in training: nobody can name both
-# classes of a mixed picture.
+# PyTorch's cross-entropy accepts mixed labels. The tutorial's accuracy, ``outputs.argmax(1) ==
+# labels``, does not. ``mixed_accuracy`` is the mean label weight of the predicted classes. It stays
+# below 1 in training, since a single prediction cannot name both classes of a mixed image.
 
 device = "cuda" if torch.cuda.is_available() else "cpu"
 if find_spec("tensorboard"):
@@ -207,12 +212,12 @@ if find_spec("tensorboard"):
 
     log = SummaryWriter(tempfile.mkdtemp())  # then: tensorboard --logdir FOLDER
 else:
-    print("tensorboard is not installed: no log is written.")
+    print("tensorboard is not installed; no log is written.")
     log = None
 
 
 def run(model, loader, optimizer=None, schedule=None):
-    """Go through a loader and return the mean loss and accuracy; learn if told how."""
+    """Return the mean loss and accuracy over a loader; train if an optimizer is given."""
     model.train(optimizer is not None)
     sums = torch.zeros(3)
     for images, labels in loader:
@@ -231,7 +236,7 @@ def run(model, loader, optimizer=None, schedule=None):
 
 
 def fit(title, model, found, epochs, rate):
-    """Train a model, print and log what each epoch brings, and return the accuracies."""
+    """Train a model, print and log each epoch, and return the accuracies and a mixed batch."""
     name, names, *parts = found
     collate_fn, loaders = make_loaders(parts, len(names))
     model = model.to(device)
@@ -244,8 +249,8 @@ def fit(title, model, found, epochs, rate):
     for epoch in range(epochs):
         collate_fn.set_epoch(epoch)
         for part, loader in loaders.items():
-            learning = (optimizer, schedule) if part == "train" else ()
-            loss, accuracy = run(model, loader, *learning)
+            training = (optimizer, schedule) if part == "train" else ()
+            loss, accuracy = run(model, loader, *training)
             history[part].append(accuracy)
             if part == "train":
                 train_loss = loss
@@ -263,7 +268,7 @@ def fit(title, model, found, epochs, rate):
 
 
 def show(sheet):
-    """Show a contact sheet in its own size."""
+    """Show a contact sheet at its size."""
     figure = plt.figure(figsize=(sheet.shape[1] / 100, sheet.shape[0] / 100))
     figure.add_axes((0, 0, 1, 1)).imshow(sheet)
     plt.axis("off")
@@ -280,8 +285,8 @@ show(sheet)
 # %%
 # The second data set
 # -------------------
-# All layers keep what they have learnt but the last, which is new. Beside it, the same network from
-# scratch.
+# The last layer is replaced, and all other layers keep their weights. The same network is also
+# trained from scratch.
 
 scratch = resnet18(len(second[1]))
 model[-1] = nn.Linear(width * 8, len(second[1]))
@@ -292,14 +297,14 @@ if log:
 show(sheet)
 
 # %%
-# What was seen
-# -------------
+# Accuracies
+# ----------
 
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3), sharey=True)
 for part, values in history.items():
     left.plot(values, label=part)
 left.set(title=first[0], xlabel="epoch", ylabel="accuracy", ylim=(0, 1.02))
-right.plot(transferred["test"], label="test, from learnt weights")
+right.plot(transferred["test"], label="test, pretrained")
 right.plot(fresh["test"], label="test, from scratch")
 right.set(title=second[0], xlabel="epoch")
 for axis in (left, right):
@@ -307,5 +312,5 @@ for axis in (left, right):
 figure.tight_layout()
 
 # %%
-# One seed and few easy pictures show how the parts fit, not what CutMix or transfer gain. For
-# CutMix see `the evidence <../guide/evidence.html>`_.
+# One seed and few easy images do not measure the benefit of CutMix or of pretraining. For CutMix
+# see `the evidence <../guide/evidence.html>`_.

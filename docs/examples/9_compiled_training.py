@@ -1,13 +1,13 @@
 """
-Mixing inside the compiled step
-===============================
+Mixing inside a compiled step
+=============================
 
-A small network learns to tell roses from tulips. The whole step is compiled as one graph: the
-choice between Mixup and CutMix, their draws, the blend and the paste, the labels, the network and
-the loss. Here it runs on the CPU; on a GPU nothing changes but the device.
+A small network learns to classify roses and tulips. The whole step is compiled as one graph: the
+choice between Mixup and CutMix, sampling, mixing of images and labels, the network and the loss.
+The example runs on the CPU; on a GPU only the device differs.
 
-This shows how the parts fit, not what mixing gains: for that a real data set and several seeds
-are needed.
+The example shows how the parts fit together. To measure the benefit of mixing, use a real data set
+and several seeds.
 """
 
 import time
@@ -28,8 +28,8 @@ train, test = (images[:128], labels[:128]), (images[128:], labels[128:])
 # %%
 # The step
 # --------
-# A transform is a module, and is called inside the step like any other. With ``mode="sample"``
-# each sample has its own draw and the batch holds mixes of both kinds.
+# A transform is a module and is called inside the step like any other. With ``mode="sample"`` one
+# of the rules is chosen for each sample, so a batch contains mixes of both kinds.
 
 mix = OneOf(
     [Mixup(0.4, num_classes=2, mode="sample"), CutMix(num_classes=2, mode="sample")],
@@ -57,23 +57,23 @@ def step(images, labels):
 # %%
 # Compiled
 # --------
-# ``fullgraph=True`` makes a break in the graph an error: there is none. The default backend writes
-# kernels; where it cannot, for want of a C++ compiler, the graph is traced all the same. A counter
-# around it shows how many graphs are made.
+# ``fullgraph=True`` raises an error if the graph has a break. The default backend needs a C++
+# compiler on the CPU; without one the graph is traced and run by another backend. A counter around
+# the backend shows the number of graphs.
 
 try:
     torch.compile(lambda x: x + 1)(torch.zeros(2))
     backend = CompileCounterWithBackend("inductor")
 except Exception as error:
-    print(f"no kernels can be written here: {type(error).__name__}")
+    print(f"the default backend is not available: {type(error).__name__}")
     backend = CompileCounterWithBackend("aot_eager")
 compiled = torch.compile(step, fullgraph=True, backend=backend)
 
 # %%
 # The loop
 # --------
-# The first step takes the seconds that compiling takes. In the last two epochs mixing is off: ``p``
-# is set as always, and the graph is compiled once more, for any ``p``.
+# The first step compiles and takes seconds. In the last two epochs mixing is off: setting ``p``
+# compiles the graph once more.
 
 epochs, losses, accuracies, seconds, graphs = 14, [], [], [], []
 for epoch in range(epochs):
@@ -99,17 +99,17 @@ print(f"graphs after the first epoch: {graphs[0]}, before mixing ends: {graphs[-
 print(f"first step {seconds[0]:.1f} s, then {1000 * sorted(seconds)[len(seconds) // 2]:.1f} ms")
 
 # %%
-# What came out of the graph
-# --------------------------
-# Blends, pastes and plain pictures in one batch, with the label weights that their pixels have.
+# A batch from the graph
+# ----------------------
+# One batch contains blended, pasted and unmixed images, with their label weights.
 
 plt.figure(figsize=(9, 5))
 plt.imshow(viz.draw_batch(first[0][:8], first[1][:8], flowers.CLASS_NAMES))
 plt.axis("off")
 
 # %%
-# What was learnt
-# ---------------
+# Loss and accuracy
+# -----------------
 
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3))
 left.plot(losses)
@@ -123,6 +123,6 @@ figure.tight_layout()
 # %%
 # On a GPU
 # --------
-# Move the model and the batches there, and compile with ``mode="reduce-overhead"``: the step
-# becomes a CUDA graph, which draws anew each time it is replayed. :doc:`/guide/device` says when
-# mixing belongs in the step, and when in the loader.
+# Move the model and the batches to the GPU and compile with ``mode="reduce-overhead"``. The step
+# becomes a CUDA graph, which samples new mixes in every replay. :doc:`/guide/device` explains when
+# to mix in the step and when in the loader.

@@ -2,9 +2,9 @@
 One of several, and Random Erasing
 ==================================
 
-``OneOf`` applies at most one of its transforms: one for the batch, or for each sample its own.
-``RandomErasing`` fills boxes of random size and shape. The line below a picture says what was done
-to it, the bar is its label.
+``OneOf`` applies at most one of its transforms, chosen for the batch or for each sample.
+``RandomErasing`` fills boxes of random size and shape. The bar below a picture shows its label, and
+the line below the bar shows its operation.
 """
 
 import matplotlib.pyplot as plt
@@ -20,7 +20,7 @@ pictures = torch.stack([flower.image for flower in drawn])
 
 
 def show(transform, seed=0):
-    """Draw what a transform makes of the flowers, and return its plan."""
+    """Draw the flowers after a transform, and return its plan."""
     torch.manual_seed(seed)
     (images, labels), plan = transform.mix((pictures, kinds))
     sheet = viz.draw_batch(images, labels, flowers.CLASS_NAMES, plan=plan)
@@ -34,11 +34,11 @@ def show(transform, seed=0):
 # %%
 # Random Erasing
 # --------------
-# A box of 2 to 33 % of the picture, of a random shape, wholly inside it. Labels keep their weight.
+# A box of random shape inside the image, with 2 to 33 % of its area. Labels are unchanged.
 plan = show(RandomErasing(p=1.0, num_classes=2))
 
 # %%
-# The fill can be a colour of each box's own, or noise; ``count`` boxes share the area.
+# The fill can be a random colour for each box, or noise. ``count`` boxes share the area.
 plan = show(RandomErasing(p=1.0, fill="color", num_classes=2))
 
 # %%
@@ -47,8 +47,8 @@ plan = show(RandomErasing(p=1.0, fill="noise", count=3, num_classes=2))
 # %%
 # One of several for each sample
 # ------------------------------
-# Some pictures are blended, some have a box pasted, some are erased. ``p`` has a number for each
-# transform; with what is left to 1 a picture stays as it was.
+# Some images are blended, some have a pasted box, some are erased. ``p`` has a probability for each
+# transform; with the remaining probability an image is unchanged.
 rules = [
     Mixup(num_classes=2, mode="sample"),
     CutMix(num_classes=2, mode="sample"),
@@ -58,14 +58,14 @@ each = OneOf(rules, p=[0.3, 0.3, 0.2], mode="sample")
 plan = show(each, seed=4)
 
 # %%
-# With ``mode="batch"``, the default, the choice is one for all.
+# With ``mode="batch"``, the default, one transform is chosen for all samples.
 show(OneOf(rules, p=[0.3, 0.3, 0.2]), seed=3)
 
 # %%
-# The plan says it all
-# --------------------
-# The same plan, on anything of the same size: here on the masks of the blossoms. What is blended
-# becomes grey, what is erased black.
+# Replay a plan
+# -------------
+# The plan can be applied to any tensor of the same size, here to masks of the blossoms. Blended
+# masks are grey, and erased boxes are black.
 masks = torch.stack([flower.mask for flower in drawn]).float()[:, None]
 mixed = functional.replay(masks, plan)
 print("operations:", plan.op.tolist(), "partners:", plan.partner.tolist())
@@ -77,7 +77,7 @@ for axis in axes.flat:
     axis.axis("off")
 
 # %%
-# ``p`` can be set at any time. Here, as in the last epochs of a training, it leaves everything
-# alone. The labels keep their format.
+# ``p`` can be set at any time. With all probabilities 0, as in the last epochs of some recipes,
+# images are unchanged, and labels keep their format.
 each.p = [0, 0, 0]
 plan = show(each)

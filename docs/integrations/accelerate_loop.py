@@ -1,4 +1,4 @@
-"""Accelerate: the prepared loader keeps its collate function, on one device or many."""
+"""Accelerate: a prepared loader keeps its collate function, on one or several devices."""
 
 import sys
 from importlib.util import find_spec
@@ -18,9 +18,9 @@ from tv_mixaug import CutMix, MixCriterion, Mixup, PairedLabels, make_collate_fn
 def train(accelerator):
     torch.manual_seed(0)
     labels = torch.arange(96) % 2
-    # Each picture is filled with its class, 0 or 1: its mean is what its label must say.
+    # All pixels of an image are its class, 0 or 1, so its mean must equal its label.
     dataset = TensorDataset(labels.view(-1, 1, 1, 1).expand(-1, 3, 32, 32).float(), labels)
-    # Paired labels are three short tensors, so they also suit a great number of classes.
+    # Paired labels are three (B,) tensors, which suits many classes.
     pair = {"num_classes": 2, "targets": "pair"}
     collate_fn = make_collate_fn([Mixup(0.4, **pair), CutMix(**pair)], seed=0)
     loader = DataLoader(dataset, batch_size=16, shuffle=True, collate_fn=collate_fn)
@@ -30,11 +30,11 @@ def train(accelerator):
     criterion = MixCriterion(nn.CrossEntropyLoss())
     seen, lams = [], []
     for epoch in range(2):
-        loader.set_epoch(epoch)  # reaches the sampler
-        collate_fn.set_epoch(epoch)  # reaches the mixing
+        loader.set_epoch(epoch)  # of the sampler
+        collate_fn.set_epoch(epoch)  # of the mixes
         for x, y in loader:
             if not isinstance(y, PairedLabels) or y.lam.device.type != accelerator.device.type:
-                raise SystemExit("the prepared loader must move the three tensors and their type.")
+                raise SystemExit("the prepared loader must move paired labels to the device.")
             lams.append(y.lam)
             seen.append(y.lam * y.labels + (1 - y.lam) * y.partner_labels)
             torch.testing.assert_close(seen[-1], x.mean((1, 2, 3)))
@@ -45,12 +45,12 @@ def train(accelerator):
         mean = accelerator.reduce(loss.detach(), "mean").item()
         accelerator.print(f"epoch {epoch}: last loss {mean:.3f}")
 
-    # Resumed in the middle of an epoch, the loader begins behind what was trained on before.
+    # An epoch is resumed after the batches that were used before.
     done = 4
     collate_fn.set_epoch(epoch, first_batch=done)
     rest = [y.lam for _, y in accelerator.skip_first_batches(loader, done)]
     if not torch.equal(torch.cat(rest), torch.cat(lams[len(loader) + done :])):
-        raise SystemExit("a resumed epoch must go on with the mixes that would have followed.")
+        raise SystemExit("a resumed epoch must continue with the same mixes.")
     return torch.cat(seen)
 
 
@@ -58,7 +58,7 @@ def main():
     accelerator = Accelerator()
     weights = train(accelerator)
     if not torch.equal(weights, train(accelerator)):
-        raise SystemExit("a second run from the same seed has other mixes.")
+        raise SystemExit("a second run with the same seed has different mixes.")
     accelerator.print(f"{int((weights % 1 != 0).sum())} of {len(weights)} samples of two classes")
     accelerator.end_training()
 

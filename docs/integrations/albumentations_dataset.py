@@ -1,4 +1,4 @@
-"""Albumentations for each picture and its mask, CutMix for the batch."""
+"""Albumentations: augment each image and its mask, then apply CutMix to the batch."""
 
 import os
 import sys
@@ -8,7 +8,7 @@ if find_spec("albumentations") is None:
     print("skipped: albumentations is not installed; pip install albumentations")
     sys.exit(0)
 
-os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # or its import asks the network for a newer version
+os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # the import would access the network
 import albumentations as A
 import torch
 from albumentations.pytorch import ToTensorV2
@@ -30,7 +30,7 @@ augment = A.Compose(
 
 
 class Flowers(Dataset):
-    """Albumentations works on (H, W, C) arrays and returns (C, H, W) tensors."""
+    """Flowers with masks; Albumentations takes (H, W, C) arrays and returns (C, H, W) tensors."""
 
     def __len__(self):
         return 32
@@ -39,7 +39,7 @@ class Flowers(Dataset):
         flower = flowers.draw_flower(flowers.CLASS_NAMES[index % 2], size=80, seed=index)
         image, mask = flower.image.permute(1, 2, 0).numpy(), flower.mask.numpy()
         made = augment(image=image, mask=mask)
-        # Its type says that it is a mask: it is cut with its picture, its ids are never blended.
+        # With this type the mask is cut like the image, and class ids are not blended.
         return {"image": made["image"], "mask": tv_tensors.Mask(made["mask"]), "label": index % 2}
 
 

@@ -1,7 +1,7 @@
-"""The loop of DeiT, ConvNeXt and Swin: a batch function on the device, by timm's own arguments.
+"""DeiT, ConvNeXt and Swin: mix batches on the device with timm's arguments.
 
-One line of such a script changes, the import: the constructor takes the same arguments. The model
-and the loss stay timm's.
+Only the import changes in such a script, since the constructor takes the same arguments. Model and
+loss are timm's.
 """
 
 import sys
@@ -26,9 +26,9 @@ def train_one_epoch(model, criterion, loader, optimizer, device, mixup_fn):
     for samples, targets in loader:
         samples, targets = samples.to(device), targets.to(device)
         samples, targets = mixup_fn(samples, targets)
-        # A mean is what its label must say, up to the smoothing of both classes.
-        said = (targets[:, 1] - SMOOTHING / 2) / (1 - SMOOTHING)
-        torch.testing.assert_close(samples.mean((1, 2, 3)), said, atol=1e-5, rtol=0)
+        # The mean of an image must equal its label without the smoothing.
+        weight = (targets[:, 1] - SMOOTHING / 2) / (1 - SMOOTHING)
+        torch.testing.assert_close(samples.mean((1, 2, 3)), weight, atol=1e-5, rtol=0)
         loss = criterion(model(samples), targets)
         optimizer.zero_grad()
         loss.backward()
@@ -40,7 +40,7 @@ def train_one_epoch(model, criterion, loader, optimizer, device, mixup_fn):
 def train(mode):
     torch.manual_seed(0)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    # Each picture is filled with its class, 0 or 1.
+    # All pixels of an image are its class, 0 or 1.
     labels = torch.arange(61) % 2
     images = labels.float().view(-1, 1, 1, 1).expand(-1, 3, 32, 32)
     loader = DataLoader(TensorDataset(images, labels), batch_size=16, shuffle=True)
@@ -54,7 +54,7 @@ def train(mode):
     epochs, mixup_off_epoch = 3, 2
     seen = []
     for epoch in range(epochs):
-        # Labels keep their format, so the loss stays what it is.
+        # Labels keep their format, so the loss does not change.
         mixup_fn.mixup_enabled = epoch < mixup_off_epoch
         seen.append(train_one_epoch(model, criterion, loader, optimizer, device, mixup_fn))
     return seen
@@ -65,7 +65,7 @@ def main():
     for mode in ("batch", "pair", "elem"):
         first, again = train(mode), train(mode)
         if not all(map(torch.equal, first, again)):
-            raise SystemExit("a second run from the same seed has other mixes.")
+            raise SystemExit("a second run with the same seed has different mixes.")
         mixed = [int((labels.amax(1) < plain - 1e-6).sum()) for labels in first]
         print(f"mode {mode}: {mixed} of 61 labels mixed in three epochs of odd last batches")
         if not (mixed[0] and mixed[1]) or mixed[2]:

@@ -1,4 +1,4 @@
-"""fastai: a callback that mixes each batch before the model sees it."""
+"""fastai: a callback that mixes each training batch."""
 
 import sys
 from importlib.util import find_spec
@@ -21,7 +21,7 @@ from tv_mixaug import CutMix, MixCriterion
 
 
 class Mix(Callback):
-    """Mix a batch on its device; validation stays as it is."""
+    """Mix a training batch on its device."""
 
     run_valid = False
 
@@ -33,8 +33,8 @@ class Mix(Callback):
         self.learn.xb, self.learn.yb = (images,), (labels,)
 
 
-class See(Callback):
-    """Keep the labels, which must say what the pixels are."""
+class Record(Callback):
+    """Record the labels, which must equal the pixels."""
 
     order, run_valid = Mix.order + 1, False
 
@@ -44,17 +44,17 @@ class See(Callback):
 
 
 def train():
-    set_seed(0)  # the transform draws from torch's generator
+    set_seed(0)  # the transform uses torch's generator
     labels = torch.arange(64) % 2
-    # Each picture is filled with its class, 0 or 1: its mean is what its label must say.
+    # All pixels of an image are its class, 0 or 1, so its mean must equal its label.
     dataset = TensorDataset(labels.view(-1, 1, 1, 1).expand(-1, 3, 32, 32).float(), labels)
     loaders = DataLoaders(DataLoader(dataset, bs=16, shuffle=True), DataLoader(dataset, bs=16))
     learner = Learner(
         loaders,
         nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 2)),
-        loss_func=MixCriterion(nn.CrossEntropyLoss()),  # takes plain labels too, in validation
+        loss_func=MixCriterion(nn.CrossEntropyLoss()),  # also takes class indices, in validation
         metrics=accuracy,
-        cbs=[Mix(CutMix(num_classes=2, mode="sample")), See()],
+        cbs=[Mix(CutMix(num_classes=2, mode="sample")), Record()],
     )
     with learner.no_logging():
         learner.fit(2, lr=0.01)
@@ -65,10 +65,10 @@ def main():
     learner, again = train(), train()
     labels = torch.cat(learner.seen)
     if not torch.equal(labels, torch.cat(again.seen)):
-        raise SystemExit("a second run from the same seed has other mixes.")
+        raise SystemExit("a second run with the same seed has different mixes.")
     loss, share = learner.validate()
     print(f"{int((labels.max(1).values < 1).sum())} of {len(labels)} labels mixed")
-    print(f"validation on plain labels: loss {loss:.3f}, accuracy {share:.2f}")
+    print(f"validation on unmixed labels: loss {loss:.3f}, accuracy {share:.2f}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Hugging Face Trainer: our collate function as its data collator, with soft or paired labels."""
+"""Hugging Face Trainer: a collate function as data collator, with soft or paired labels."""
 
 import sys
 from importlib.util import find_spec
@@ -18,13 +18,13 @@ from tv_mixaug import CutMix, MixCriterion, Mixup, PairedLabels, make_collate_fn
 
 
 class MixTrainer(transformers.Trainer):
-    """A Trainer whose loss takes mixed labels, and which evaluates on plain ones."""
+    """A Trainer with a loss for mixed labels and without mixing in evaluation."""
 
     criterion = MixCriterion(nn.CrossEntropyLoss())
     seen = ()
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        outputs = model(inputs["pixel_values"])  # not the labels, nor the plan under "mix"
+        outputs = model(inputs["pixel_values"])  # without the labels and the plan under "mix"
         if model.training:
             self.seen += ((inputs["pixel_values"].cpu(), inputs["labels"]),)
         loss = self.criterion(outputs.logits, inputs["labels"])
@@ -39,13 +39,13 @@ class MixTrainer(transformers.Trainer):
 
 
 class SetEpoch(transformers.TrainerCallback):
-    """Tell the collate function the epoch, which is part of its seed."""
+    """Set the epoch of the collate function, which is part of its seed."""
 
     def __init__(self, collate_fn):
         self.collate_fn = collate_fn
 
     def on_epoch_begin(self, args, state, control, train_dataloader, **kwargs):
-        # Of an epoch that is resumed, the Trainer leaves out the batches it was trained on before.
+        # In a resumed epoch the Trainer skips the batches that were used before.
         epoch, share = divmod(state.epoch or 0, 1)
         self.collate_fn.set_epoch(int(epoch), first_batch=round(share * len(train_dataloader)))
 
@@ -57,7 +57,7 @@ def make_trainer(folder, targets, record):
         intermediate_size=64, num_labels=2,
     )  # fmt: skip
     model = transformers.ViTForImageClassification(config)
-    model.accepts_loss_kwargs = False  # the loss is a mean: the Trainer averages the accumulated
+    model.accepts_loss_kwargs = False  # the Trainer averages the losses of accumulated batches
     shared = {"num_classes": 2, "targets": targets}
     collate_fn = make_collate_fn(
         [Mixup(0.4, **shared), CutMix(**shared)], p=[0.4, 0.4], seed=0, record=record
@@ -67,7 +67,7 @@ def make_trainer(folder, targets, record):
         gradient_accumulation_steps=2, save_strategy="steps", save_steps=3, report_to="none",
         disable_tqdm=True,
     )  # fmt: skip
-    # Each picture is filled with its class, 0 or 1: its mean is what its label must say.
+    # All pixels of an image are its class, 0 or 1, so its mean must equal its label.
     samples = [
         {"pixel_values": torch.full((3, 32, 32), i % 2.0), "labels": i % 2} for i in range(64)
     ]
@@ -78,7 +78,7 @@ def make_trainer(folder, targets, record):
 
 
 def weight_of_one(labels):
-    """Return how much of each picture is of class 1, as its label has it."""
+    """Return the label weight of class 1."""
     if isinstance(labels, PairedLabels):
         return (labels.lam * labels.labels + (1 - labels.lam) * labels.partner_labels).cpu()
     return labels[:, 1].cpu()
@@ -89,7 +89,7 @@ def main():
         with tempfile.TemporaryDirectory() as folder:
             whole = make_trainer(folder, targets, record)
             whole.train()
-            # Each epoch has two steps of two batches, so this one is in the middle of the second.
+            # Each epoch has two steps of two batches, so step 3 is in the middle of the second.
             resumed = make_trainer(folder, targets, record)
             resumed.train(resume_from_checkpoint=f"{folder}/checkpoint-3")
         for images, labels in whole.seen:
@@ -97,10 +97,10 @@ def main():
         weights = [weight_of_one(labels) for _, labels in whole.seen]
         mixed = int(((torch.cat(weights) % 1) != 0).sum())
         if len(weights) != 8 or not 0 < mixed < 128:
-            raise SystemExit("two epochs must hold mixed samples, and others.")
+            raise SystemExit("two epochs must contain mixed and unmixed samples.")
         after = torch.cat([weight_of_one(labels) for _, labels in resumed.seen])
         if not torch.equal(after, torch.cat(weights[-2:])):
-            raise SystemExit("a resumed epoch must go on with the mixes that would have followed.")
+            raise SystemExit("a resumed epoch must continue with the same mixes.")
         logged = [entry["eval_loss"] for entry in whole.state.log_history if "eval_loss" in entry]
         print(f"{targets}: {mixed} of 128 labels mixed, evaluation loss {logged[-1]:.3f}")
 

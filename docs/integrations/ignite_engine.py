@@ -1,4 +1,4 @@
-"""PyTorch-Ignite: a supervised trainer over a loader that mixes."""
+"""PyTorch-Ignite: a supervised trainer with a loader that mixes."""
 
 import sys
 from importlib.util import find_spec
@@ -19,7 +19,7 @@ from tv_mixaug import CutMix, MixCriterion, Mixup, PairedLabels, make_collate_fn
 def train():
     torch.manual_seed(0)
     labels = torch.arange(64) % 2
-    # Each picture is filled with its class, 0 or 1: its mean is what its label must say.
+    # All pixels of an image are its class, 0 or 1, so its mean must equal its label.
     dataset = TensorDataset(labels.view(-1, 1, 1, 1).expand(-1, 3, 32, 32).float(), labels)
     pair = {"num_classes": 2, "targets": "pair"}
     collate_fn = make_collate_fn([Mixup(0.4, **pair), CutMix(**pair)], seed=0)
@@ -35,7 +35,7 @@ def train():
         collate_fn.set_epoch(engine.state.epoch - 1)
 
     @trainer.on(Events.ITERATION_COMPLETED)
-    def see(engine):
+    def record(engine):
         images, pair = engine.state.batch
         if not isinstance(pair, PairedLabels):
             raise SystemExit("the engine must keep the type of paired labels.")
@@ -53,11 +53,9 @@ def train():
 def main():
     weights, accuracy = train()
     if not torch.equal(weights, train()[0]):
-        raise SystemExit("a second run from the same seed has other mixes.")
+        raise SystemExit("a second run with the same seed has different mixes.")
     mixed = int((weights % 1 != 0).sum())
-    print(
-        f"{mixed} of {len(weights)} samples of two classes; accuracy on plain ones {accuracy:.2f}"
-    )
+    print(f"{mixed} of {len(weights)} samples mixed; accuracy on unmixed samples {accuracy:.2f}")
 
 
 if __name__ == "__main__":

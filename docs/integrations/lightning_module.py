@@ -1,4 +1,4 @@
-"""Lightning: batches mixed by a data module's loader, or on the device after the transfer."""
+"""Lightning: mix in the loader of a data module, or on the device after the transfer."""
 
 import sys
 from importlib.util import find_spec
@@ -21,7 +21,7 @@ logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
 
 
 class MixInLoader(lightning.LightningDataModule):
-    """The workers mix: nothing changes in the module that trains."""
+    """Mix in the workers; the module needs no changes."""
 
     def __init__(self, dataset):
         super().__init__()
@@ -31,7 +31,7 @@ class MixInLoader(lightning.LightningDataModule):
         )
 
     def train_dataloader(self):
-        # A run that resumes starts its workers here, before the hook for the epoch's start.
+        # Workers are started here, before on_train_epoch_start, also in a resumed run.
         self.collate_fn.set_epoch(self.trainer.current_epoch)
         return DataLoader(self.dataset, batch_size=16, shuffle=True, collate_fn=self.collate_fn)
 
@@ -40,7 +40,7 @@ class MixInLoader(lightning.LightningDataModule):
 
 
 class MixOnDevice(lightning.LightningDataModule):
-    """The device mixes: uint8 pictures and class indices travel, which is little."""
+    """Mix on the device, so that only uint8 images and class indices are transferred."""
 
     def __init__(self, dataset):
         super().__init__()
@@ -72,7 +72,7 @@ class Classifier(lightning.LightningModule):
     def training_step(self, batch):
         images, labels = batch
         self.seen["training"].append(labels.cpu())
-        return nn.functional.cross_entropy(self.net(images / 255), labels)  # soft or not
+        return nn.functional.cross_entropy(self.net(images / 255), labels)  # soft labels or indices
 
     def validation_step(self, batch):
         images, labels = batch
@@ -99,9 +99,9 @@ def main():
         mixed = torch.cat(model.seen["training"])
         print(f"{type(data).__name__}: a label of a training batch {mixed[5].tolist()}")
         if mixed.shape != (128, 2) or not 0 < int((mixed.max(1).values < 1).sum()) < 128:
-            raise SystemExit("training batches must hold mixed (B, 2) labels.")
+            raise SystemExit("training batches must have mixed (B, 2) labels.")
         if any(labels.ndim != 1 for labels in model.seen["validation"]):
-            raise SystemExit("validation batches must stay as they are.")
+            raise SystemExit("validation batches must not be mixed.")
 
 
 if __name__ == "__main__":

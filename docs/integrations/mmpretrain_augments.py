@@ -1,7 +1,7 @@
-"""mmpretrain: transforms of ours as its batch augmentations, on pictures and one-hot labels.
+"""mmpretrain: transforms as batch augmentations, on images and one-hot labels.
 
-Needs nothing but PyTorch: the data preprocessor below has the shape of mmpretrain's own, to which
-they go by `data_preprocessor=dict(..., batch_augments=dict(augments=[...], probs=[...]))`.
+The script needs only PyTorch: the data preprocessor below imitates that of mmpretrain, which takes
+transforms as `data_preprocessor=dict(..., batch_augments=dict(augments=[...], probs=[...]))`.
 """
 
 import numpy as np
@@ -13,7 +13,7 @@ from tv_mixaug import CutMix, Mixup
 
 
 class Preprocessor(nn.Module):
-    """Stacked pictures to normalised and mixed ones, with one row of weights for each."""
+    """Scale and mix a batch of images, with (B, K) labels."""
 
     def __init__(self, augments, probs, num_classes):
         super().__init__()
@@ -21,7 +21,7 @@ class Preprocessor(nn.Module):
 
     def forward(self, images, labels, training):
         images = images.float() / 255
-        scores = nn.functional.one_hot(labels, self.num_classes)  # integers, as mmpretrain's
+        scores = nn.functional.one_hot(labels, self.num_classes)  # integers, as in mmpretrain
         number = np.random.choice(len(self.probs) + 1, p=[*self.probs, 1 - sum(self.probs)])
         if not training or number == len(self.augments):
             return images, scores.float()
@@ -30,9 +30,9 @@ class Preprocessor(nn.Module):
 
 def train():
     torch.manual_seed(0)
-    np.random.seed(0)  # chooses the augmentation; what it does is drawn by torch
+    np.random.seed(0)  # chooses the augmentation, which uses torch's generator
     labels = torch.arange(64) % 2
-    # Each picture is filled with its class, 0 or 1: its mean is what its label must say.
+    # All pixels of an image are its class, 0 or 1, so its mean must equal its label.
     images = (255 * labels).to(torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 32, 32)
     loader = DataLoader(TensorDataset(images, labels), batch_size=16, shuffle=True)
     # mmpretrain: augments=[dict(type="Mixup", alpha=0.8), dict(type="CutMix", alpha=1.0)]
@@ -55,7 +55,7 @@ def train():
 def main():
     labels = train()
     if not torch.equal(labels, train()):
-        raise SystemExit("a second run from the same seed has other mixes.")
+        raise SystemExit("a second run with the same seed has different mixes.")
     print(f"{int((labels.max(1).values < 1).sum())} of {len(labels)} labels of two epochs mixed")
 
 

@@ -1,4 +1,4 @@
-"""Ray Data: threads prefetch batches, and each is mixed by a seed of its own."""
+"""Ray Data: threads prefetch batches, and each batch is mixed with its own seed."""
 
 import os
 import sys
@@ -9,7 +9,7 @@ if find_spec("ray") is None:
     sys.exit(0)
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # keeps ray.init from a warning
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # avoids a warning of ray.init
 import logging
 
 import numpy as np
@@ -22,7 +22,7 @@ from tv_mixaug import CutMix
 
 
 class Mix(NumpyBatchCollateFn):
-    """Ray stacks the samples, so the transform itself is what is left to do."""
+    """Apply a transform to a batch; Ray has stacked the samples."""
 
     def __init__(self, transform, epoch):
         super().__init__()
@@ -30,7 +30,7 @@ class Mix(NumpyBatchCollateFn):
 
     def __call__(self, batch):
         batch = {key: torch.tensor(value) for key, value in batch.items()}
-        # The threads take batches in any order: what a batch holds says how it is mixed.
+        # Threads take batches in any order, so the seed depends on the content of the batch.
         seed = self.epoch * 2**32 + int(batch.pop("row")[0])
         return self.transform.mix(batch, generator=torch.Generator().manual_seed(seed))[0]
 
@@ -42,7 +42,7 @@ def train(rows):
     seen = []
     for epoch in range(2):
         collate_fn = Mix(CutMix(num_classes=2, mode="sample", pairing="shuffle"), epoch)
-        # In Ray Train every worker does this with its shard, ray.train.get_dataset_shard("train").
+        # In Ray Train each worker iterates over ray.train.get_dataset_shard("train").
         for batch in rows.iter_torch_batches(
             batch_size=16, prefetch_batches=3, collate_fn=collate_fn, device="cpu"
         ):
@@ -61,7 +61,7 @@ def main():
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars, context.execution_options.preserve_order = False, True
-    # Each picture is filled with its class, 0 or 1: its mean is what its label must say.
+    # All pixels of an image are its class, 0 or 1, so its mean must equal its label.
     rows = ray.data.from_items(
         [
             {"images": np.full((3, 32, 32), i % 2, np.float32), "labels": i % 2, "row": i}
@@ -71,7 +71,7 @@ def main():
     labels, again = train(rows), train(rows)
     ray.shutdown()
     if not torch.equal(labels, again):
-        raise SystemExit("a second run from the same seeds has other mixes.")
+        raise SystemExit("a second run with the same seeds has different mixes.")
     print(f"{int((labels.max(1).values < 1).sum())} of {len(labels)} labels of two epochs mixed")
 
 

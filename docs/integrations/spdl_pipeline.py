@@ -1,4 +1,4 @@
-"""SPDL: threads read the samples, one thread mixes the batches, and the loop trains beside them."""
+"""SPDL: several threads read samples, and one thread mixes batches."""
 
 import sys
 from importlib.util import find_spec
@@ -15,7 +15,7 @@ from tv_mixaug import CutMix, Mixup, make_collate_fn
 
 
 def read(index):
-    """Return a picture that is filled with its class, 0 or 1: its mean is what its label says."""
+    """Return an image whose pixels are all its class, 0 or 1, and the class."""
     return torch.full((3, 32, 32), index % 2.0), index % 2
 
 
@@ -25,7 +25,7 @@ def make_pipeline(collate_fn):
         .add_source(torch.randperm(64).tolist())
         .pipe(read, concurrency=2, output_order="input")
         .aggregate(16)
-        .pipe(collate_fn)  # one at a time: calls are numbered in their order
+        .pipe(collate_fn)  # one call at a time, since calls are numbered in order
         .add_sink(buffer_size=2)
         .build(num_threads=3)
     )
@@ -54,7 +54,7 @@ def train():
 def main():
     labels = train()
     if not torch.equal(labels, train()):
-        raise SystemExit("a second run from the same seed has other mixes.")
+        raise SystemExit("a second run with the same seed has different mixes.")
     print(f"{int((labels.max(1).values < 1).sum())} of {len(labels)} labels of two epochs mixed")
 
 

@@ -1,4 +1,4 @@
-"""torchdata: training that stops in the middle of an epoch goes on with the same mixes."""
+"""StatefulDataLoader: a resumed epoch continues with the same mixes."""
 
 import sys
 from importlib.util import find_spec
@@ -22,8 +22,7 @@ warnings.filterwarnings("ignore", "'set_vital' is deprecated")  # torchdata stil
 def make_loader():
     images, labels = flowers.draw_flowers(64, size=32)
     dataset = TensorDataset(images.as_subclass(torch.Tensor) / 255, labels)
-    # The seed is all: a mix depends on the epoch and the number of the batch, so the collate
-    # function has no state to be saved.
+    # A mix depends on the seed, the epoch and the batch index, so there is no state to save.
     collate_fn = make_collate_fn([Mixup(0.4, num_classes=2), CutMix(num_classes=2)], seed=0)
     return collate_fn, StatefulDataLoader(
         dataset, batch_size=8, shuffle=True, num_workers=2, collate_fn=collate_fn
@@ -39,7 +38,7 @@ def main():
     for _ in range(stop):
         next(batches)
     checkpoint = {"epoch": epoch, "loader": loader.state_dict()}
-    missed = list(batches)  # what would have followed
+    missed = list(batches)  # the rest of the epoch
 
     collate_fn, loader = make_loader()  # as in a new process
     collate_fn.set_epoch(checkpoint["epoch"])
@@ -47,11 +46,11 @@ def main():
     resumed = list(loader)
 
     if len(resumed) != len(missed):
-        raise RuntimeError("the resumed loader has another number of batches.")
+        raise RuntimeError("the resumed loader has a different number of batches.")
     for (x, y), (resumed_x, resumed_y) in zip(missed, resumed, strict=True):
         if not (torch.equal(x, resumed_x) and torch.equal(y, resumed_y)):
             raise RuntimeError("a batch differs after resuming.")
-    print(f"stopped after {stop} batches; the {len(resumed)} others came the same after resuming")
+    print(f"stopped after {stop} batches; the other {len(resumed)} are the same after resuming")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""TensorBoard: one mixed batch of every epoch as a picture, with its label weights."""
+"""TensorBoard: log one mixed batch of each epoch as a picture with label weights."""
 
 import sys
 from importlib.util import find_spec
@@ -22,9 +22,8 @@ def main():
         [Mixup(0.4, num_classes=2), CutMix(num_classes=2)], record=True, seed=0
     )
     loader = DataLoader(dataset, batch_size=16, collate_fn=collate_fn)
-    with (
-        tempfile.TemporaryDirectory() as folder
-    ):  # or "runs", to look at: tensorboard --logdir runs
+    # To view the log, write it to "runs" and start: tensorboard --logdir runs
+    with tempfile.TemporaryDirectory() as folder:
         log = SummaryWriter(folder)
         step = 0
         for epoch in range(2):
@@ -33,18 +32,17 @@ def main():
                 if step % len(loader) == 0:
                     sheet = viz.draw_batch(images[:8], labels[:8], flowers.CLASS_NAMES, columns=4)
                     log.add_image("mixed batch", sheet, step, dataformats="HWC")
-                # How much was mixed, from the record of the mix.
-                log.add_histogram("own weight", plan.lam, step)
+                log.add_histogram("label weight of the original", plan.lam, step)
                 step += 1
         log.close()
         shown = read_images(folder)
-    print(f"logged {len(shown)} pictures, at the steps {shown}")
+    print(f"logged {len(shown)} pictures, at steps {shown}")
     if shown != [0, len(loader)]:
-        raise SystemExit("one picture of every epoch must be in the log.")
+        raise SystemExit("the log must contain one picture of each epoch.")
 
 
 def read_images(folder):
-    """Return the steps of the pictures that TensorBoard will show."""
+    """Return the steps of the logged pictures."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(folder)

@@ -1,6 +1,6 @@
 """timm's create_loader with its prefetcher and FastCollateMixup, which is switched off by epoch.
 
-One line of train.py changes, the import; `seed=` in the constructor is for those who want it.
+Only the import changes in timm's train.py. The argument `seed=` is optional.
 """
 
 import sys
@@ -20,7 +20,7 @@ from tv_mixaug.timm import FastCollateMixup  # from timm.data import FastCollate
 
 
 class Pictures(torch.utils.data.Dataset):
-    """(3, H, W) bytes, as the transforms of timm's prefetcher make them, filled with 0 or 255."""
+    """(3, H, W) uint8 arrays, as for timm's prefetcher, filled with 0 or 255."""
 
     def __len__(self):
         return 64
@@ -47,10 +47,10 @@ def train(num_workers):
     seen = []
     for epoch in range(epochs):
         if epoch >= mixup_off_epoch:
-            loader.mixup_enabled = False  # reaches the workers that run
-        collate_fn.set_epoch(epoch)  # the seeds of this epoch
+            loader.mixup_enabled = False  # reaches running workers
+        collate_fn.set_epoch(epoch)  # a part of the seed
         for x, y in loader:
-            # A mean is what its label must say, up to half a grey level of the blended bytes.
+            # The mean of an image must equal its label, up to the rounding of uint8.
             torch.testing.assert_close(x.mean((1, 2, 3)), y[:, 1], atol=0.5 / 255 + 1e-5, rtol=0)
             loss = criterion(model(x), y)
             optimizer.zero_grad()
@@ -63,7 +63,7 @@ def train(num_workers):
 def main():
     labels = train(num_workers=2)
     if not torch.equal(labels, train(num_workers=2)):
-        raise SystemExit("a second run from the same seed has other mixes.")
+        raise SystemExit("a second run with the same seed has different mixes.")
     mixed = (labels.amax(2) < 1).sum(1).tolist()
     print(f"{mixed} of 64 labels mixed in epochs 0, 1 and 2")
     if not (mixed[0] and mixed[1]) or mixed[2]:

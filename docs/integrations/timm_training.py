@@ -1,4 +1,4 @@
-"""timm: its model, optimizer and loss, with our collate function in place of its Mixup."""
+"""timm: its model, optimizer and loss, with a collate function of tv_mixaug."""
 
 import sys
 from importlib.util import find_spec
@@ -28,7 +28,7 @@ def main():
     collate_fn = make_collate_fn([Mixup(0.8, **shared), CutMix(1.0, **shared)], p=[0.5, 0.5])
     loader = DataLoader(
         TensorDataset(images, labels), batch_size=15, shuffle=True, collate_fn=collate_fn
-    )  # an odd number is fine
+    )  # batches may be odd
 
     model = timm.create_model("test_resnet", pretrained=False, num_classes=2)
     criterion = SoftTargetCrossEntropy()
@@ -36,7 +36,7 @@ def main():
     mixup_off_epoch, epochs = 2, 3
     for epoch in range(epochs):
         if epoch == mixup_off_epoch:
-            collate_fn.set_p([0.0, 0.0])  # persistent workers see it too
+            collate_fn.set_p([0.0, 0.0])  # also reaches persistent workers
         for x, y in loader:
             loss = criterion(model(x), y)
             optimizer.zero_grad()

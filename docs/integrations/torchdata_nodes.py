@@ -1,4 +1,4 @@
-"""torchdata.nodes: threads read the samples, and one thread of its own mixes the batches."""
+"""torchdata.nodes: several threads read samples, and one thread mixes batches."""
 
 import sys
 from importlib.util import find_spec
@@ -16,7 +16,7 @@ from tv_mixaug import CutMix, Mixup, make_collate_fn
 
 
 def read(index):
-    """Return a picture that is filled with its class, 0 or 1: its mean is what its label says."""
+    """Return an image whose pixels are all its class, 0 or 1, and the class."""
     return torch.full((3, 32, 32), index % 2.0), index % 2
 
 
@@ -26,7 +26,7 @@ def train():
     node = nodes.SamplerWrapper(RandomSampler(range(64)))
     node = nodes.ParallelMapper(node, read, num_workers=2, method="thread")
     node = nodes.Batcher(node, batch_size=16)
-    # One worker: calls are numbered in their order, which among several would be a matter of time.
+    # One worker, since calls are numbered in order.
     node = nodes.ParallelMapper(node, collate_fn, num_workers=1, method="thread")
     loader = nodes.Loader(nodes.Prefetcher(node, prefetch_factor=2))
 
@@ -48,7 +48,7 @@ def train():
 def main():
     labels = train()
     if not torch.equal(labels, train()):
-        raise SystemExit("a second run from the same seed has other mixes.")
+        raise SystemExit("a second run with the same seed has different mixes.")
     print(f"{int((labels.max(1).values < 1).sum())} of {len(labels)} labels of two epochs mixed")
 
 

@@ -1,4 +1,4 @@
-"""torchrun and DDP: each process mixes its own batches, the same ones in every run.
+"""torchrun and DDP: each process samples its own mixes, which are reproducible.
 
 torchrun --nproc-per-node 2 torchrun_ddp.py
 """
@@ -19,14 +19,14 @@ from tv_mixaug.extras import flowers
 def main():
     if "RANK" in os.environ:
         dist.init_process_group("gloo")  # "nccl" on GPUs
-    else:  # started by hand: one process
+    else:  # started without torchrun
         dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     rank, ranks = dist.get_rank(), dist.get_world_size()
     torch.manual_seed(0)
     images, labels = flowers.draw_flowers(64, size=32)
     dataset = TensorDataset(images.as_subclass(torch.Tensor) / 255, labels)
 
-    # Every process makes its own collate function with the same seed; it finds its rank itself.
+    # Each process makes a collate function with the same seed, which finds its rank.
     collate_fn = make_collate_fn(
         [Mixup(0.4, num_classes=2), CutMix(num_classes=2)], p=[0.5, 0.5], seed=0, record=True
     )
@@ -55,7 +55,7 @@ def main():
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            # The mixes of this rank, to compare with another rank and with another run.
+            # Printed to compare ranks and runs.
             mix = {"partner": int(plan.partner[0]), "lam": round(float(plan.lam[0]), 4)}
             print(json.dumps({"epoch": epoch, "batch": number, **mix}))
     dist.destroy_process_group()

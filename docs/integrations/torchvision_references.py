@@ -1,6 +1,6 @@
-"""torchvision's references/classification: one of two behind default_collate, and Random Erasing.
+"""torchvision's references/classification: OneOf after default_collate, and RandomErasing.
 
-Needs nothing but PyTorch and torchvision.
+The script needs only PyTorch and torchvision.
 """
 
 import torch
@@ -11,7 +11,7 @@ from tv_mixaug import CutMix, Mixup, OneOf, RandomErasing
 
 # torchvision: v2.RandomChoice([v2.MixUp(alpha=0.2, ...), v2.CutMix(alpha=1.0, ...)])
 mixup_cutmix = OneOf([Mixup(alpha=0.2, num_classes=2), CutMix(alpha=1.0, num_classes=2)])
-# torchvision: RandomErasing(p=0.1) in the transform of each picture
+# torchvision: RandomErasing(p=0.1) in the transform of each image
 erase = RandomErasing(p=0.1)
 
 
@@ -21,8 +21,7 @@ def collate_fn(batch):
 
 def train(num_workers):
     torch.manual_seed(0)
-    # Each picture is filled with its class, 0 or 1, and has a second channel that is 1 everywhere:
-    # where nothing was erased.
+    # All pixels of an image are its class, 0 or 1. A second channel is 1 where nothing is erased.
     labels = torch.arange(64) % 2
     images = torch.stack([labels, torch.ones(64)], 1).view(-1, 2, 1, 1).expand(-1, -1, 32, 32)
     loader = DataLoader(
@@ -30,7 +29,7 @@ def train(num_workers):
         collate_fn=collate_fn,
     )  # fmt: skip
     model = nn.Sequential(nn.Flatten(), nn.Linear(2 * 32 * 32, 2))
-    criterion = nn.CrossEntropyLoss(label_smoothing=0.1)  # of soft labels too
+    criterion = nn.CrossEntropyLoss(label_smoothing=0.1)  # also takes soft labels
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     seen, erased = [], 0
     for _ in range(2):
@@ -50,11 +49,11 @@ def main():
     for num_workers in (0, 2):
         labels, erased = train(num_workers)
         if not torch.equal(labels, train(num_workers)[0]):
-            raise SystemExit("a second run from the same seed has other mixes.")
+            raise SystemExit("a second run with the same seed has different mixes.")
         mixed = int((labels.amax(1) < 1).sum())
         print(f"{num_workers} workers: of {len(labels)} labels {mixed} mixed, {erased} with a hole")
         if not (mixed and erased):
-            raise SystemExit("pictures must be mixed, and some erased.")
+            raise SystemExit("images must be mixed, and some erased.")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""WebDataset: shards that are streamed, and batches mixed where the pipeline collates."""
+"""WebDataset: stream shards, and mix batches where the pipeline collates."""
 
 import sys
 from importlib.util import find_spec
@@ -23,15 +23,15 @@ def write_shards(folder):
     for shard in range(2):
         with webdataset.TarWriter(str(folder / f"flowers-{shard}.tar")) as tar:
             for i in range(32 * shard, 32 * shard + 32):
-                # A clone, since a row would be written with all the memory it is a view of.
+                # A clone, since a view would be written with its whole storage.
                 sample = {"__key__": f"{i:04}", "image.pth": images[i].clone()}
                 tar.write({**sample, "label.cls": int(labels[i])})
     return [str(path) for path in sorted(folder.glob("*.tar"))]
 
 
 def make_loader(shards, collate_fn):
-    # On many machines: nodesplitter=webdataset.split_by_node, and every process has its own rank
-    # and so its own mixes. Workers share the shards of a process.
+    # On several machines set nodesplitter=webdataset.split_by_node. Each process has its own rank
+    # and mixes. Workers share the shards of a process.
     pipeline = (
         webdataset.WebDataset(shards, shardshuffle=False)
         .decode()
@@ -55,9 +55,9 @@ def main():
             runs.append(epochs)
     labels = [[y for epoch in run for _, y in epoch] for run in runs]
     if not all(map(torch.equal, *labels)):
-        raise RuntimeError("a second run has other mixes.")
+        raise RuntimeError("a second run has different mixes.")
     if torch.equal(runs[0][0][0][1], runs[0][1][0][1]):
-        raise RuntimeError("the second epoch has the mixes of the first.")
+        raise RuntimeError("the second epoch must not repeat the mixes of the first.")
     print(f"{len(labels[0])} mixed batches of two epochs, the same in a second run")
 
 

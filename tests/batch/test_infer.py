@@ -1,374 +1,265 @@
-"""Parse a batch: every nesting comes back, every leaf by its rule or with a word about it."""
-
-import collections
-import copy
-import gc
-import weakref
-from collections import OrderedDict, namedtuple
-from typing import NamedTuple
+"""Roles: which field is an image, which are the labels, and which choice is left to the user."""
 
 import numpy as np
 import pytest
 import torch
 from helpers.coded import coded_images, shares
-from torch import nn
+from helpers.reference import mix_by_hand
+from helpers.refusals import refused
 from torchvision import tv_tensors
-from torchvision.transforms import v2
 
-from tv_mixaug import CutMix, Cutout, MixCriterion, Mixup, make_collate_fn
+from tv_mixaug import Chain, CutMix, Cutout, Mixup, make_collate_fn
 
-Pair = namedtuple("Pair", "images labels")
-
-
-class Typed(NamedTuple):
-    """A namedtuple of the typed kind."""
-
-    ids: torch.Tensor
-    pair: tuple
-    note: str
+COUNT, K = 4, 5
+ALL = pytest.mark.parametrize("kind", [Mixup, CutMix, Cutout])
+X, LABELS, IDS = coded_images(COUNT), torch.tensor([3, 0, 2, 1]), torch.arange(COUNT)
+ROWS = torch.eye(K)[LABELS]
 
 
-COUNT = 5
-IDS = torch.arange(100, 100 + COUNT)
+def assert_true(labels, images):
+    """Assert that labels are the shares of coded images of classes 0, 1, ..."""
+    torch.testing.assert_close(labels.double(), shares(images, K), atol=1e-6, rtol=0)
 
 
-def images(dtype=torch.float32):
-    return coded_images(COUNT, (8, 8), dtype)
+# --- Images -------------------------------------------------------------------------------------
 
 
-def labels():
-    return torch.arange(COUNT)
-
-
-# Each nesting: a way to build the batch and one to take images and labels out of it.
-NESTINGS = {
-    "two arguments": (lambda x, y: (x, y), lambda b: b),
-    "list": (lambda x, y: [x, y], lambda b: b),
-    "dict": (lambda x, y: {"images": x, "labels": y}, lambda b: (b["images"], b["labels"])),
-    "ordered dict": (lambda x, y: OrderedDict(y=y, x=x), lambda b: (b["x"], b["y"])),
-    "namedtuple": (Pair, lambda b: (b.images, b.labels)),
-    "nested": (
-        lambda x, y: {"a": [("text", {"deep": (x,)}), None], "target": y},
-        lambda b: (b["a"][0][1]["deep"][0], b["target"]),
-    ),
-    "typed and nested": (lambda x, y: Typed(IDS, (x, y), "note"), lambda b: b.pair),
-    "label first, in a dict": (
-        lambda x, y: {"label": y, "image": x},
-        lambda b: (b["image"], b["label"]),
-    ),
-    "label first, in a tuple": (lambda x, y: (y, x), lambda b: b[::-1]),
-    "ids first": (lambda x, y: (IDS, x, y), lambda b: b[1:]),
-    "index last": (lambda x, y: (x, y, IDS), lambda b: b[:2]),
-    "ids and label, in a dict": (
-        lambda x, y: {"id": IDS, "image": x, "label": y},
-        lambda b: (b["image"], b["label"]),
-    ),
-    "beside scalars": (
-        lambda x, y: (x, y, 3, "file", None, 0.5, torch.tensor(7.0), b"raw"),
-        lambda b: b[:2],
-    ),
-    "beside features": (
-        lambda x, y: {"image": x, "label": y, "features": torch.ones(COUNT, 9)},
-        lambda b: (b["image"], b["label"]),
-    ),
-}
-# Where several columns fit and no name decides, the user does.
-CHOSEN = {
-    "typed and nested": {"passthrough": ("ids",)},
-    "ids first": {"labels_getter": lambda batch: batch[2]},
-    "index last": {"passthrough": (2,)},
-}
-FORMS = {
-    "plain": lambda x: x,
-    "Image": tv_tensors.Image,
-    "channels last": lambda x: x.contiguous(memory_format=torch.channels_last),
-    "view with gaps": lambda x: torch.stack([x, x], -1).flatten(-2)[..., ::2],
-}
-
-
-def others(batch, x, y):
-    """List what is neither images nor labels, to see that it comes back."""
-    flat = torch.utils._pytree.tree_leaves(batch)
-    return [leaf for leaf in flat if leaf is not x and leaf is not y]
-
-
-@pytest.mark.parametrize("kind", [Mixup, CutMix, Cutout])
-@pytest.mark.parametrize("nesting", NESTINGS)
-@pytest.mark.parametrize("form", FORMS)
-def test_every_nesting_is_mixed_and_comes_back(kind, nesting, form):
-    """In each container images and labels are mixed together and all else is the same object."""
-    build, take = NESTINGS[nesting]
-    x, y = FORMS[form](images()), labels()
-    batch = build(x, y)
-    before = [copy.deepcopy(leaf) for leaf in (x, y)]
-    transform = kind(num_classes=COUNT, **CHOSEN.get(nesting, {}))
-    out = transform(*batch) if nesting == "two arguments" else transform(batch)
-    mixed, soft = take(out)
-    assert type(out) is type(batch)
-    assert torch.utils._pytree.tree_structure(out) == torch.utils._pytree.tree_structure(batch)
-    assert type(mixed) is type(x)
-    assert (mixed.shape, mixed.dtype) == (x.shape, x.dtype)
-    assert not torch.equal(mixed, before[0])
-    assert torch.equal(x, before[0])
-    assert torch.equal(y, before[1])
-    assert soft.shape == (COUNT, COUNT)
-    if kind is CutMix:
-        torch.testing.assert_close(soft.double(), shares(mixed), atol=1e-6, rtol=0)
-    if kind is Mixup:
-        expected = soft.double() @ torch.arange(1.0, COUNT + 1).double()
-        torch.testing.assert_close(mixed[:, 0, 0, 0].double(), expected, atol=1e-4, rtol=0)
-    for old, new in zip(others(batch, x, y), others(out, mixed, soft), strict=True):
-        assert new is old
-
-
-def test_a_tuple_in_one_argument_comes_back_as_a_tuple():
-    """t(images, labels) and t((images, labels)) are the same call."""
-    transform = Mixup(num_classes=COUNT)
-    torch.manual_seed(0)
-    first = transform(images(), labels())
-    torch.manual_seed(0)
-    second = transform((images(), labels()))
-    assert type(first) is type(second) is tuple
-    assert torch.equal(first[0], second[0])
-
-
+@ALL
 @pytest.mark.parametrize("wrap", [lambda x: x, tv_tensors.Image])
-@pytest.mark.parametrize("kind", [Mixup, CutMix, Cutout])
 def test_every_view_is_mixed_alike(kind, wrap):
-    """A second view of other dtype gets the same partner, weight and box as the first."""
-    batch = {
-        "weak": wrap(images()),
-        "strong": wrap(images(torch.float64)),
-        "label": labels(),
-    }
-    out = kind(num_classes=COUNT)(batch)
+    """A second view of another dtype has the same partner, weight and box as the first."""
+    batch = {"weak": wrap(X), "strong": wrap(X.double()), "label": IDS}
+    out = kind(num_classes=K)(batch)
     torch.testing.assert_close(out["weak"].double(), out["strong"].double(), atol=1e-5, rtol=0)
     assert not torch.equal(out["weak"], batch["weak"])
 
 
-def test_views_of_two_sizes_are_blended_together():
+def test_views_of_two_sizes_are_blended_alike():
     """Mixup has no boxes, so views of different sizes share partner and weight."""
-    out = Mixup(num_classes=COUNT)(images(), coded_images(COUNT, (3, 5)), labels())
+    out = Mixup(num_classes=K)(X, coded_images(COUNT, (3, 5)), IDS)
     torch.testing.assert_close(out[0][:, 0, 0, 0], out[1][:, 0, 0, 0])
 
 
-def test_tv_tensors_decide_what_an_image_is():
-    """Beside an Image, a plain tensor of another size is not an image and is refused."""
-    features = torch.rand(COUNT, 16, 2, 2)
-    batch = {"image": tv_tensors.Image(images()), "maps": features, "label": labels()}
-    with pytest.raises(ValueError, match=r"\['maps'\].*left behind"):
-        CutMix(num_classes=COUNT)(batch)
-    out = CutMix(num_classes=COUNT, passthrough=("maps",))(batch)
-    assert out["maps"] is features
-    assert not torch.equal(out["image"], batch["image"])
+def test_beside_a_tv_tensor_a_plain_tensor_is_no_image():
+    """It is refused unless it is named in passthrough."""
+    maps = torch.rand(COUNT, 16, 2, 2)
+    batch = {"image": tv_tensors.Image(X), "maps": maps, "label": IDS}
+    refused(lambda: CutMix(num_classes=K)(batch), "['maps']", "left behind")
+    out = CutMix(num_classes=K, passthrough=("maps",))(batch)
+    assert out["maps"] is maps
+    assert_true(out["label"], out["image"])
 
 
-def test_a_list_of_images_comes_back_as_a_list():
-    """Equally sized images in a list, as detection has them, are mixed like a batch."""
-    single = [tv_tensors.Image(image) for image in images()]
-    out, soft = CutMix(num_classes=COUNT)(single, labels())
-    assert type(out) is list
-    assert all(type(image) is tv_tensors.Image for image in out)
-    torch.testing.assert_close(soft.double(), shares(torch.stack(out)), atol=1e-6, rtol=0)
-    assert all(torch.equal(old, new) for old, new in zip(single, images(), strict=True))
+@pytest.mark.parametrize("key", ["image", "view2", "masked_image", "picture", "usegpu", "message"])
+def test_names_that_contain_a_part_of_mask_are_those_of_images(key):
+    """Only whole words such as "mask" and "seg" mark a mask."""
+    out = CutMix(num_classes=K)({"first": X, key: X.clone(), "label": LABELS})
+    assert torch.equal(out["first"], out[key])
 
 
-def test_a_list_of_images_is_written_in_place_if_asked():
-    """With inplace=True each image of the list holds the result."""
-    single = list(images())
-    out, soft = CutMix(num_classes=COUNT, inplace=True)(single, labels())
-    assert out is single
-    torch.testing.assert_close(soft.double(), shares(torch.stack(single)), atol=1e-6, rtol=0)
-
-
-# --- Where the labels are -----------------------------------------------------------------------
+# --- Labels -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["label", "labels", "target", "targets", "y", "fine_label"])
 def test_labels_are_found_by_their_names(name):
-    """A key that says label or target wins over other integer tensors."""
-    batch = {"index": IDS, "image": images(), name: labels(), "camera": torch.zeros(COUNT).long()}
-    out = CutMix(num_classes=COUNT)(batch)
-    assert out["index"] is IDS
+    """A key that is a name for labels is preferred to other integer tensors."""
+    batch = {"index": IDS + 100, "image": X, name: IDS, "camera": torch.zeros(COUNT).long()}
+    out = CutMix(num_classes=K)(batch)
+    assert out["index"] is batch["index"]
     assert out["camera"] is batch["camera"]
-    torch.testing.assert_close(out[name].double(), shares(out["image"]), atol=1e-6, rtol=0)
-
-
-@pytest.mark.parametrize(
-    "getter",
-    [
-        lambda batch: batch["code"],
-        lambda batch: batch["code"].view(-1),
-        lambda batch: batch["code"][:],
-    ],
-)
-def test_a_labels_getter_may_return_a_view(getter):
-    """The labels themselves, or a view of them, are found again in the batch and replaced there."""
-    batch = {"image": images(), "id": IDS, "code": labels()}
-    out = CutMix(num_classes=COUNT, labels_getter=getter)(batch)
-    assert out["id"] is IDS
-    torch.testing.assert_close(out["code"].double(), shares(out["image"]), atol=1e-6, rtol=0)
-
-
-@pytest.mark.parametrize(
-    "getter", [lambda batch: batch["label"] % COUNT, lambda batch: batch["label"].clone()]
-)
-def test_a_labels_getter_that_returns_a_copy_is_refused(getter):
-    """A tensor that is not a view of a field has no place in the batch."""
-    batch = {"image": images(), "id": IDS, "label": labels()}
-    with pytest.raises(ValueError, match="a field of the batch or a view of one"):
-        CutMix(num_classes=COUNT, labels_getter=getter)(batch)
+    assert_true(out[name], out["image"])
 
 
 def test_without_a_labels_getter_images_are_mixed_alone():
-    """labels_getter=None leaves every integer tensor as it is."""
-    batch = {"image": images(), "label": labels()}
+    """With labels_getter=None every integer tensor stays."""
+    batch = {"image": X, "label": LABELS}
     out = CutMix(labels_getter=None)(batch)
-    assert out["label"] is batch["label"]
-    assert not torch.equal(out["image"], batch["image"])
+    assert out["label"] is LABELS
+    assert not torch.equal(out["image"], X)
 
 
-def test_columns_tell_labels_from_other_tensors():
-    """Of several (B, K) tensors the one with num_classes columns is the label."""
-    x, soft, scores = images(), torch.eye(COUNT), torch.rand(COUNT, 7)
-    out = CutMix(num_classes=COUNT)(x, scores, soft)
-    assert out[1] is scores
-    torch.testing.assert_close(out[2].double(), shares(out[0]), atol=1e-6, rtol=0)
+@pytest.mark.parametrize(
+    ("batch", "key"),
+    [
+        ({"index": IDS, "image": X, "label": LABELS}, "label"),
+        ({"image": X, "box": torch.rand(COUNT, 7), "cls": LABELS}, "cls"),
+        ((X, torch.rand(COUNT, 9), ROWS), 2),
+        ((IDS, X, LABELS), 2),
+    ],
+    ids=["a name", "the only integers", "K columns", "behind the image"],
+)
+def test_labels_are_found_without_a_choice(batch, key):
+    """Name, number of columns and position decide, and all other fields stay."""
+    out = CutMix(num_classes=K)(batch)
+    fields = dict(batch if isinstance(batch, dict) else enumerate(batch))
+    assert out[key].shape == (COUNT, K)
+    assert all(out[k] is v for k, v in fields.items() if v is not X and k != key)
 
 
-@pytest.mark.parametrize("key", ["depth", "extra"])
-def test_a_leaf_named_as_passing_through_comes_back_untouched(key):
-    """passthrough= lets a tensor in the images' size through, by key or by position."""
-    depth = torch.rand(COUNT, 8, 8)
-    batch = {"image": images(), key: depth, "label": labels()}
-    assert CutMix(num_classes=COUNT, passthrough=(key,))(batch)[key] is depth
-    out = CutMix(num_classes=COUNT, passthrough=(2,))(images(), labels(), depth)
-    assert out[2] is depth
+def test_cutout_without_classes_needs_no_choice():
+    """Class indices that stay as they are need not be told from ids."""
+    out = Cutout()(X, IDS, LABELS)
+    assert out[1] is IDS
+    assert out[2] is LABELS
+    column = LABELS[:, None]
+    assert Cutout()(X, column)[1] is column
 
 
-@pytest.mark.parametrize("kind", [Mixup, CutMix, Cutout])
-def test_what_would_be_left_behind_is_an_error_that_names_it(kind):
-    """A tensor in the images' height and width without a rule stops the call, by its place."""
-    with pytest.raises(ValueError, match=r"\['depth'\].*left behind.*passthrough="):
-        kind(num_classes=COUNT)(
-            {"image": images(), "depth": torch.rand(COUNT, 8, 8), "label": labels()}
-        )
-    with pytest.raises(ValueError, match=r"\['flow'\].*left behind"):
-        kind(num_classes=COUNT)(
-            {
-                "image": tv_tensors.Image(images()),
-                "flow": torch.rand(COUNT, 2, 8, 8),
-                "label": labels(),
-            }
-        )
+DOUBTFUL = {
+    "image, index, label": ((X, IDS, LABELS), 2),
+    "image, label, index": ((X, LABELS, IDS), 1),
+    "label, index, image": ((LABELS, IDS, X), 0),
+    "a dict without a name": ({"image": X, "index": IDS, "cls": LABELS}, "cls"),
+    "a dict in another order": ({"cls": LABELS, "image": X, "index": IDS}, "cls"),
+    "columns of (B, 1)": ((X, IDS[:, None], LABELS[:, None]), 2),
+    "(B,) and (B, 1)": ((X, IDS, LABELS[:, None]), 2),
+    "(B,) and K columns": ((X, IDS, ROWS), 2),
+    "two names": ({"x": X, "label": LABELS, "target": IDS}, "label"),
+    "two in a list of a name": ({"x": X, "labels": [LABELS, IDS]}, 0),
+}
 
 
-# --- In company of torchvision ------------------------------------------------------------------
+@ALL
+@pytest.mark.parametrize("row", DOUBTFUL)
+def test_doubtful_labels_are_refused_until_one_is_named(kind, row):
+    """Where several columns fit, the error says how to choose, and each way that it names works."""
+    batch, key = DOUBTFUL[row]
+    refused(
+        lambda: kind(num_classes=K)(batch),
+        "labels could be at", " or ", "labels_getter=", "passthrough=", "num_classes={key: ...}",
+    )  # fmt: skip
+
+    def fields(batch):
+        parts = dict(batch if isinstance(batch, dict) else enumerate(batch))
+        return dict(enumerate(parts["labels"])) if "labels" in parts else parts
+
+    given = fields(batch)
+    rest = [k for k, v in given.items() if v is not X and k != key]
+    ways = [{"num_classes": K, "passthrough": rest}]
+    if "labels" not in batch:
+        ways += [{"num_classes": {key: K}}]
+        ways += [{"num_classes": K, "labels_getter": lambda batch: batch[key]}]
+    for way in ways:
+        found = fields(kind(**way)(batch))
+        assert all(found[k] is given[k] for k in rest)
+        assert found[key].shape == (COUNT, K)
+        assert found[key] is not given[key]
 
 
-def test_the_transforms_work_inside_compose():
-    """In a v2.Compose after other batch transforms they see and return the same structure."""
-    pipeline = v2.Compose(
-        [
-            v2.RandomHorizontalFlip(p=1.0),
-            v2.ToDtype(torch.float32, scale=True),
-            CutMix(num_classes=COUNT),
-            v2.Normalize([0.0], [1 / 255]),
-        ]
-    )
-    out, soft = pipeline(tv_tensors.Image(images(torch.uint8)[:, :1]), labels())
-    assert type(out) is tv_tensors.Image
-    torch.testing.assert_close(soft.double(), shares(out.round()), atol=1e-6, rtol=0)
+@ALL
+@pytest.mark.parametrize("key", ["label", "labels", "target", "y"])
+@pytest.mark.parametrize("labels", [list("abcd"), [3, 0, 2, 1], [torch.tensor(1)] * COUNT, None])
+def test_a_named_label_that_is_no_tensor_is_not_replaced_by_an_index(kind, key, labels):
+    """If a field with a name for labels cannot be one, no other field is taken for it."""
+    batch = {"image": X, key: labels, "index": IDS}
+    refused(lambda: kind(num_classes=K)(batch), "found no labels", f"['{key}']", "labels_getter=")
 
 
-def test_the_transforms_work_inside_random_choice_and_modules():
-    """They are modules: containers of torch and torchvision take them."""
-    choice = v2.RandomChoice([Mixup(num_classes=COUNT), CutMix(num_classes=COUNT)])
-    assert choice(images(), labels())[1].shape == (COUNT, COUNT)
-    assert len(nn.ModuleList([Mixup(), CutMix(), Cutout()])) == 3
-    assert isinstance(Mixup(), v2.Transform)
+SEEN = {
+    "strings": (["a"] * COUNT, "str at ['seen'][0]"),
+    "floats": (torch.rand(COUNT), "shape (4,) and dtype float32"),
+    "bools": (torch.ones(COUNT).bool(), "shape (4,) and dtype bool"),
+    "a list": ([1, 2, 3, 0], "int at ['seen'][0]"),
+    "none": (None, "a NoneType at ['seen']"),
+    "an array": (np.arange(COUNT), "a ndarray of shape (4,)"),
+    "a wrong length": (torch.arange(COUNT + 1), "shape (5,)"),
+    "a number": (torch.tensor(3), "shape ()"),
+}
 
 
-class TaggedDict(dict):
-    """A dict with something beside its items."""
-
-    tag = "none"
-
-
-@pytest.mark.parametrize("kind", [TaggedDict, collections.UserDict, collections.OrderedDict])
-def test_mappings_of_any_class_are_walked_and_kept(kind):
-    """Images inside a mapping of its own class are mixed, and it comes back in its class."""
-    batch = kind(label=torch.arange(3), views=[torch.rand(3, 1, 4, 4)], name="x")
-    batch.tag = "kept"
-    before = batch["views"][0].clone()
-    out = CutMix(num_classes=3, pairing=lambda labels: (labels + 1) % 3)((batch, 7))[0]
-    assert type(out) is kind
-    assert out.tag == "kept"
-    assert out is not batch
-    assert out["label"].shape == (3, 3)
-    assert out["name"] == "x"
-    assert torch.equal(batch["views"][0], before)
-    assert batch["label"].dtype == torch.int64
+@ALL
+@pytest.mark.parametrize("row", SEEN)
+def test_an_error_without_labels_lists_the_fields(kind, row):
+    """The fields of the batch are listed with type, shape and dtype."""
+    seen, text = SEEN[row]
+    batch = {"x": X, "seen": seen}
+    refused(lambda: kind(num_classes=K)(batch), "found no labels", "['seen']", text)
 
 
-@pytest.mark.parametrize("kind", [Mixup, CutMix, Cutout])
-def test_a_batch_is_let_go_at_once(kind):
-    """Nothing that is remembered, and no cycle, keeps a batch or its result in memory."""
-    transform = kind(num_classes=COUNT)
-    gc.disable()
-    try:
-        for _ in range(3):
-            batch = {"a": [images(), {"view": images()}], "label": labels()}
-            out = transform(batch)
-            seen = [weakref.ref(leaf) for b in (batch, out) for leaf in (b["label"], *b["a"][:1])]
-            del batch, out
-            assert not any(one() is not None for one in seen)
-    finally:
-        gc.enable()
+def test_an_error_without_labels_names_fields_in_passthrough():
+    """A label that is listed in passthrough is mentioned, and long lists are cut short."""
+    batch = {"x": X, "label": LABELS, **{f"n{i}": i for i in range(20)}}
+    transform = Mixup(num_classes=K, passthrough=("label",))
+    refused(lambda: transform(batch), "['label'] (listed in passthrough)", "and more;")
 
 
-# --- Channels last ------------------------------------------------------------------------------
+@ALL
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.int64, torch.float16], ids=str)
+@pytest.mark.parametrize("shape", [(COUNT,), (COUNT, 1), (COUNT, 3)])
+def test_regression_targets_may_be_integers(kind, dtype, shape):
+    """Integers are mixed as numbers, unless a floating point column is there."""
+    targets = (torch.rand(shape) * 90).to(dtype)
+    (_, mixed), plan = kind(num_classes="regression", mode="batch").mix((X, targets))
+    torch.testing.assert_close(mixed.double(), mix_by_hand(targets, plan), atol=1e-4, rtol=0)
+    assert kind(num_classes="regression")((X, IDS, torch.rand(COUNT)))[1] is IDS
 
 
-@pytest.mark.parametrize("kind", [Mixup, CutMix, Cutout])
-@pytest.mark.parametrize("channels", [1, 3, 4])
-@pytest.mark.parametrize("frames", [(), (5,)])
-def test_pictures_with_channels_last_are_refused_unless_a_layout_says_so(kind, channels, frames):
-    """What cv2.imread gives is not cut in width and channel: the error names three ways out."""
-    pictures = torch.rand(COUNT, *frames, 9, 12, channels)
-    samples = [(picture.numpy(), 1) for picture in pictures]
-    layout = "BTHWC" if frames else "BHWC"
-    for call in (
-        lambda: kind(num_classes=COUNT)(pictures, labels()),
-        lambda: make_collate_fn(kind(num_classes=COUNT))(samples),
+@pytest.mark.parametrize("kind", [Mixup, CutMix, Cutout, Chain])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int64], ids=str)
+def test_integers_mean_the_same_in_every_batch(kind, dtype):
+    """(B, 1) are class indices in range, and (B, K) rows hold 0 and 1, before anything is drawn."""
+    wrap = (lambda mix: Chain([mix])) if kind is Chain else lambda mix: mix
+    rule = CutMix if kind is Chain else kind
+    transform = wrap(rule(num_classes=K))
+    collate_fn = make_collate_fn(transform)
+    column, rows = LABELS.to(dtype)[:, None], ROWS.to(dtype)
+    for mix in (
+        lambda labels: transform(X, labels)[1],
+        lambda labels: transform({"x": X, "label": labels})["label"],
+        lambda labels: collate_fn([(X[i], labels[i]) for i in range(COUNT)])[1],
     ):
-        with pytest.raises(ValueError, match="channels before height") as caught:
-            call()
-        assert f"layout='{layout}'" in str(caught.value)
-        assert "v2.ToImage()" in str(caught.value)
-    allowed = kind(num_classes=COUNT, layout=layout)
-    assert allowed(pictures, labels())[0].shape == pictures.shape
-    assert make_collate_fn(allowed)(samples)[0].shape == pictures.shape
+        found = []
+        for labels in (column, column[:, 0], rows):
+            torch.manual_seed(1)
+            found.append(mix(labels))
+        assert torch.equal(found[0], found[1])
+        assert torch.equal(found[0], found[2])
+        refused(lambda: mix(column + 3), "in [0, 5), got 6 at position 0")  # noqa: B023
+        refused(lambda: mix(rows * 2), "must be 0 or 1")  # noqa: B023
+    if kind is not Cutout:
+        refused(lambda: wrap(rule())(X, column), "num_classes must be given")
 
 
-def test_narrow_pictures_with_channels_first_are_taken():
-    """A width of 1, 3 or 4 is no sign of channels where the channels are in their place."""
-    for width in (1, 3, 4):
-        mixed, _ = CutMix(num_classes=COUNT)(torch.rand(COUNT, 3, 8, width), labels())
-        assert mixed.shape == (COUNT, 3, 8, width)
+# --- Several labels -----------------------------------------------------------------------------
+
+KINDS = {"breed": K, "tags": "multi", "age": "regression"}
 
 
-def test_negative_strides_are_taken_as_they_are():
-    """A picture flipped by NumPy is collated as what it shows."""
-    plain = np.arange(2 * 3 * 4 * 4, dtype=np.float32).reshape(2, 3, 4, 4)
-    collate_fn = make_collate_fn(Mixup(num_classes=2, p=0.0))
-    images, _ = collate_fn([(picture[..., ::-1], 0) for picture in plain])
-    assert torch.equal(images, torch.from_numpy(plain[..., ::-1].copy()))
+def animals():
+    tags, age = torch.rand(COUNT, 3) < 0.5, torch.rand(COUNT)
+    return {"image": X, "breed": LABELS, "tags": tags, "age": age}
 
 
-def test_classes_in_the_place_of_instances_are_refused():
-    """A class handed over where one of its instances is meant says how to make one."""
-    with pytest.raises(TypeError, match=r"got CutMix; make one: CutMix\(...\)"):
-        make_collate_fn(CutMix)
-    with pytest.raises(TypeError, match=r"make one: CrossEntropyLoss\(...\)"):
-        MixCriterion(nn.CrossEntropyLoss)
+def test_labels_are_named_by_their_keys_at_any_depth():
+    """A key names a label deep in the batch, and a position one in a tuple."""
+    batch = animals()
+    nested = {"image": X, "about": [{"breed": batch["breed"]}, {"age": batch["age"]}]}
+    breed, age = CutMix(num_classes={"breed": K, "age": "regression"})(nested)["about"]
+    assert breed["breed"].shape == (COUNT, K)
+    assert age["age"].dtype == torch.float32
+    out = CutMix(num_classes={1: K, 2: "regression"})(X, batch["breed"], batch["age"])
+    assert [part.shape for part in out[1:]] == [(COUNT, K), (COUNT,)]
+
+
+def test_labels_that_are_not_named_stay():
+    """With a mapping, an integer tensor that it does not name passes through."""
+    batch = {**animals(), "label": IDS, "id": IDS}
+    out = CutMix(num_classes=KINDS)(batch)
+    assert out["label"] is IDS
+    assert out["id"] is IDS
+
+
+def test_a_pairing_function_gets_the_first_label():
+    """With several labels, the function is called with the first of them in the batch."""
+    seen = []
+    transform = Mixup(num_classes=KINDS, pairing=lambda labels: seen.append(labels) or IDS.flip(0))
+    _, plan = transform.mix(animals())
+    assert torch.equal(seen[0], LABELS)
+    assert torch.equal(plan.partner, IDS.flip(0))
+
+
+@pytest.mark.parametrize("getter", [None, lambda batch: batch["a"]])
+def test_a_mapping_of_labels_takes_no_getter(getter):
+    """Labels named by key cannot be pointed to a second time."""
+    with pytest.raises(ValueError, match="labels_getter"):
+        Mixup(num_classes={"a": 3}, labels_getter=getter)

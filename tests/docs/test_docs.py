@@ -1,66 +1,45 @@
-"""Every Python block of the README and of the documentation pages runs as it is printed."""
+"""All Python blocks of the README and of the documentation pages run."""
 
-import importlib.util
 import re
 import warnings
-from pathlib import Path
+from importlib.util import find_spec
 
 import pytest
+from helpers.scripts import DOCS
 
-ROOT = Path(__file__).parents[2]
-PAGES = [
-    ROOT / "README.md",
-    *(
-        path
-        for path in sorted((ROOT / "docs").rglob("*.md"))
-        if not {"_build", "gallery", "generated"} & set(path.relative_to(ROOT).parts)
-    ),
-]
-# An HTML comment above a block, which readers do not see, says what the block needs.
+ROOT = DOCS.parent
+MADE = {"_build", "gallery"}
+PAGES = [path for path in sorted(DOCS.rglob("*.md")) if not MADE & {*path.relative_to(ROOT).parts}]
+PAGES.insert(0, ROOT / "README.md")
+# An HTML comment above a block names the packages that it needs.
 BLOCK = re.compile(
     r"^(?:<!-- skip: needs (?P<needs>[\w ]+) -->\n+)?```python\n(?P<code>.*?)^```$", re.M | re.S
 )
 
 
-def blocks(path: Path) -> list[re.Match[str]]:
-    return list(BLOCK.finditer(path.read_text(encoding="utf-8")))
-
-
-def is_missing(package: str) -> bool:
-    return importlib.util.find_spec(package) is None
-
-
-EACH_PAGE = pytest.mark.parametrize("path", PAGES, ids=[str(p.relative_to(ROOT)) for p in PAGES])
-
-
-@EACH_PAGE
+@pytest.mark.parametrize("path", PAGES, ids=[str(path.relative_to(ROOT)) for path in PAGES])
 def test_blocks_run(path, tmp_path, monkeypatch):
-    """The blocks of a page run from top to bottom in one namespace, as a reader would type them."""
+    """The blocks of a page run from top to bottom in one namespace, and no block is missed."""
     monkeypatch.chdir(tmp_path)
     text = path.read_text(encoding="utf-8")
-    namespace = {"__name__": "__main__"}
-    missing = set()
-    for block in blocks(path):
+    found = list(BLOCK.finditer(text))
+    assert len(re.findall(r"^\s*```\s*(?:python|py|pycon)\b", text, re.M)) == len(found)
+    namespace, missing = {"__name__": "__main__"}, set()
+    for block in found:
         needs = (block["needs"] or "").split()
-        if any(map(is_missing, needs)):
-            missing.update(filter(is_missing, needs))
+        lacking = [package for package in needs if find_spec(package) is None]
+        missing.update(lacking)
+        if lacking:
             continue
-        # Blank lines in front make a traceback point at the line of the page.
+        # Leading blank lines give tracebacks the line numbers of the page.
         lines = "\n" * text.count("\n", 0, block.start("code"))
         code = compile(lines + block["code"], path, "exec")
         with warnings.catch_warnings():
             if needs:
-                warnings.simplefilter("ignore")  # what other packages warn of is not ours to mend
-            exec(code, namespace)  # noqa: S102  # our own pages
-    # Functions of the page hold its namespace. A loader in such a cycle would be found by the
-    # garbage collector, in no order, and wait ten seconds for its workers.
+                warnings.simplefilter("ignore")  # of other packages
+            exec(code, namespace)  # noqa: S102  # a page of this project
+    # Functions of the page refer to its namespace. The garbage collector would delete a loader in
+    # such a cycle in no order, and wait ten seconds for its workers.
     namespace.clear()
     if missing:
-        pytest.skip(f"all blocks ran but those that need {', '.join(sorted(missing))}")
-
-
-@EACH_PAGE
-def test_no_block_escapes(path):
-    """Every fence that opens as Python is one that the test above finds and runs."""
-    text = path.read_text(encoding="utf-8")
-    assert len(re.findall(r"^\s*```\s*(?:python|py|pycon)\b", text, re.M)) == len(blocks(path))
+        pytest.skip(f"all other blocks ran; some need {', '.join(sorted(missing))}")

@@ -1,29 +1,26 @@
-"""Test the two tutorials of the gallery where building the site does not."""
+"""The second tutorial finds its data sets, and draws replacements for missing ones."""
 
-import pickle
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-
-EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
+from helpers.scripts import DOCS, write_cifar10, write_fashion_mnist
 
 
 def find_sets(folder, monkeypatch):
-    """Return what the second tutorial finds in a folder."""
+    """Return the data sets that the second tutorial finds in a folder."""
     pytest.importorskip("matplotlib").use("Agg")
-    code = (EXAMPLES / "8_cutmix_explained.py").read_text("utf-8")
+    code = (DOCS / "examples" / "8_cutmix_explained.py").read_text("utf-8")
     monkeypatch.chdir(folder)
     namespace = {}
-    exec(code[: code.index("first, second =")], namespace)  # noqa: S102  # our own page
+    exec(code[: code.index("first, second =")], namespace)  # noqa: S102  # a page of this project
     namespace["plt"].close("all")
     namespace["limit"] = 6
     return list(namespace["find_sets"]())
 
 
-def test_without_data_two_sets_are_drawn(tmp_path, monkeypatch):
-    """Where nothing is found, drawn pictures of ten and of two classes take its place."""
+def test_missing_sets_are_drawn(tmp_path, monkeypatch):
+    """Without data sets, drawn images of ten and of two classes are used."""
     shapes, flowers = find_sets(tmp_path, monkeypatch)
     assert (shapes[0], len(shapes[1])) == ("drawn shapes", 10)
     assert (flowers[0], len(flowers[1])) == ("drawn flowers", 2)
@@ -36,44 +33,27 @@ def test_without_data_two_sets_are_drawn(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_cifar_and_fashion_mnist_are_taken_from_their_folders(tmp_path, monkeypatch):
-    """Both are read as torchvision lays them out, CIFAR-10 first, with pixels in their places."""
+def test_cifar_and_fashion_mnist_are_read(tmp_path, monkeypatch):
+    """Both are read in torchvision's layout, CIFAR-10 first, with all pixels in place."""
     from torchvision.datasets import cifar
 
     monkeypatch.setattr(cifar, "check_integrity", lambda path, md5=None: Path(path).is_file())
-    rng = np.random.default_rng(0)
-    folder = tmp_path / "data" / "cifar-10-batches-py"
-    folder.mkdir(parents=True)
-    batches = {}
-    for name in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"):
-        data = rng.integers(0, 256, (4, 3072)).astype(np.uint8)
-        batches[name] = {"data": data, "labels": rng.integers(0, 10, 4).tolist()}
-        (folder / name).write_bytes(pickle.dumps(batches[name]))
-    meta = {"label_names": [f"class {i}" for i in range(10)]}
-    (folder / "batches.meta").write_bytes(pickle.dumps(meta))
-
-    raw = tmp_path / "data" / "FashionMNIST" / "raw"
-    raw.mkdir(parents=True)
-    grey = rng.integers(0, 256, (4, 28, 28)).astype(np.uint8)
+    names = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]
+    pixels = torch.randint(256, (6, 4, 3, 32, 32), dtype=torch.uint8)
+    batches = {name: (pixels[i], [i, 3, 9, 0]) for i, name in enumerate(names)}
+    class_names = [f"class {i}" for i in range(10)]
+    write_cifar10(tmp_path / "data", batches, class_names)
+    grey = torch.randint(256, (4, 28, 28), dtype=torch.uint8)
     for part in ("train", "t10k"):
-        head = bytes([0, 0, 8, 3]) + b"".join(n.to_bytes(4, "big") for n in grey.shape)
-        (raw / f"{part}-images-idx3-ubyte").write_bytes(head + grey.tobytes())
-        head = bytes([0, 0, 8, 1, 0, 0, 0, 4])
-        (raw / f"{part}-labels-idx1-ubyte").write_bytes(head + bytes([3, 1, 4, 1]))
+        write_fashion_mnist(tmp_path / "data", part, grey, [3, 1, 4, 1])
 
-    cifar10, fashion, *drawn = find_sets(tmp_path, monkeypatch)
+    (name, names, (images, labels), test), fashion, *drawn = find_sets(tmp_path, monkeypatch)
     assert len(drawn) == 2
-    name, names, (images, labels), test = cifar10
-    assert (name, names) == ("CIFAR10", meta["label_names"])
-    expected = batches["data_batch_1"]["data"].reshape(4, 3, 32, 32)
-    assert len(images) == 6  # the limit
-    assert torch.equal(images[:4], torch.from_numpy(expected))
-    assert labels[:4].tolist() == batches["data_batch_1"]["labels"]
-    assert len(test[0]) == 4
+    assert (name, names, len(test[0])) == ("CIFAR10", class_names, 4)
+    assert torch.equal(images, pixels[:2].flatten(0, 1)[:6])  # 6 is the limit
+    assert labels.tolist() == [0, 3, 9, 0, 1, 3]
 
     name, names, (images, labels), _ = fashion
     assert (name, len(names), labels.tolist()) == ("FashionMNIST", 10, [3, 1, 4, 1])
-    assert torch.equal(
-        images[:, :, 2:30, 2:30], torch.from_numpy(grey)[:, None].expand(-1, 3, -1, -1)
-    )
+    assert torch.equal(images[:, :, 2:30, 2:30], grey[:, None].expand(-1, 3, -1, -1))
     assert int(images[:, :, :2].max()) == 0

@@ -1,228 +1,284 @@
-"""The row path: each sample written once, in place or not, in any memory, for any partners."""
+"""Applying plans: every path gives the same pixels, in any memory, and gradients flow."""
 
 import copy
 
 import pytest
 import torch
 from helpers.coded import DTYPES, bits
+from helpers.reference import apply_by_hand, assert_rounded, random_images
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch._dynamo.testing import CompileCounter
+from torch.utils.data import default_collate
 
-from tv_mixaug.engine import apply as execute
-from tv_mixaug.engine import kernels
-from tv_mixaug.engine import plan as plans
-from tv_mixaug.engine import sampling as draws
-from tv_mixaug.engine.plan import BLEND, FILL, PASTE, CompactPlan, compact, make_plan
+from tv_mixaug import Chain, CutMix, Cutout, Mixup, functional, make_collate_fn, testing
+from tv_mixaug.engine import apply, kernels, sampling
+from tv_mixaug.engine.plan import BLEND, FILL, PASTE, CompactPlan, Plan, compact, make_plan
 
-SIZES = [(3, 5, 4), (3, 150, 150)]  # below and above the size that is handled alone
+SIZES = [(3, 5, 7), (3, 150, 150)]  # below and above the size that is mixed sample by sample
+OPS = {"blend": BLEND, "paste": PASTE, "fill": FILL}
+FILLS = [0.0, 7, (1, 2, 3), "noise", "color"]
 
-
-def draw_pixels(shape, dtype):
-    pixels = torch.randint(256, shape)
-    return pixels.to(dtype) if dtype == torch.uint8 else (pixels / 255).to(dtype)
-
-
-def mixup_by_hand(images, plan):
-    wide = torch.float64 if images.dtype == torch.float64 else torch.float32
-    weight = (1 - plan.lam.to(wide)).view(-1, *[1] * (images.ndim - 1))
-    mixed = torch.lerp(images.to(wide), images[plan.partner].to(wide), weight)
-    return mixed if images.dtype.is_floating_point else mixed.round()
-
-
-def cutmix_by_hand(images, plan):
-    out = images.clone()
-    for row, (x1, y1, x2, y2) in enumerate(plan.boxes[:, 0].tolist()):
-        out[row, :, y1:y2, x1:x2] = images[plan.partner[row], :, y1:y2, x1:x2]
-    return out
-
-
-def draw_plan(op, count, size, shared, partner):
-    """Make a plan of one operation for some samples, one draw for all or one for each."""
-    shape = (1 if shared else count, 2 if op == "cutout" else 1)
-    sides = torch.randint(1, 5, (2, *shape)).numpy()
-    boxes = draws.sample_boxes(sides, size, shape)
-    lam = draws.sample_lam(1.0, None) if shared else draws.sample_lam(1.0, count)
-    applied = True if shared else torch.rand(count) < 0.8
-    code = {"mixup": BLEND, "cutmix": PASTE, "cutout": FILL}[op]
-    given = {"boxes": boxes} if op != "mixup" else {}
-    if op != "cutout":
-        given |= {"partner": partner, "lam": lam}
-    return make_plan(code, count, applied, **given).plan()
-
-
-def run(images, plan, **kwargs):
-    recipe = compact(plan)
-    return execute.apply_plan(images, recipe, (1, 2, 3), (2, 3), 1, **kwargs)
-
-
-any_partner = st.integers(1, 7).flatmap(
+any_partner = st.integers(1, 6).flatmap(
     lambda n: st.lists(st.integers(0, n - 1), min_size=n, max_size=n)
 )
 
 
-# --- The order --------------------------------------------------------------------------------
+class Given(CutMix):
+    """A rule whose plan is given."""
+
+    ops = (BLEND, PASTE, FILL)
+    fill = 0.0
+
+    def sample(self, batch, p, source):
+        """Return the plan that was given."""
+        return self.plan
 
 
-@given(partner=any_partner, data=st.data())
-def test_samples_are_visited_once_each_and_then_their_partners(partner, data):
-    """Every sample comes once, and behind it its partner unless that has been there."""
-    rows = sorted(data.draw(st.sets(st.sampled_from(range(len(partner))))))
-    order = list(execute._by_partner(rows, partner))
-    assert sorted(order) == rows
-    for place, row in enumerate(order[:-1]):
-        other = partner[row]
-        assert other not in rows or other in order[: place + 1] or order[place + 1] == other
+def new_memory(size, dtype):
+    return torch.empty(size, dtype=dtype)
 
 
-@given(count=st.integers(0, 8), shift=st.integers(0, 8), other=any_partner)
-def test_cyclic_shifts_are_found_and_nothing_else(count, shift, other):
-    """A plan whose partners are a cyclic shift is known as one; nothing else is."""
-    for partner in (((torch.arange(count) - shift) % max(count, 1)), torch.tensor(other)):
-        n = len(partner)
-        plan = plans.identity_plan(n)._replace(partner=partner)
-        is_roll = n == 0 or torch.equal(partner, (torch.arange(n) + partner[0]) % n)
-        recipe = compact(plan)
-        assert (recipe.shift is not None) == is_roll
-        assert torch.equal(recipe.partners(), partner)
+def sample_plan(op, partner, size, shared):
+    """Sample a plan of one operation: one draw for all samples, or one for each."""
+    count = len(partner)
+    boxes, lam = {}, {}
+    if op != BLEND:
+        shape = (1 if shared else count, 2 if op == FILL else 1)
+        sides = torch.randint(1, 6, (2, *shape)).numpy()
+        boxes = {"boxes": sampling.sample_boxes(sides, size, shape)}
+    if op != FILL:
+        lam = {"lam": sampling.sample_lam(1.0, None if shared else count)}
+        lam["partner"] = torch.tensor(partner)
+    applied = True if shared else torch.rand(count) < 0.8
+    noise = sampling.sample_seeds(count)
+    return make_plan(op, count, applied, **lam, **boxes, noise=noise).plan()
 
 
-@given(count=st.one_of(st.integers(1, 9), st.integers(60, 80)), data=st.data())
-def test_pieces_of_a_batch_hold_each_row_with_its_partner(count, data):
-    """Every row is given once, with its partner's pixels and its own place in the result."""
-    shift = data.draw(st.integers(0, count - 1))
-    batch, out = torch.arange(count), torch.zeros(count, dtype=torch.int64)
-    recipe = CompactPlan(count, BLEND, shift)
-    for rows, own, other, place in execute._Job(recipe, 0.0, None, None, 1).pieces(batch, out):
-        assert torch.equal(own, batch[rows])
-        place.copy_(other)
-    assert torch.equal(out, (torch.arange(count) - shift) % count)
-
-
-# --- The result -------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("shape", SIZES)
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("op", ["mixup", "cutmix", "cutout"])
-@settings(max_examples=8)
-@given(partner=any_partner, shared=st.booleans(), seed=st.integers(0, 2**32))
-def test_in_place_gives_the_same_bits(shape, dtype, op, partner, shared, seed):
-    """Writing into the batch gives bit for bit what writing elsewhere gives, for any partners."""
-    torch.manual_seed(seed)
-    images = draw_pixels((len(partner), *shape), dtype)
-    before = images.clone()
-    plan = draw_plan(op, len(partner), shape[1:], shared, torch.tensor(partner))
-    fresh = run(images, plan)
-    assert torch.equal(bits(images), bits(before))
-    assert (fresh is images) == (not plan.op.any())
-    same = run(images, plan, inplace=True)
-    assert same.data_ptr() == images.data_ptr()
-    assert torch.equal(bits(same), bits(fresh))
-    if op == "mixup":
-        slack = 1 if dtype == torch.uint8 else 1e-6 if dtype.itemsize > 2 else 0.01
-        exact = mixup_by_hand(before, plan).double()
-        torch.testing.assert_close(fresh.double(), exact, atol=slack, rtol=0)
-    elif op == "cutmix":
-        assert torch.equal(bits(fresh), bits(cutmix_by_hand(before, plan)))
-
-
-@pytest.mark.parametrize("shape", SIZES)
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("op", ["mixup", "cutmix", "cutout"])
-@pytest.mark.parametrize("roll", [True, False])
-def test_samples_not_yet_stacked_give_the_same_bits(shape, dtype, op, roll):
-    """Samples that were never stacked give what the stacked batch gives."""
-    images = draw_pixels((5, *shape), dtype)
-    partner = (torch.arange(5) - 2) % 5 if roll else torch.tensor([1, 0, 0, 3, 2])
-    for shared in (True, False):
-        plan = draw_plan(op, 5, shape[1:], shared, partner)
-        samples = [image.clone() for image in images]
-        held = execute.LazyStack(samples, lambda size, kind: torch.empty(size, dtype=kind))
-        out = run(held, plan)
-        assert torch.equal(bits(out), bits(run(images, plan)))
-        for sample, image in zip(samples, images, strict=True):
-            assert torch.equal(bits(sample), bits(image))
-
-
-def gappy(images):
+def spread(images):
     wide = torch.zeros(*images.shape[:-1], 2 * images.shape[-1], dtype=images.dtype)
     wide[..., ::2] = images
     return wide[..., ::2]
 
 
 FORMS = {
-    "channels last": lambda t: t.contiguous(memory_format=torch.channels_last),
-    "a view with gaps": gappy,
-    "transposed": lambda t: t.transpose(2, 3).contiguous().transpose(2, 3),
-    "part of a batch": lambda t: torch.cat([t[:1], t])[1:],
+    "contiguous": torch.clone,
+    "channels last": lambda x: x.clone(memory_format=torch.channels_last),
+    "a view with gaps": spread,
+    "transposed": lambda x: x.transpose(2, 3).contiguous().transpose(2, 3),
+    "a part of a batch": lambda x: torch.cat([x[:1], x])[1:],
 }
 
 
-@pytest.mark.parametrize("shape", SIZES)
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("op", ["mixup", "cutmix", "cutout"])
-@pytest.mark.parametrize("form", FORMS)
-def test_memory_format_makes_no_difference(shape, dtype, op, form):
-    """Channels last, views with gaps and transposed images give the same values, in place too."""
-    images = draw_pixels((4, *shape), dtype)
-    for partner in (torch.tensor([3, 0, 1, 2]), torch.tensor([1, 0, 0, 3])):
-        plan = draw_plan(op, 4, shape[1:], False, partner)
-        expected = run(images, plan)
-        other = FORMS[form](images)
-        strides = other.stride()
-        assert torch.equal(bits(run(other, plan)), bits(expected))
-        assert torch.equal(bits(other), bits(images))
-        out = run(other, plan, inplace=True)
-        assert out.stride() == strides
-        assert torch.equal(bits(out), bits(expected))
+def in_all_ways(images, plan, fill):
+    """Yield what each path through the engine makes of a plan."""
+    compacted, labels = compact(plan), torch.arange(len(images))
+    for make in FORMS.values():
+        form = make(images)
+        fresh = apply.apply_plan(form, compacted, fill)
+        assert (fresh is form) == (not plan.op.any())
+        assert torch.equal(bits(form), bits(images))
+        yield fresh
+        strides, written = form.stride(), apply.apply_plan(form, compacted, fill, inplace=True)
+        assert (written.data_ptr(), written.stride()) == (form.data_ptr(), strides)
+        yield written
+    samples = [image.clone() for image in images]
+    yield apply.apply_plan(apply.LazyStack(samples, new_memory), compacted, fill)
+    assert torch.equal(bits(torch.stack(samples)), bits(images))
+    rule = Given(num_classes=len(images))
+    rule.plan, rule.fill = plan, fill
+    yield rule(images, labels)[0]
+    yield rule.mix((images.clone(), labels), inplace=True)[0][0]
+    samples = list(zip(images.unbind(0), labels.tolist(), strict=True))
+    yield make_collate_fn(rule)(samples)[0]
+    yield make_collate_fn(rule, collate_fn=lambda samples: default_collate(samples))(samples)[0]
+    yield Chain([rule])(images, labels)[0]
+    ops = set(plan.op.tolist()) - {0}
+    if ops == {BLEND}:
+        yield functional.mixup(images, plan.partner, plan.lam)
+    elif ops == {PASTE}:
+        yield functional.cutmix(images, plan.partner, plan.boxes)
+    elif ops == {FILL} and not isinstance(fill, str):
+        yield functional.cutout(images, plan.boxes, fill)
 
 
-def test_fill_tensor_puts_channels_on_their_axis():
-    """A value for each channel broadcasts along the channel axis and no other."""
-    batch = torch.zeros(2, 3, 4, 5, 3)
-    assert kernels.fill_tensor((1, 2, 3), batch, 1).shape == (3, 1, 1, 1)
-    assert kernels.fill_tensor((1, 2, 3), batch, -1).shape == (3,)
-    assert kernels.fill_tensor(7, batch, 1).shape == ()
+@pytest.mark.parametrize("shape", SIZES, ids=["small", "large"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("op", [*OPS, "mixed"])
+@settings(max_examples=8)
+@given(data=st.data(), seed=st.integers(0, 2**32))
+def test_every_path_gives_the_same_pixels(shape, dtype, op, data, seed):
+    """Stacked or not, in place or not, in any memory: the bits are those of replay, and right."""
+    torch.manual_seed(seed)
+    if op == "mixed":
+        plan = data.draw(testing.plans(image_size=shape[1:], max_size=6))
+    else:
+        plan = sample_plan(OPS[op], data.draw(any_partner), shape[1:], data.draw(st.booleans()))
+    fill = data.draw(st.sampled_from(FILLS)) if op in ("fill", "mixed") else 0.0
+    images = random_images((len(plan.op), *shape), dtype)
+    before = images.clone()
+    replayed = functional.replay(images, plan, fill)
+    for found in in_all_ways(images, plan, fill):
+        assert torch.equal(bits(found), bits(replayed))
+    assert torch.equal(bits(images), bits(before))
+    whole = apply._Job(compact(plan), fill, None, 1, images.ndim).mix_tensors(images)
+    # OpenCV blends bytes on the host: a value between two grey levels may be rounded either way.
+    torch.testing.assert_close(whole, replayed, atol=dtype == torch.uint8, rtol=0)
+    if isinstance(fill, str):
+        filled = kernels.box_mask(images, plan.boxes) & (plan.op == FILL).view(-1, 1, 1, 1)
+        replayed, fill = torch.where(filled, 0, replayed), 0
+    exact = apply_by_hand(images, plan, fill)
+    assert_rounded(replayed, exact)
+    same = plan.op != BLEND
+    assert torch.equal(replayed[same].double(), exact[same])
 
 
-def test_noise_is_written_in_the_holes_alone():
-    """Each hole has noise of its own and all other pixels stay."""
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("partner", [[3, 0, 1, 2], [1, 0, 0, 3]])
+def test_a_batch_that_is_blended_as_a_whole_is_rounded_to_nearest(dtype, partner):
+    """On a device the result is a lerp in float32, rounded once."""
+    images, plan = random_images((4, 3, 9, 7), dtype), sample_plan(BLEND, partner, (9, 7), False)
+    wide = torch.promote_types(dtype, torch.float32)
+    weight = (1 - plan.lam.to(wide)).view(-1, 1, 1, 1)
+    exact = torch.lerp(images.to(wide), images[plan.partner].to(wide), weight)
+    exact = exact if dtype.is_floating_point else exact.round()
+    out = apply._Job(compact(plan), 0.0, None, 1, 4).mix_tensors(images)
+    assert torch.equal(out, exact.to(dtype))
+
+
+@given(partner=any_partner, data=st.data())
+def test_samples_are_blended_once_each_before_their_partners(partner, data):
+    """Each sample comes once, followed by its partner unless the partner came before."""
+    rows = sorted(data.draw(st.sets(st.sampled_from(range(len(partner))))))
+    order = list(apply._by_partner(rows, partner))
+    assert sorted(order) == rows
+    for place, row in enumerate(order[:-1]):
+        other = partner[row]
+        assert other not in rows or other in order[: place + 1] or order[place + 1] == other
+
+
+@given(count=st.one_of(st.integers(1, 9), st.integers(60, 80)), data=st.data())
+def test_pieces_of_a_batch_hold_each_sample_with_its_partner(count, data):
+    """Each row comes once, with the pixels of its partner and its place in the result."""
+    shift = data.draw(st.integers(0, count - 1))
+    batch, out = torch.arange(count), torch.zeros(count, dtype=torch.int64)
+    job = apply._Job(CompactPlan(count, BLEND, shift), 0.0, None, None, 1)
+    for rows, original, partner, target in job.pieces(batch, out):
+        assert torch.equal(original, batch[rows])
+        target.copy_(partner)
+    assert torch.equal(out, (torch.arange(count) - shift) % count)
+
+
+def test_noise_fills_the_holes_alone_and_differs_between_samples():
+    """Each hole has noise from its own seed, and other pixels stay."""
     images = torch.zeros(3, 3, 20, 20)
-    recipe = make_plan(
-        FILL,
-        3,
-        torch.tensor([True, False, True]),
-        boxes=draws.sample_boxes((9, 9), (20, 20), (3, 1)),
-        noise=draws.sample_seeds(3),
-    )
-    out = execute.apply_plan(images, recipe, "noise", (2, 3))
-    inside = kernels.box_mask(images, recipe.plan().boxes, (2, 3)).expand_as(images)
+    boxes = sampling.sample_boxes((9, 9), (20, 20), (3, 1))
+    applied, noise = torch.tensor([True, False, True]), sampling.sample_seeds(3)
+    plan = make_plan(FILL, 3, applied, boxes=boxes, noise=noise)
+    out = apply.apply_plan(images, plan, "noise", (2, 3))
+    inside = kernels.box_mask(images, plan.plan().boxes, (2, 3)).expand_as(images)
     assert not out[~inside].any()
     assert (out[inside] != 0).all()
-    held = [out[row][inside[row]] for row in (0, 2)]
-    assert not torch.equal(held[0][:50], held[1][:50])
+    first, last = (out[row][inside[row]][:50] for row in (0, 2))
+    assert not torch.equal(first, last)
 
 
-def test_rows_can_be_copied():
-    """A batch not yet stacked can be copied like any value."""
-    held = execute.LazyStack(
-        [torch.zeros(1, 2, 2)] * 3, lambda size, kind: torch.empty(size, dtype=kind)
-    )
-    assert copy.copy(held).stack().shape == (3, 1, 2, 2)
+def test_a_rule_that_samples_no_seeds_fills_with_the_noise_of_seed_zero():
+    """A plan without seeds is recorded with zeros, and replays the same noise."""
+
+    class Corner(Cutout):
+        def sample(self, batch, p, source):
+            return make_plan(FILL, batch.length, True, boxes=[[0, 0, 3, 3]])
+
+    images = torch.rand(4, 3, 8, 8)
+    (mixed, plan), again = Corner(fill="noise").mix(images), Corner(fill="noise")(images)
+    assert not plan.noise.any()
+    assert torch.equal(mixed, again)
+    assert torch.equal(mixed, functional.replay(images, plan, "noise"))
+    assert torch.equal(mixed[:, :, 3:], images[:, :, 3:])
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("partner", [[3, 0, 1, 2], [1, 0, 0, 3]])
-@pytest.mark.parametrize("inplace", [True, False])
-def test_blending_all_at_once_as_a_gpu_does_rounds_alike(dtype, partner, inplace):
-    """The way that a GPU takes gives the values of the way that the CPU takes, uint8 rounded."""
-    images = draw_pixels((4, 3, 9, 7), dtype)
-    plan = draw_plan("mixup", 4, (9, 7), False, torch.tensor(partner))
-    expected = run(images, plan)
-    source = images.clone()
-    out = execute._Job(compact(plan), 0.0, None, 1, source.ndim).mix_tensors(source)
-    out = source.copy_(out) if inplace else out
-    # Where the exact value lies between two grey levels, the last bit of the sum decides.
-    torch.testing.assert_close(out, expected, atol=dtype == torch.uint8, rtol=0)
-    exact = mixup_by_hand(images, plan)
-    assert torch.equal(out.double(), exact.to(dtype).double())
+def test_a_lazy_stack_can_be_copied():
+    """A copy stacks the same samples."""
+    stack = apply.LazyStack([torch.zeros(1, 2, 2)] * 3, new_memory)
+    assert copy.copy(stack).stack().shape == (3, 1, 2, 2)
+
+
+# --- Replay -------------------------------------------------------------------------------------
+
+
+def test_a_plan_replays_on_other_tensors_of_the_same_samples():
+    """Labels, features without height and width, and depth maps take the plan of the images."""
+    (_, soft), plan = Mixup(num_classes=4).mix((torch.rand(4, 3, 8, 8), torch.arange(4)))
+    torch.testing.assert_close(functional.replay(torch.eye(4), plan), soft)
+    features = torch.rand(4, 7)
+    assert_rounded(functional.replay(features, plan), apply_by_hand(features, plan))
+    plan = CutMix(num_classes=4).draw_plan((torch.rand(4, 3, 8, 8), torch.arange(4)))
+    depth = torch.rand(4, 8, 8)
+    assert torch.equal(functional.replay(depth, plan).double(), apply_by_hand(depth, plan))
+
+
+@pytest.mark.parametrize("field", Plan._fields)
+def test_a_plan_with_a_field_of_another_length_is_not_replayed(field):
+    """A field without a row for each sample is refused by its name."""
+    images, plan = torch.rand(4, 1, 4, 4), sample_plan(BLEND, [1, 2, 3, 0], (4, 4), True)
+    assert functional.replay(images, plan).shape == images.shape
+    for wrong in (getattr(plan, field)[:3], getattr(plan, field)[None]):
+        with pytest.raises(ValueError, match=f"plan.{field} must be"):
+            functional.replay(images, plan._replace(**{field: wrong}))
+
+
+def test_replay_compiles_once_for_all_operations():
+    """One graph without breaks replays plans of every operation."""
+    counter = CompileCounter()
+    compiled = torch.compile(functional.replay, fullgraph=True, backend=counter)
+    images = torch.rand(4, 3, 8, 8)
+    for transform in (Mixup(num_classes=4), CutMix(num_classes=4), Cutout(3)):
+        (out, _), plan = transform.mix((images, torch.arange(4)))
+        torch.testing.assert_close(compiled(images, plan), out)
+    assert counter.frame_count == 1
+
+
+# --- Gradients ----------------------------------------------------------------------------------
+
+DIFFERENTIABLE = {
+    "mixup": Mixup(num_classes=4),
+    "mixup, sample": Mixup(num_classes=4, mode="sample", pairing="shuffle"),
+    "cutmix": CutMix(num_classes=4),
+    "cutmix, sample": CutMix(num_classes=4, mode="sample"),
+    "cutout": Cutout(3, num_classes=4),
+    "cutout, batch": Cutout(3, mode="batch", num_classes=4),
+    "cutout of channels": Cutout(3, holes=2, fill=(0.1, 0.2, 0.3), num_classes=4),
+    "cutout of noise": Cutout(3, fill="noise", num_classes=4),
+}
+
+
+@pytest.mark.parametrize("name", DIFFERENTIABLE)
+@pytest.mark.parametrize("form", ["tensor", "list", "samples", "BHWC", "BCDHW"])
+@pytest.mark.parametrize("enabled", [True, False])
+def test_gradients_flow_through_transforms(name, form, enabled):
+    """Images that require gradients give the same pixels, and gradients where torch records."""
+    transform = copy.copy(DIFFERENTIABLE[name])
+    transform.layout = form if form.startswith("B") else None
+    shape = {"BHWC": (4, 6, 6, 3), "BCDHW": (4, 3, 2, 6, 6)}.get(form, (4, 3, 6, 6))
+
+    def mix(images):
+        torch.manual_seed(1)
+        if form == "samples":
+            return make_collate_fn(transform)([(image, i) for i, image in enumerate(images)])[0]
+        given = list(images) if form == "list" else images
+        mixed, _ = transform(given, torch.arange(4))
+        return torch.stack(mixed) if form == "list" else mixed
+
+    images = torch.rand(shape)
+    source = images.clone().requires_grad_()
+    with torch.set_grad_enabled(enabled):
+        mixed = mix(source)
+    assert torch.equal(mixed, mix(images))
+    assert mixed.requires_grad == enabled
+    if enabled:
+        mixed.sum().backward()
+        # The gradient of the sum is the weight that the images have in the result.
+        ones = mix(torch.ones(shape))
+        kept = (ones == 1).sum() if isinstance(transform, Cutout) else ones.sum()
+        assert float(source.grad.sum()) == pytest.approx(float(kept), rel=1e-5)

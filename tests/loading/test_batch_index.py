@@ -1,4 +1,4 @@
-"""Test which epoch and which index a collate function finds for a batch, and when it warns."""
+"""The epoch and the index that a collate function finds for a batch, and its warnings."""
 
 import copy
 import inspect
@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.loading import Ask, AskForWarnings, Pictures, find_and_warn, make
+from helpers.threads import run_threads
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SequentialSampler
 
 from tv_mixaug.loading.batch_index import BatchIndex, find_frame
@@ -30,16 +31,15 @@ def indices(loader):
 
 
 @EACH_WAY
-@pytest.mark.parametrize("calls", [1, 3])
-def test_every_epoch_starts_at_index_zero(options, calls):
-    """Indices are those of the loader, and several calls for one batch are counted."""
-    loader = DataLoader(range(10), 2, collate_fn=Ask(calls), **options)
+def test_several_calls_for_one_batch_are_counted(options):
+    """Each epoch starts at index 0, also after one that was left, and calls are numbered."""
+    loader = DataLoader(range(10), 2, collate_fn=Ask(3), **options)
     for epoch in range(4):
         loader.collate_fn.batch_index.set_epoch(epoch)
         if epoch < 2:  # leave these epochs after the first batch
-            assert next(iter(loader))[1] == [(epoch, 0, call) for call in range(calls)]
+            assert next(iter(loader))[1] == [(epoch, 0, call) for call in range(3)]
         else:
-            assert indices(loader) == [[(n, call) for call in range(calls)] for n in range(5)]
+            assert indices(loader) == [[(n, 0), (n, 1), (n, 2)] for n in range(5)]
 
 
 def test_calls_outside_a_loader_are_counted():
@@ -225,15 +225,6 @@ def test_wrong_numbers_are_refused(name, number, error, text):
     with pytest.raises(error, match=f"{name} {text}"):
         batch_index.set_epoch(**{"epoch": 1, name: number})
     assert batch_index.epoch == 3
-
-
-def run_threads(*calls):
-    """Run each function in a thread, all at the same time."""
-    threads = [threading.Thread(target=call) for call in calls]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
 
 
 @pytest.fixture

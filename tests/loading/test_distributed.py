@@ -1,4 +1,4 @@
-"""Test training in several processes: ranks differ, and a second run repeats the first."""
+"""Training in several processes: ranks differ, and a second run repeats the first."""
 
 import json
 import os
@@ -50,29 +50,20 @@ def run_ranks():
     return found
 
 
-@pytest.fixture(scope="module")
-def runs():
-    """Two runs of two ranks with two workers each."""
-    return run_ranks(), run_ranks()
-
-
 def records(lines):
     """Return the mixes that a rank printed, by epoch and batch."""
     found = [json.loads(line) for line in lines if line.startswith("{")]
     return {(line.pop("epoch"), line.pop("batch")): line for line in found}
 
 
-def test_two_ranks_mix_differently(runs):
-    """Each of two ranks has all of its batches, and shares no mix with the other."""
-    first, second = map(records, runs[0])
+def test_two_ranks_mix_differently_and_a_second_run_repeats_them():
+    """Each rank has all of its batches, from two workers, and shares no mix with the other."""
+    lines = run_ranks()
+    first, second = map(records, lines)
     assert first.keys() == second.keys()
     assert len(first) == 2 * 4
     assert len({str(mix) for mix in [*first.values(), *second.values()]}) == 16
-
-
-def test_a_second_run_repeats_the_first(runs):
-    """In another run the same ranks get the same mixes, with two workers each."""
-    assert runs[0] == runs[1]
+    assert run_ranks() == lines
 
 
 def test_the_script_runs_alone(capsys, monkeypatch):

@@ -1,4 +1,4 @@
-"""Compare the index of each batch with the index that its samples imply, in resumed epochs too.
+"""Resuming: the index of each batch is the one that its samples imply, in resumed epochs too.
 
 The samples are numbers in order, so the first sample of a batch implies its index: for a stream by
 the number of batches that its worker gave before, for a map by the number that the loader gave.

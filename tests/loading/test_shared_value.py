@@ -1,12 +1,12 @@
-"""Test that readers of shared numbers never see half of a change."""
+"""Shared numbers: readers never see half of a change."""
 
 import copy
 import pickle
-import threading
 
 import pytest
 import torch
 from helpers.loading import make
+from helpers.threads import run_threads
 
 from tv_mixaug.loading.shared_value import SharedValue
 
@@ -74,11 +74,7 @@ def test_changes_from_several_threads_stay_whole():
             shared.set([float(number)] * 512)
             assert len(set(shared.get())) == 1
 
-    threads = [threading.Thread(target=change, args=(number,)) for number in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    run_threads(*[lambda number=number: change(number) for number in range(3)])
     assert len(set(shared.get())) == 1
     assert shared._count[0] == 600
 

@@ -1,316 +1,725 @@
-"""Detection targets in whole batches, up to a training step of torchvision's models.
+"""Detection targets: objects follow the pixels of their images, and no entry is left behind.
 
 Image i is 1 in channel i and 0 elsewhere, so channel i of an output shows the weight of image i at
-each pixel.
+each pixel. Objects are drawn on a raster of quarter pixels.
 """
 
 import collections
 import copy
+import dataclasses
+import pathlib
+from typing import NamedTuple
 
+import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from helpers.reference import random_boxes
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
-from torchvision import models, ops, tv_tensors
+from torchvision import models, tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as v2f
 
-from tv_mixaug import (
-    Chain,
-    CutMix,
-    Cutout,
-    Mixup,
-    OneOf,
-    RandomErasing,
-    functional,
-    make_collate_fn,
-)
-from tv_mixaug.engine.plan import BLEND, make_plan
+from tv_mixaug import CutMix, Cutout, Mixup, RandomErasing, make_collate_fn
+from tv_mixaug.engine import plan as plans
+from tv_mixaug.targets import detection
 
-FORMATS = ("plain", "XYXY", "XYWH", "CXCYWH", "cxcywh_normalised")
-HAS_POINTS = hasattr(tv_tensors, "KeyPoints")  # a newer torchvision has them
+TYPED = ("XYXY", "XYWH", "CXCYWH")
+STYLES = (*detection.BOX_FORMATS, *TYPED)
+POINTS = ["none", "flags", "pairs", *["KeyPoints"] * hasattr(tv_tensors, "KeyPoints")]
+IMAGE_ENTRIES = ("image_id", "orig_size", "path", "depth")
+FINE = 4  # cells of the raster per side of a pixel
 KINDS = pytest.mark.parametrize("kind", [Mixup, CutMix, Cutout])
-SHARES = [0.05, 0.3, 1.0]
-OPTIONS = {
-    Mixup: {"pairing": ["roll", "shuffle"]},
-    CutMix: {"pairing": ["roll", "shuffle"], "min_visible": SHARES},
-    Cutout: {"holes": [1, 2, 3], "min_visible": SHARES},
-    RandomErasing: {"count": [1, 2], "min_visible": SHARES},
-}
 
 
-def draw_target(first, owner, count, style="XYXY", size=(13, 17), typed=False):
-    """Draw a target with ``count`` rectangles, masks that fill them and two keypoints each."""
-    sides = torch.tensor([size[1], size[0]])
-    low = (torch.rand(count, 2) * sides).long()
-    high = low + 1 + (torch.rand(count, 2) * (sides - low)).long()
-    boxes = torch.cat([low, high], 1).float()
-    y, x = torch.arange(size[0])[:, None], torch.arange(size[1])
-    x1, y1, x2, y2 = boxes.T[..., None, None]
-    masks = ((x1 <= x) & (x < x2) & (y1 <= y) & (y < y2)).to(torch.uint8)
+class Patches(CutMix):
+    """Paste several boxes, which may overlap, of partners in any order."""
+
+    def sample(self, batch, p, source):
+        """Return the plan."""
+        count, number = batch.length, int(torch.randint(1, 5, ()))
+        boxes = torch.stack([random_boxes((number,), size) for size in batch.sizes])
+        applied, partner = torch.rand(count) < p, torch.randperm(count)
+        plan = plans.make_plan(plans.PASTE, count, applied, partner=partner, boxes=boxes)
+        return plans.clip_to_overlap(plan.plan(), batch.sizes)
+
+
+class Fixed(Mixup):
+    """Blend each image with the one before by a fixed lam."""
+
+    def sample(self, batch, p, source):
+        """Return the plan."""
+        return plans.make_plan(plans.BLEND, batch.length, True, partner=1, lam=self.lam)
+
+
+# --- Objects that are drawn at random -----------------------------------------------------------
+
+
+class Traits(NamedTuple):
+    """The form of all targets of a batch."""
+
+    style: str = "XYXY"
+    dtype: torch.dtype = torch.float32
+    masks: bool = True
+    typed: bool = False
+    points: str = "flags"
+
+
+def write_boxes(corners, style, size, dtype=torch.float32):
+    """Write corners in a format, as a plain tensor or as BoundingBoxes."""
+    boxes, name = torch.as_tensor(corners).double().reshape(-1, 4), style.lower().split("_")[0]
+    low, sides = boxes[:, :2], boxes[:, 2:] - boxes[:, :2]
+    if name != "xyxy":
+        half = sides / 2 if dtype.is_floating_point else (sides / 2).ceil()
+        boxes = torch.cat([low + half * (name == "cxcywh"), sides], 1)
     if style == "cxcywh_normalised":
-        boxes = ops.box_convert(boxes, "xyxy", "cxcywh") / sides.repeat(2)
-    elif style != "plain":
-        boxes = tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=size)
-        boxes = v2f.convert_bounding_box_format(boxes, new_format=style)
-    points = torch.rand(count, 2, 2) * sides
-    flags = torch.randint(1, 3, (count, 2, 1)).float()
-    return {
-        "boxes": boxes,
-        "labels": torch.randint(1, 9, (count,)),
-        "masks": tv_tensors.Mask(masks) if typed else masks,
-        "keypoints": tv_tensors.KeyPoints(points, canvas_size=size)
-        if typed and HAS_POINTS
-        else torch.cat([points, flags], 2),
-        "area": masks.flatten(1).sum(1).float(),
-        "iscrowd": torch.zeros(count, dtype=torch.int64),
-        "code": torch.arange(first, first + count),
-        "image_id": 100 + owner,
-        "file": f"{owner}.png",
-    }
+        boxes = boxes / torch.tensor([size[1], size[0]] * 2)
+    if style not in TYPED:
+        return boxes.to(dtype)
+    return tv_tensors.BoundingBoxes(boxes.to(dtype), format=style, canvas_size=size)
 
 
-def draw_batch(sizes, style="XYXY", most=6, typed=False):
-    """Draw an image and a target per size; ``code`` numbers the objects of the batch."""
-    images, targets, first = [], [], 0
+def read_boxes(boxes, style="xyxy", size=None):
+    """Read boxes of a format as corners in pixels, by torchvision's own function."""
+    if isinstance(boxes, tv_tensors.BoundingBoxes):
+        style = boxes.format.name
+    boxes, name = boxes.as_subclass(torch.Tensor), style.lower().split("_")[0]
+    if style == "cxcywh_normalised":
+        boxes = boxes * torch.tensor([size[1], size[0]] * 2)
+    return v2f.convert_bounding_box_format(boxes, name, "xyxy").double()
+
+
+def fill(corners, size, scale=1):
+    """Draw each rectangle on a raster of its own."""
+    y, x = torch.arange(size[0] * scale)[:, None], torch.arange(size[1] * scale)
+    x1, y1, x2, y2 = (scale * torch.as_tensor(corners).reshape(-1, 4)).T[..., None, None]
+    return (x1 <= x) & (x < x2) & (y1 <= y) & (y < y2)
+
+
+def bounds(raster, scale=1):
+    """Return the bounding box of a raster."""
+    y, x = raster.nonzero(as_tuple=True)
+    return [int(edge) / scale for edge in (x.min(), y.min(), x.max() + 1, y.max() + 1)]
+
+
+def enlarge(pixels):
+    return pixels.repeat_interleave(FINE, -2).repeat_interleave(FINE, -1)
+
+
+def draw_target(first, owner, size, traits):
+    """Draw the target of an image and the raster of each object, numbered from ``first`` on."""
+    count, is_fine = int(torch.randint(7, ())), traits.dtype.is_floating_point and not traits.masks
+    scale = FINE if is_fine else 1
+    limit = torch.tensor(size[::-1])
+    low = (torch.rand(count, 2) * limit * scale).long()
+    high = low + 1 + (torch.rand(count, 2) * (limit * scale - low)).long()
+    corners = torch.cat([low, high], 1) / scale
+    rasters = fill(corners, size, FINE)
+    code = torch.arange(first, first + count)
+    target = {
+        "labels": code % 7, "code": code, "iscrowd": (code % 2).to(torch.uint8),
+        "embedding": torch.stack([code, -code], 1).float(), "image_id": owner,
+        "orig_size": torch.tensor(size), "path": f"{owner}.png", "depth": torch.tensor(owner / 2),
+    }  # fmt: skip
+    if traits.masks:
+        masks = fill(corners, size) & (torch.rand(count, *size) < 0.7)
+        masks[torch.arange(count), low[:, 1], low[:, 0]] = True
+        corners, rasters = [bounds(mask) for mask in masks], enlarge(masks)
+        target["masks"] = tv_tensors.Mask(masks) if traits.typed else masks.to(torch.uint8)
+    target["boxes"] = write_boxes(corners, traits.style, size, traits.dtype)
+    target["area"] = rasters.flatten(1).sum(1).double() / FINE**2
+    points = (torch.rand(count, 3, 2) * 8 * limit).floor() / 4 - limit / 2  # also outside the image
+    if traits.points == "flags":
+        points = torch.cat([points, torch.randint(0, 3, (count, 3, 1))], 2)
+    if traits.points == "KeyPoints":
+        points = tv_tensors.KeyPoints(points, canvas_size=size)
+    if traits.points != "none":
+        target["keypoints"] = points
+    if not count and torch.rand(()) < 0.5:
+        target = {key: target[key] for key in ("boxes", "code", "area", *IMAGE_ENTRIES)}
+    return target, rasters
+
+
+def draw_batch(sizes, traits=None):
+    """Draw an image and a target per size, and the owner and raster of each object."""
+    images, targets, objects = [], [], []
     for owner, size in enumerate(sizes):
         images.append(torch.zeros(len(sizes), *size))
         images[owner][owner] = 1
-        number = int(torch.randint(most + 1, ()))
-        targets.append(draw_target(first, owner, number, style, size, typed))
-        first += number
-    return images, targets
+        target, rasters = draw_target(len(objects), owner, size, traits or Traits())
+        targets.append(target)
+        objects += [(owner, row, raster) for row, raster in enumerate(rasters)]
+    return images, targets, objects
 
 
 def draw_sizes():
     return [tuple(torch.randint(5, 14, (2,)).tolist()) for _ in range(torch.randint(2, 6, ()))]
 
 
-def find_objects(targets):
-    """Return the owner and the entries of each object by its number."""
-    found = {}
-    for owner, target in enumerate(targets):
-        for row, code in enumerate(target["code"].tolist()):
-            keys = [key for key in target if key not in ("image_id", "file")]
-            found[code] = owner, {key: target[key][row] for key in keys}
-    return found
+def lay(raster, size):
+    """Crop and pad a raster at its upper left corner."""
+    return F.pad(raster, (0, size[1] - raster.shape[1], 0, size[0] - raster.shape[0]))
 
 
-def lay(mask, size):
-    """Crop and pad a mask to another size at its upper left corner."""
-    return F.pad(mask.bool(), (0, size[1] - mask.shape[1], 0, size[0] - mask.shape[0]))
-
-
-def to_corners(boxes, style, size):
-    if isinstance(boxes, tv_tensors.BoundingBoxes):
-        assert boxes.canvas_size == size
-        boxes = v2f.convert_bounding_box_format(boxes, new_format="XYXY")
-    elif style == "cxcywh_normalised":
-        boxes = ops.box_convert(boxes * torch.tensor([size[1], size[0]] * 2), "cxcywh", "xyxy")
-    return boxes.as_subclass(torch.Tensor)
-
-
-def check_target(row, out, target, targets, least, style="XYXY"):
-    """Check one target against the weight that the image shows of each object at each pixel."""
-    size, own = tuple(out.shape[1:]), targets[row]
-    pairs = own["keypoints"].shape[-1] == 2
-    assert {*target, "masks"} == {*own, "mix_weight"} | ({"keypoints_visible"} if pairs else set())
-    for key in target.keys() & own.keys():
-        if key in ("image_id", "file"):
-            assert target[key] is own[key]
-        else:
-            assert type(target[key]) is type(own[key])
-            assert target[key].dtype == own[key].dtype
-            assert target[key].shape[1:] == own[key].shape[1:]
-            assert len(target[key]) == len(target["code"]) == len(target["mix_weight"])
-    corners, listed = to_corners(target["boxes"], style, size), []
-    for code, (owner, thing) in find_objects(targets).items():
-        seen = lay(thing["masks"], size) & (out[owner] > 0)
-        share = float(seen.sum()) / float(thing["masks"].sum())
+def check_target(row, out, target, drawn, least=0.1, style="XYXY", lam=None):
+    """Check a target against the weights in the image; with lam, weights must be exact."""
+    _, targets, objects = drawn
+    own, size, listed = targets[row], tuple(out.shape[1:]), []
+    corners, fine = read_boxes(target["boxes"], style, size), tuple(FINE * n for n in size)
+    for code, (owner, place, raster) in enumerate(objects):
+        shown = out[owner] > 0
+        seen = lay(raster, fine) & enlarge(shown)
+        share = int(seen.sum()) / int(raster.sum())
         if share == 0 or share < least:
             continue
         listed.append((owner != row, code))
-        place = target["code"].tolist().index(code)
-        new = {
-            key: value[place] for key, value in target.items() if key not in ("image_id", "file")
-        }
-        weight = float(out[owner][seen].mean())
-        assert float(new["mix_weight"]) == pytest.approx(weight, abs=1e-5)
-        if share == 1 and thing["masks"].shape == seen.shape:
-            same = new.keys() & thing.keys() - {"keypoints"}
-            assert all(torch.equal(new[key], thing[key]) for key in same)
-        assert new["labels"] == thing["labels"]
-        assert float(new["area"]) == pytest.approx(float(seen.sum()), rel=1e-5)
-        assert torch.equal(new.get("masks", seen).bool(), seen)
-        ys, xs = seen.nonzero(as_tuple=True)
-        tight = torch.stack([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]).float()
-        torch.testing.assert_close(corners[place], tight, atol=1e-3, rtol=0)
-        points = thing["keypoints"]
-        assert torch.equal(new["keypoints"][:, :2], points[:, :2])
-        shown = F.pad(out[owner], (0, 14, 0, 14)) > 0
-        on = shown[points[:, 1].long(), points[:, 0].long()]
-        if pairs:
-            assert torch.equal(new["keypoints_visible"], on)
+        at = target["code"].tolist().index(code)
+        new = {key: target[key][at] for key in target.keys() - IMAGE_ENTRIES}
+        old = {key: targets[owner][key][place] for key in targets[owner].keys() - IMAGE_ENTRIES}
+        changing = set() if share == 1 and raster.shape == fine else {"boxes", "masks", "area"}
+        assert all(torch.equal(new[key], old[key]) for key in old.keys() - changing - {"keypoints"})
+        if lam is None:
+            weight = float(enlarge(out[owner])[seen].mean())
+            assert float(new["mix_weight"]) == pytest.approx(weight, abs=1e-5)
         else:
-            assert torch.equal(new["keypoints"][:, 2], points[:, 2] * on)
+            assert torch.equal(new["mix_weight"], torch.tensor(lam if owner == row else 1 - lam))
+        assert float(new["area"]) == pytest.approx(int(seen.sum()) / FINE**2, rel=1e-5)
+        tight, slack = torch.tensor(bounds(seen, FINE)).double(), 1e-3 * (style == STYLES[3])
+        torch.testing.assert_close(corners[at], tight, atol=slack, rtol=0)
+        if "masks" in old:
+            assert torch.equal(new["masks"].bool(), seen[::FINE, ::FINE])
+        if "keypoints" in old:
+            points, (height, width) = old["keypoints"], targets[owner]["orig_size"].tolist()
+            x, y = points[:, 0].long().clamp(0, width - 1), points[:, 1].long().clamp(0, height - 1)
+            on = F.pad(shown, (0, 20, 0, 20))[y, x]
+            assert torch.equal(new["keypoints"][:, :2], points[:, :2])
+            if points.shape[1] == 3:
+                assert torch.equal(new["keypoints"][:, 2], points[:, 2] * on)
+            else:
+                assert torch.equal(new["keypoints_visible"], on)
     assert target["code"].tolist() == [code for _, code in sorted(listed)]
+    check_format(target, own, targets, size)
 
 
-@pytest.mark.parametrize("style", FORMATS)
+def check_format(target, own, targets, size):
+    """Check that a target has the entries, types and formats of those that it is mixed from."""
+    assert all(target[key] is own[key] for key in IMAGE_ENTRIES)
+    usual = next(t for t in targets if len(t["code"])) if len(target["code"]) else own
+    pairs = "keypoints" in target and target["keypoints"].shape[-1] == 2
+    assert target.keys() == {*usual, "mix_weight", *["keypoints_visible"] * pairs}
+    assert target["mix_weight"].dtype == torch.float32
+    for key in usual.keys() - IMAGE_ENTRIES:
+        new, old = target[key], usual[key]
+        assert (type(new), new.dtype, len(new)) == (type(old), old.dtype, len(target["code"]))
+        assert new.shape[1:] == (size if key == "masks" else old.shape[1:])
+        assert getattr(new, "format", None) == getattr(old, "format", None)
+        assert getattr(new, "canvas_size", size) == size
+
+
+def assert_same(one, other):
+    assert one.keys() == other.keys()
+    for key, value in one.items():
+        same = torch.equal if isinstance(value, torch.Tensor) else lambda a, b: a == b
+        assert same(value, other[key]), key
+
+
+OPTIONS = {
+    Mixup: st.fixed_dictionaries({"pairing": st.sampled_from(["roll", "shuffle"])}),
+    CutMix: st.fixed_dictionaries({"pairing": st.sampled_from(["roll", "shuffle"])}),
+    Patches: st.just({}),
+    Cutout: st.fixed_dictionaries({"holes": st.integers(1, 4)}),
+    RandomErasing: st.fixed_dictionaries({"count": st.integers(1, 2)}),
+}
+TRAITS = st.builds(
+    Traits, st.sampled_from(STYLES), st.sampled_from([torch.float32, torch.float64, torch.int64]),
+    st.booleans(), st.booleans(), st.sampled_from(POINTS),
+)  # fmt: skip
+LEAST = st.one_of(st.sampled_from([0.05, 0.3, 1.0]), st.floats(0.01, 1))
+
+
 @pytest.mark.parametrize("kind", OPTIONS)
 @pytest.mark.parametrize("sizes", ["equal", "overlap"])
-@given(st.data(), st.sampled_from(["batch", "sample"]), st.sampled_from([0.0, 0.5, 1.0]))
-def test_objects_follow_their_pixels(sizes, kind, style, data, mode, p):
-    """Boxes, masks, keypoints, areas, weights and labels are those of the pixels of each image."""
-    torch.manual_seed(data.draw(st.integers(0, 2**32)))
-    shapes = draw_sizes() if sizes == "overlap" else [(13, 17)] * data.draw(st.integers(2, 5))
-    flags = st.tuples(st.sampled_from([0, 6]), st.booleans(), st.booleans())
-    most, typed, with_masks = data.draw(flags)
-    images, targets = draw_batch(shapes, style, most, typed)
-    given_targets = [{k: t[k] for k in t if with_masks or k != "masks"} for t in targets]
-    before, count = copy.deepcopy((images, given_targets)), len(images)
-    options = {name: data.draw(st.sampled_from(values)) for name, values in OPTIONS[kind].items()}
-    plain = style if style == "cxcywh_normalised" else "xyxy"
-    transform = kind(p=p, mode=mode, num_classes=count, sizes=sizes, box_format=plain, **options)
+@settings(max_examples=4 * settings().max_examples)
+@given(
+    data=st.data(),
+    traits=TRAITS,
+    mode=st.sampled_from(["batch", "sample"]),
+    p=st.sampled_from([0.0, 0.5, 1.0]),
+    seed=st.integers(0, 2**32),
+)
+def test_objects_follow_their_pixels(sizes, kind, data, traits, mode, p, seed):
+    """Boxes, masks, keypoints, areas and weights are those of the visible pixels of each image."""
+    torch.manual_seed(seed)
+    if traits.style == "cxcywh_normalised" and traits.dtype == torch.int64:
+        traits = traits._replace(dtype=torch.float32)
+    shapes = draw_sizes() if sizes == "overlap" else [(9, 13)] * data.draw(st.integers(2, 5))
+    drawn = images, targets, _ = draw_batch(shapes, traits)
+    before, count, options = copy.deepcopy((images, targets)), len(images), data.draw(OPTIONS[kind])
+    least = 0.1 if kind is Mixup else data.draw(LEAST)
+    options |= {"box_format": traits.style} if traits.style not in TYPED else {}
+    options |= {"min_visible": least} if kind is not Mixup else {}
+    transform = kind(p=p, mode=mode, num_classes=count, sizes=sizes, **options)
     batch = torch.stack(images) if sizes == "equal" else images
-    (out, labels, mixed), plan = transform.mix((batch, torch.arange(count), given_targets))
+    (out, labels, mixed), plan = transform.mix((batch, torch.arange(count), targets))
     for row, (own, new, target) in enumerate(zip(images, out, mixed, strict=True)):
         assert new.shape == own.shape
-        assert ("masks" in target) == with_masks
         label = own[:, 0, 0]
-        if kind in (Mixup, CutMix):
+        if kind in (Mixup, CutMix, Patches):
             height, width = map(min, own.shape[1:], images[plan.partner[row]].shape[1:])
             assert torch.equal(new[:, height:], own[:, height:])
             assert torch.equal(new[..., width:], own[..., width:])
             label = new.double().mean((1, 2)).float()
         torch.testing.assert_close(labels[row], label, atol=1e-6, rtol=0)
-        check_target(row, new, target, targets, options.get("min_visible", 0.1), style)
+        is_blend = plan.op[row] == plans.BLEND and sizes == "equal" and plan.partner[row] != row
+        lam = float(plan.lam[row]) if is_blend else None
+        check_target(row, new, target, drawn, least, traits.style, lam)
     assert all(map(torch.equal, batch, before[0]))
-    for target, old in zip(given_targets, before[1], strict=True):
-        assert target.keys() == old.keys()
-        tensors = [key for key in old if isinstance(old[key], torch.Tensor)]
-        assert all(torch.equal(target[key], old[key]) for key in tensors)
+    for target, old in zip(targets, before[1], strict=True):
+        assert_same(target, old)
 
 
-@KINDS
-def test_entries_named_in_passthrough_stay_the_originals(kind):
-    """passthrough= lets an entry through that no rule covers."""
-    images, targets = draw_batch([(13, 17)] * 5)
-    for target in targets:
-        target["depth"] = torch.rand(13, 17)
-    with pytest.raises(ValueError, match=r"\['depth'\].*passthrough"):
-        kind()(images, targets)
-    _, mixed = kind(passthrough=("depth",))(images, targets)
-    assert all(new["depth"] is old["depth"] for new, old in zip(mixed, targets, strict=True))
+# --- Single objects -----------------------------------------------------------------------------
+
+GOOD = torch.tensor([[0.0, 0.0, 4.0, 4.0], [2.0, 2.0, 8.0, 6.0]])
 
 
-# --- From a loader ------------------------------------------------------------------------------
+def mix_pair(op, own, partner, size=(8, 8), least=0.1, lam=1.0, boxes=((0, 0, 0, 0),), **options):
+    """Return the first of two targets, mixed with the second by a plan of one operation."""
+    count, boxes = 1 + (partner is not own), torch.as_tensor(boxes).view(1, -1, 4)
+    plan = plans.identity_plan(count)._replace(
+        op=torch.tensor([op, plans.NONE][:count]), partner=torch.tensor([count - 1] * count),
+        lam=torch.tensor([lam, 1.0][:count]).double(), boxes=boxes.expand(count, -1, -1),
+    )  # fmt: skip
+    return detection.mix_objects([own, partner][:count], plan, [size] * count, least, **options)[0]
+
+
+def paste(own, partner, boxes, least=0.1, **options):
+    return mix_pair(plans.PASTE, own, partner, least=least, boxes=boxes, **options)
+
+
+def cut(own, holes, least=0.1, **options):
+    return mix_pair(plans.FILL, own, own, least=least, boxes=holes, **options)
+
+
+def blend(own, partner, lam):
+    return mix_pair(plans.BLEND, own, partner, lam=lam)
+
+
+def check(targets, size=(8, 8), box_format="xyxy"):
+    """Check targets of images of one size."""
+    detection.check_objects(targets, [size] * len(targets), "targets", box_format)
+
+
+@pytest.mark.parametrize(
+    ("holes", "expected"),
+    [
+        ([(0, 0, 4, 8)], [4, 2, 7, 6]),  # the whole left side
+        ([(0, 0, 8, 3)], [2, 3, 7, 6]),  # the whole upper side
+        ([(0, 0, 4, 4)], [2, 2, 7, 6]),  # a corner
+        ([(4, 0, 5, 8)], [2, 2, 7, 6]),  # a strip through the middle
+        ([(3, 3, 5, 5)], [2, 2, 7, 6]),  # inside
+        ([(0, 0, 4, 5), (0, 4, 4, 8)], [4, 2, 7, 6]),  # two holes that share the left side
+    ],
+)
+@pytest.mark.parametrize("style", TYPED)
+def test_a_box_shrinks_only_with_a_whole_side(holes, expected, style):
+    """A box shrinks if the patches hide a whole side of it, and keeps its own format."""
+    own, partner = ({"boxes": write_boxes(b, style, (8, 8))} for b in ([[2, 2, 7, 6]], []))
+    other = {"box_format": "cxcywh_normalised"}  # of plain tensors only
+    for mixed in (paste(own, partner, holes, **other), cut(own, holes, **other)):
+        assert mixed["boxes"].format.name == style
+        assert read_boxes(mixed["boxes"]).tolist() == [expected]
+
+
+@pytest.mark.parametrize("tenths", range(1, 11))
+@pytest.mark.parametrize("style", ["xyxy", "cxcywh_normalised"])
+def test_an_object_may_keep_exactly_min_visible(tenths, style):
+    """With exactly ``min_visible`` of its area it stays, whatever float32 shares round to."""
+    for x in range(20):
+        own = {"boxes": write_boxes([[x, 2, x + 10, 3]], style, (7, 30))}
+        for hidden, count in ((x + 10 - tenths, 1), (x + 11 - tenths, 0)):
+            mixed = cut(own, [0, 0, hidden, 7], tenths / 10, size=(7, 30), box_format=style)
+            assert len(mixed["boxes"]) == count
+
+
+@pytest.mark.parametrize(
+    ("area", "expected"),
+    [
+        (torch.tensor([20, 7]), torch.tensor([10, 7])),
+        (torch.tensor([23, 7]), torch.tensor([12, 7])),  # rounded to nearest, not truncated
+        (torch.tensor([20.5, 0.1]), torch.tensor([10.25, 0.1])),
+    ],
+)
+def test_area_is_scaled_by_the_visible_share(area, expected):
+    """An area that was smaller than the box, as that of a polygon, stays smaller."""
+    own = {"boxes": torch.tensor([[0, 0, 8, 4], [0, 4, 4, 8]]), "area": area}
+    assert torch.equal(cut(own, [4, 0, 8, 8])["area"], expected)
+
+
+def test_area_of_a_visible_object_keeps_its_last_bit():
+    """It stays bit for bit, though x * a / a need not equal x."""
+    area = torch.linspace(0.1, 0.9, 64, dtype=torch.float64)
+    assert not torch.equal(area * 49 / 49, area)
+    own = {"boxes": torch.tensor([[0, 0, 7, 7]] * 64), "area": area}
+    assert torch.equal(cut(own, [7, 7, 8, 8])["area"], area)
+
+
+def test_an_object_with_an_empty_mask_is_measured_by_its_box():
+    """Objects without a pixel of mask stay or go by their box, others by their mask."""
+    boxes = [[0.5, 0.5, 0.75, 0.75], [3.5, 1.0, 4.25, 2.0], [5.0, 5.0, 5.5, 5.5], [3, 3, 8, 8]]
+    own = {"boxes": torch.tensor(boxes), "masks": torch.zeros(4, 8, 8, dtype=torch.bool)}
+    own["masks"][3, 3, 3] = True
+    assert cut(own, [0, 0, 4, 4], 0.5)["boxes"].tolist() == [[5.0, 5.0, 5.5, 5.5]]
+
+
+def test_a_box_finer_than_its_mask_keeps_its_numbers():
+    """A box whose mask loses no side keeps coordinates between the pixels."""
+    own = {"boxes": torch.tensor([[1.25, 1.5, 6.5, 6.75]]), "masks": fill([[1, 1, 7, 7]], (8, 8))}
+    mixed = cut(own, [0, 0, 3, 3], 0.5)
+    assert mixed["boxes"].tolist() == own["boxes"].tolist()
+    assert mixed["masks"].sum() == 32
+
+
+def test_a_box_beyond_the_border_counts_inside_the_image():
+    """The visible share is that of the part inside the image."""
+    own = {"boxes": torch.tensor([[-4.0, 0.0, 4.0, 4.0]])}
+    assert cut(own, [0, 0, 2, 8], 0.5)["boxes"].tolist() == [[2.0, 0.0, 4.0, 4.0]]
+
+
+def test_an_image_mixed_with_itself_keeps_its_objects():
+    """An object is neither doubled nor weakened."""
+    own = {"boxes": torch.tensor([[0, 0, 8, 4]]), "labels": torch.tensor([1])}
+    plain = mix_pair(plans.NONE, own, own)
+    assert_same(paste(own, own, [0, 0, 4, 4], 0.5), plain)
+    assert_same(blend(own, own, 0.5), plain)
+
+
+def test_weights_of_several_mixes_multiply():
+    """Mixing a mixed target again multiplies the weights of its objects."""
+    a, b, c = ({"boxes": torch.tensor([[0, 0, i, i]])} for i in (2, 3, 4))
+    mixed = blend(blend(a, b, 0.75), c, 0.5)
+    assert mixed["mix_weight"].tolist() == [0.375, 0.125, 0.5]
+    assert paste(mixed, c, [6, 6, 8, 8], 0.5)["mix_weight"].tolist() == [0.375, 0.125, 0.5]
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.float16, torch.float64], ids=str)
+def test_weights_become_float32(dtype):
+    """Weights that are given as integers are not truncated."""
+    a, b = ({"boxes": GOOD, "mix_weight": torch.ones(2, dtype=dtype)} for _ in range(2))
+    for mixed in (mix_pair(plans.NONE, a, a), blend(a, b, 0.75)):
+        assert mixed["mix_weight"].dtype == torch.float32
+    assert mixed["mix_weight"].tolist() == [0.75, 0.75, 0.25, 0.25]
+
+
+def test_keypoints_are_x_and_y_and_stay_invisible():
+    """A hole hides the keypoints at its columns and rows; invisible ones stay so."""
+    points = torch.tensor([[[6.5, 1.0], [1.0, 6.5], [99.0, 2.0], [-9.0, 2.0], [1.0, 7.0]]])
+    own = {"boxes": torch.tensor([[0, 0, 8, 10]]), "keypoints": points}
+    for flags, last in (({}, True), ({"keypoints_visible": torch.arange(5)[None] < 4}, False)):
+        mixed = cut({**own, **flags}, [6, 0, 8, 4], 0.5, size=(10, 8))
+        assert mixed["keypoints_visible"].tolist() == [[False, True, False, True, last]]
+
+
+@pytest.mark.parametrize("empty_first", [True, False])
+def test_an_image_without_objects_does_not_decide_the_types(empty_first):
+    """Empty entries of a wrong dtype or shape do not change those of the other image."""
+    boxes, masks = write_boxes([[0, 0, 4, 4]], "XYWH", (8, 8)), fill([[0, 0, 4, 4]], (8, 8))
+    full = {"boxes": boxes, "labels": torch.tensor([3]), "masks": tv_tensors.Mask(masks)}
+    full, wrong = full | {"image_id": 1}, {"labels": torch.tensor([]), "masks": torch.zeros(0, 3)}
+    empty = {"boxes": torch.zeros(0, 4), **wrong, "image_id": 0}
+    check([full, empty])
+    own, partner = (empty, full) if empty_first else (full, empty)
+    box = [0, 0, 4, 4] if empty_first else [4, 4, 8, 8]
+    for mixed in (blend(own, partner, 0.5), paste(own, partner, box, 0.5)):
+        assert mixed["boxes"].format.name == "XYWH"
+        assert mixed["boxes"].tolist() == [[0, 0, 4, 4]]
+        assert mixed["labels"].dtype == torch.int64
+        assert isinstance(mixed["masks"], tv_tensors.Mask)
+        assert mixed["image_id"] == own["image_id"]
+
+
+def test_types_do_not_depend_on_the_return_type_of_torchvision():
+    """With ``set_return_type("TVTensor")`` plain entries stay plain, and boxes stay boxes."""
+    masks = tv_tensors.Mask(fill(GOOD, (8, 8)))
+    own = {"boxes": write_boxes(GOOD, "CXCYWH", (8, 8)), "labels": torch.arange(2), "masks": masks}
+    with tv_tensors.set_return_type("TVTensor"):
+        mixed = paste(own, dict(own), [0, 0, 3, 3])
+    assert [type(mixed[key]) for key in own] == [type(own[key]) for key in own]
+    assert type(mixed["mix_weight"]) is torch.Tensor
+
+
+# --- Refusals -----------------------------------------------------------------------------------
+
+
+def two(target=(), **others):
+    """Return two targets with common entries, of which the second differs."""
+    return [{"boxes": GOOD, **others}, {"boxes": GOOD, **others, **dict(target)}]
+
+
+SQUARE = [write_boxes([[0, 0, 4, 4]], style, (8, 8)) for style in ("XYXY", "XYWH")]
+NARROW = write_boxes([[0, 0, 4, 4]], "XYXY", (4, 8))
+ONES = torch.ones
+UNFIT = [
+    ([{}], TypeError, r"targets\[0\]\['boxes'\] must be a tensor"),
+    (two({"boxes": GOOD > 2}), TypeError, r"\[1\]\['boxes'\] must be .* got torch.bool"),
+    (two({"boxes": GOOD[0]}), ValueError, r"\[1\]\['boxes'\] must be \(N, 4\), got \(4,\)"),
+    (two({"boxes": GOOD[:, :3]}), ValueError, r"must be \(N, 4\), got \(2, 3\)"),
+    (two({"boxes": ONES(2, 5)}), ValueError, r"must be \(N, 4\), got \(2, 5\)"),
+    (two({"boxes": GOOD.to("meta")}), ValueError, r"\['boxes'\] must be a dense tensor"),
+    (two({"boxes": GOOD.to_sparse()}), ValueError, r"\['boxes'\] must be a dense tensor"),
+    (two({"labels": [1, 2]}), TypeError, r"\[1\]\['labels'\] must be a tensor"),
+    (two({"segmentation": [1, 2]}), TypeError, r"'segmentation'\] must be a tensor"),
+    (two(labels=ONES(3)), ValueError, r"\['labels'\] .* each of 2 boxes"),
+    (two(labels=torch.tensor(1)), ValueError, r"\['labels'\] .* each of 2 boxes"),
+    (two({"labels": ONES(2)}), ValueError, r"\[0\]\['labels'\] .* row per box.*, got nothing"),
+    (two({"masks": ONES(2, 8, 8)}), ValueError, r"\[0\]\['masks'\] .* got nothing"),
+    (
+        two({"depth": ONES(2)}, depth=torch.tensor(1.0)),
+        ValueError,
+        r"\[0\]\['depth'\] must be .* with a row per box, .* got a single value",
+    ),
+    (two({"poses": ONES(2)}, poses=ONES(3)), ValueError, "or named in passthrough"),
+    (two({"poses": ONES(2, 3)}, poses=ONES(2)), ValueError, r"shape \(\) as in other"),
+    (two(masks=ONES(2, 8, 7)), ValueError, r"must be \(N, H, W\), got \(2, 8, 7\)"),
+    (two(keypoints=ONES(2, 3, 4)), ValueError, r"must be \(N, K, 2\) or"),
+    (two(area=ONES(2, 1)), ValueError, r"must be \(N,\), got \(2, 1\)"),
+    (two(mix_weight=ONES(2, 1)), ValueError, r"must be \(N,\), got \(2, 1\)"),
+    (
+        two(keypoints=ONES(2, 3, 2), keypoints_visible=ONES(2, 2)),
+        ValueError,
+        r"'keypoints_visible'\] must be \(N, K\), as keypoints are, got \(2, 2\)",
+    ),
+    (two(heat=ONES(8, 8)), ValueError, r"'heat'\] must be called boxes, masks or"),
+    (two(scene=tv_tensors.Mask(ONES(4, 4))), ValueError, r"'scene'\] must be called boxes"),
+    ([{"boxes": NARROW}], ValueError, r"canvas_size must be \(8, 8\), got \(4, 8\)"),
+    (
+        [{"boxes": boxes} for boxes in SQUARE],
+        ValueError,
+        r"\[1\]\['boxes'\] must be BoundingBoxes xyxy .* as in other .*, got BoundingBoxes xywh",
+    ),
+]
+if hasattr(tv_tensors.BoundingBoxFormat, "XYWHR"):  # a newer torchvision has rotated boxes
+    rotated = tv_tensors.BoundingBoxes(ONES(1, 5), format="XYWHR", canvas_size=(8, 8))
+    UNFIT.append(([{"boxes": rotated}], ValueError, r"axis-aligned \(XYXY, .*\), got XYWHR"))
+
+
+@pytest.mark.parametrize(("targets", "error", "text"), UNFIT)
+def test_targets_that_cannot_be_mixed_are_refused(targets, error, text):
+    """The error names the place, what was expected and what came."""
+    with pytest.raises(error, match=text) as caught:
+        check(targets)
+    assert str(caught.value).endswith(".")
+
+
+DEGENERATE = [
+    [2, 2, 2, 6], [2, 6, 4, 6], [5, 2, 3, 6], [8, 0, 9, 4], [-4, 0, 0, 4],
+    [1, 1, float("nan"), 4], [1, 1, float("inf"), 4],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("style", ["xyxy", *TYPED])
+@pytest.mark.parametrize("corners", DEGENERATE, ids=str)
+def test_degenerate_boxes_are_refused_by_name(style, corners):
+    """A box without area, outside the image or not finite is named with its image and row."""
+    for row in range(3):
+        found = [[1, 1, 4, 4]] * 3
+        found[row] = corners
+        targets = [{"boxes": write_boxes(b, style, (8, 8))} for b in ([], found)]
+        text = rf"targets\[1\]\['boxes'\]\[{row}\] must be a box of pos"
+        with pytest.raises(ValueError, match=text):
+            check(targets)
+
+
+@pytest.mark.parametrize(
+    ("box_format", "boxes"),
+    [("xyxy", [[0.5, 0.5, 0.2, 0.2]]), ("cxcywh_normalised", [[40.0, 40.0, 20.0, 20.0]])],
+)
+def test_boxes_of_another_format_are_refused_with_the_argument_to_set(box_format, boxes):
+    """Normalised boxes read as corners, and pixels read as normalised, are outside the image."""
+    with pytest.raises(ValueError, match=f"read as {box_format}; set box_format="):
+        check([{"boxes": torch.tensor(boxes)}], (64, 64), box_format)
+
+
+def test_normalised_boxes_must_be_floating_point():
+    """The error names the format."""
+    with pytest.raises(TypeError, match=r"\['boxes'\] must be floating point to be cxcywh_norm"):
+        check([{"boxes": ONES(1, 4).long()}], box_format="cxcywh_normalised")
+
+
+@pytest.mark.parametrize(
+    ("box_format", "error"), [("yxyx", ValueError), (3, TypeError), (None, TypeError)]
+)
+def test_an_unknown_box_format_is_refused_in_the_constructor(box_format, error):
+    """The error names the argument."""
+    with pytest.raises(error, match="box_format must be"):
+        CutMix(box_format=box_format)
+
+
+# --- Entries with other names -------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class Crowd:
+    """An entry without a rule."""
+
+    numbers: list
+
+
+# Entries of N objects, made of the numbers of the objects.
+FOLLOWS = {
+    "int": lambda at: at,
+    "float": lambda at: at.double(),
+    "half": lambda at: at.half(),
+    "bool": lambda at: at % 2 == 0,
+    "rows": lambda at: at[:, None].expand(-1, 3),
+    "boxed": lambda at: at[:, None, None].expand(-1, 2, 3).float(),
+    "grad": lambda at: at.float().requires_grad_(),
+}
+# Entries of an image, made of a number.
+STAYS = {
+    "number": int,
+    "real": float,
+    "none": lambda i: None,
+    "text": str,
+    "bytes": lambda i: b"%d" % i,
+    "scalar": torch.tensor,
+    "numpy": np.float32,
+    "path": lambda i: pathlib.Path(f"{i}"),
+}
+# Entries without a rule, since they could belong to N objects.
+REFUSED = {
+    "list": lambda n: [0] * n,
+    "longer list": lambda n: [0] * (n + 1),
+    "tuple": lambda n: (0,) * n,
+    "array": lambda n: np.arange(n),
+    "table": lambda n: np.zeros((n, 2)),
+    "dict of rows": lambda n: {"score": torch.arange(n)},
+    "dict of objects": lambda n: dict.fromkeys(range(n), "a"),
+    "set": lambda n: set(range(n)),
+    "deque": lambda n: collections.deque(range(n)),
+    "user list": lambda n: collections.UserList(range(n)),
+    "tensors": lambda n: [torch.zeros(2)] * n,
+    "dataclass": lambda n: Crowd([0] * n),
+    "more rows": lambda n: torch.zeros(n + 1),
+    "sparse": lambda n: torch.eye(max(n, 1))[:n].to_sparse(),
+    "meta": lambda n: torch.zeros(n, device="meta"),
+    "picture": lambda n: torch.zeros(16, 16),
+    "mask": lambda n: tv_tensors.Mask(torch.zeros(n, 16, 16)),
+}
+
+
+def carry(name, count, first):
+    """Return a target of numbered objects with an entry from a table."""
+    at = torch.arange(first, first + count)
+    low = at[:, None] % 5 + torch.tensor([[0, 1]])
+    makers = FOLLOWS.get(name), STAYS.get(name), REFUSED.get(name)
+    entry = next(m(x) for m, x in zip(makers, (at, first, count), strict=True) if m is not None)
+    boxes = torch.cat([low, low + 7], 1).float()
+    return {"boxes": boxes, "code": at, "image_id": first, "entry": entry}
+
+
+@pytest.mark.parametrize("name", [*FOLLOWS, *STAYS, *REFUSED])
+@given(
+    st.sampled_from([Mixup, CutMix, Cutout]),
+    st.lists(st.integers(0, 3), min_size=2, max_size=4),
+    st.integers(0, 2**32),
+)
+def test_every_entry_follows_its_objects_or_is_refused(name, kind, counts, seed):
+    """An entry follows its object, stays with its image, or is refused with its place."""
+    torch.manual_seed(seed)
+    targets = [carry(name, n, sum(counts[:i])) for i, n in enumerate(counts)]
+    images = torch.rand(len(counts), 3, 16, 16)
+    if name in REFUSED:
+        with pytest.raises((TypeError, ValueError), match=r"\[1\]\[\d\]\['entry'\] must"):
+            kind()(images, targets)
+    passthrough = ["entry"] if name in REFUSED else []
+    _, mixed = kind(passthrough=passthrough)(images, targets)
+    for own, target in zip(targets, mixed, strict=True):
+        assert target["image_id"] == own["image_id"]
+        assert len(target["code"]) == len(target["boxes"]) == len(target["mix_weight"])
+        if name not in FOLLOWS:
+            assert target["entry"] is own["entry"]
+        elif len(target["code"]):
+            expected = FOLLOWS[name](target["code"])
+            assert torch.equal(target["entry"], expected)
+            assert target["entry"].dtype == expected.dtype
+
+
+ENTRIES = [None, 3, "a", [1, 2], (1, 2), np.arange(2), torch.tensor(1), torch.arange(2), {1: 2}]
+
+
+@pytest.mark.parametrize("key", sorted(detection.OBJECT_KEYS))
+@pytest.mark.parametrize("value", ENTRIES[:7], ids=repr)
+def test_entries_known_to_belong_to_objects_must_have_rows(key, value):
+    """Under the key of an object only a tensor with a row per object is accepted."""
+    with pytest.raises((TypeError, ValueError), match=rf"\[1\]\['{key}'\] must"):
+        check(two({key: value}))
+
+
+@pytest.mark.parametrize("key", sorted(detection.IMAGE_KEYS))
+@pytest.mark.parametrize("value", ENTRIES[1:], ids=repr)
+def test_entries_known_to_belong_to_the_image_may_be_anything(key, value):
+    """Under the key of an image any value stays that of the original, with rows or without."""
+    own, partner = two(**{key: value})
+    check([own, {**partner, key: torch.zeros(2)}])
+    mixed = blend(own, {**partner, key: torch.zeros(2)}, 0.5)
+    assert mixed[key] is value
+    assert len(mixed["boxes"]) == 4
+
+
+# --- Data sets, loaders and models --------------------------------------------------------------
+
+
+def zip_samples(samples):
+    return tuple(zip(*samples, strict=True))
 
 
 def test_samples_with_targets_are_collated_and_mixed():
     """The default collate function keeps targets in a list, types included, and mixes them."""
-    images, targets = draw_batch([(13, 17)] * 4)
+    images, targets, _ = drawn = draw_batch([(13, 17)] * 4)
     samples = list(zip(map(tv_tensors.Image, images), targets, strict=True))
     out, mixed, _ = make_collate_fn(CutMix(min_visible=0.2), record=True)(samples)
     assert type(out) is tv_tensors.Image
     assert type(mixed) is list
     for row, (image, target) in enumerate(zip(out, mixed, strict=True)):
-        check_target(row, image, target, targets, 0.2)
+        check_target(row, image, target, drawn, 0.2)
 
 
-def test_images_of_several_sizes_need_a_collate_that_pads():
-    """Different sizes are refused with a hint, and pass with a collate function that pads them."""
-    images, targets = draw_batch([(10, 12), (13, 9), (8, 8)], typed=True)
+def test_images_of_several_sizes_need_a_collate_function_that_pads():
+    """They are refused with a hint, and mixed if a collate function pads them."""
+    traits = Traits(typed=True, points="none")
+    images, targets, _ = draw_batch([(10, 12), (13, 9), (8, 8)], traits)
     samples = list(zip(map(tv_tensors.Image, images), targets, strict=True))
-    with pytest.raises(ValueError, match="or pass a collate_fn that pads"):
+    with pytest.raises(ValueError, match=r"resize, .* or pass a collate_fn that pads\."):
         make_collate_fn(CutMix())(samples)
 
     def pad(samples):
         steps = (v2.Pad([0, 0, 17 - x.shape[-1], 13 - x.shape[-2]]) for x, _ in samples)
         padded = [step(*sample) for step, sample in zip(steps, samples, strict=True)]
-        return [image for image, _ in padded], [target for _, target in padded]
+        return tuple(map(list, zip_samples(padded)))
 
     _, targets = pad(samples)
+    objects = [
+        (owner, row, enlarge(mask.bool()))
+        for owner, target in enumerate(targets)
+        for row, mask in enumerate(target.get("masks", ()))
+    ]
     out, mixed = make_collate_fn(CutMix(min_visible=0.2), collate_fn=pad)(samples)
     assert type(out) is list
     for row, (image, target) in enumerate(zip(out, mixed, strict=True)):
         assert type(image) is tv_tensors.Image
-        check_target(row, image, target, targets, 0.2)
-
-
-def load(samples, transform):
-    return next(iter(DataLoader(samples, batch_size=4, collate_fn=make_collate_fn(transform))))
-
-
-def assert_trains(model, loss):
-    loss.backward()
-    grads = [p.grad for p in model.parameters() if p.grad is not None]
-    assert grads
-    assert loss.isfinite()
-    assert all(grad.isfinite().all() for grad in grads)
-
-
-@pytest.mark.parametrize("transform", [Mixup(), CutMix()], ids=["mixup", "cutmix"])
-def test_faster_rcnn_takes_a_mixed_batch(transform):
-    """Torchvision's detector does a backward pass on images and targets from a loader."""
-    boxes = torch.tensor([[4.0, 4, 30, 28], [20, 10, 60, 50]])
-    samples = []
-    for index, count in enumerate((0, 1, 2, 0)):
-        typed = tv_tensors.BoundingBoxes(boxes[:count], format="XYXY", canvas_size=(64, 64))
-        target = {"boxes": typed, "labels": torch.ones(count).long(), "image_id": index}
-        samples.append((tv_tensors.Image(torch.rand(3, 64, 64)), target))
-    images, targets = load(samples, transform)
-    model = models.detection.fasterrcnn_resnet50_fpn(
-        weights=None,
-        weights_backbone=None,
-        num_classes=2,
-        min_size=64,
-        max_size=64,
-        rpn_pre_nms_top_n_train=50,
-        rpn_post_nms_top_n_train=20,
-        box_batch_size_per_image=16,
-    )
-    assert_trains(model, sum(model(list(images.as_subclass(torch.Tensor)), targets).values()))
-
-
-@pytest.mark.parametrize(
-    "transform", [CutMix(), Mixup(masks="soft", num_mask_classes=3)], ids=["cutmix", "mixup"]
-)
-def test_deeplab_takes_a_mixed_batch(transform):
-    """Torchvision's segmentation model does a backward pass on hard and on soft masks."""
-    masks = map(tv_tensors.Mask, torch.randint(3, (4, 33, 33)))
-    images, masks = load(list(zip(torch.rand(4, 3, 33, 33), masks, strict=True)), transform)
-    model = models.segmentation.deeplabv3_resnet50(
-        weights=None, weights_backbone=None, num_classes=3
-    )
-    loss = nn.functional.cross_entropy(model(images)["out"], masks.as_subclass(torch.Tensor))
-    assert_trains(model, loss)
-
-
-@pytest.mark.parametrize("transform", [CutMix(num_classes=4, cut="cuboid"), Mixup(num_classes=4)])
-def test_r3d_takes_a_mixed_batch(transform):
-    """Torchvision's video model does a backward pass on mixed videos and soft labels."""
-    samples = [(tv_tensors.Video(torch.rand(4, 3, 32, 32)), index) for index in range(4)]
-    videos, labels = load(samples, transform)
-    assert type(videos) is tv_tensors.Video
-    model = models.video.r3d_18(weights=None, num_classes=4)
-    outputs = model(videos.as_subclass(torch.Tensor).transpose(1, 2))
-    assert_trains(model, nn.functional.cross_entropy(outputs, labels))
+        check_target(row, image, target, ([], targets, objects), 0.2)
 
 
 @pytest.mark.parametrize("kind", [list, tuple])
 def test_a_collate_function_may_zip_samples(kind):
     """Images and targets zipped as in torchvision's references come back in the same container."""
-
-    def zipped(samples):
-        return kind(kind(column) for column in zip(*samples, strict=True))
-
     target = {"boxes": torch.tensor([[1.0, 1.0, 9.0, 9.0]]), "labels": torch.tensor([1])}
     samples = [(torch.full((3, 16, 16), i / 8), target) for i in range(4)]
-    images, targets = make_collate_fn(CutMix(), collate_fn=zipped)(samples)
+    collate_fn = make_collate_fn(CutMix(), collate_fn=lambda s: kind(map(kind, zip_samples(s))))
+    images, targets = collate_fn(samples)
     assert type(images) is kind
     assert type(targets) is kind
     assert images[0].shape == (3, 16, 16)
@@ -318,13 +727,11 @@ def test_a_collate_function_may_zip_samples(kind):
 
 
 def test_a_loader_zips_unequal_samples_and_mixes_them():
-    """Lists of unequal images and their targets are mixed, and the plan has the pixel shares."""
-    images, targets = draw_batch(draw_sizes())
+    """Lists of unequal images and their targets are mixed, and lam is the share of pixels."""
+    images, targets, _ = drawn = draw_batch(draw_sizes())
     samples = list(zip(map(tv_tensors.Image, images), targets, strict=True))
-    either = [Mixup(sizes="overlap"), CutMix(sizes="overlap", min_visible=0.1)]
-    collate = make_collate_fn(
-        either, collate_fn=lambda samples: tuple(zip(*samples, strict=True)), seed=0, record=True
-    )
+    rules = [Mixup(sizes="overlap"), CutMix(sizes="overlap", min_visible=0.1)]
+    collate = make_collate_fn(rules, collate_fn=zip_samples, seed=0, record=True)
     for _ in range(6):
         out, mixed, plan = collate(samples)
         assert len(plan.lam) == len(images)
@@ -332,18 +739,30 @@ def test_a_loader_zips_unequal_samples_and_mixes_them():
             assert type(image) is tv_tensors.Image
             pixels = image.as_subclass(torch.Tensor)
             assert float(plan.lam[row]) == pytest.approx(float(pixels[row].mean()), abs=1e-6)
-            check_target(row, pixels, target, targets, 0.1)
+            check_target(row, pixels, target, drawn, 0.1)
 
 
-# --- The DETR family ----------------------------------------------------------------------------
-
-
-class Fixed(Mixup):
-    """Mix each image with the previous one by a chosen weight."""
-
-    def sample(self, batch, p, source):
-        """Return the plan."""
-        return make_plan(BLEND, batch.length, True, partner=1, lam=self.weight)
+@pytest.mark.parametrize("transform", [Mixup(), CutMix()], ids=["mixup", "cutmix"])
+def test_faster_rcnn_takes_a_mixed_batch(transform):
+    """Torchvision's detector does a backward pass on images and targets from a loader."""
+    samples = []
+    for index, count in enumerate((0, 1, 2, 0)):
+        boxes = [[4.0, 4, 30, 28], [20, 10, 60, 50]][:count]
+        target = {"boxes": write_boxes(boxes, "XYXY", (64, 64)), "image_id": index}
+        target["labels"] = torch.ones(count).long()
+        samples.append((tv_tensors.Image(torch.rand(3, 64, 64)), target))
+    loader = DataLoader(samples, batch_size=4, collate_fn=make_collate_fn(transform))
+    images, targets = next(iter(loader))
+    small = {"rpn_pre_nms_top_n_train": 50, "rpn_post_nms_top_n_train": 20, "min_size": 64}
+    model = models.detection.fasterrcnn_resnet50_fpn(
+        weights=None, weights_backbone=None, num_classes=2, max_size=64,
+        box_batch_size_per_image=16, **small,
+    )  # fmt: skip
+    loss = sum(model(list(images.as_subclass(torch.Tensor)), targets).values())
+    loss.backward()
+    assert loss.isfinite()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+    assert any(p.grad is not None for p in model.parameters())
 
 
 @pytest.mark.parametrize("lam", [0.45, 0.5, 0.55])
@@ -355,9 +774,7 @@ def test_mixup_is_that_of_the_detr_family(lam):
         labels, area = torch.randint(80, (count,)), torch.rand(count)
         boxes = torch.cat([centres, sides], 1)
         targets.append({"boxes": boxes, "labels": labels, "area": area, "image_id": count})
-    transform = Fixed(box_format="cxcywh_normalised")
-    transform.weight = lam
-    mixed_images, mixed = transform(images, targets)
+    mixed_images, mixed = Fixed(lam=lam, box_format="cxcywh_normalised")(images, targets)
     torch.testing.assert_close(mixed_images, lam * images + (1 - lam) * images.roll(1, dims=0))
     for target, own, other in zip(mixed, targets, targets[-1:] + targets[:-1], strict=True):
         assert target.keys() == {*own, "mix_weight"}
@@ -373,8 +790,7 @@ def test_mixup_is_that_of_the_detr_family(lam):
 def test_targets_of_hugging_face_processors_follow(kind, counts, seed):
     """Entries under Hugging Face's names are mixed as under torchvision's, and sizes stay."""
     torch.manual_seed(seed)
-    size, scale = (24, 32), torch.tensor([32, 24] * 2)
-    labels, targets = [], []
+    size, labels, targets = (24, 32), [], []
     for owner, count in enumerate(counts):
         low, sides = torch.rand(count, 2) * 0.5, torch.rand(count, 2) * 0.4 + 0.1
         boxes = torch.cat([low + sides / 2, sides], 1)
@@ -385,7 +801,8 @@ def test_targets_of_hugging_face_processors_follow(kind, counts, seed):
         }
         fixed = {"size": torch.tensor(size), "orig_size": torch.tensor([480, 640])}
         labels.append(collections.UserDict({"boxes": boxes, **target, **fixed}))
-        targets.append({"boxes": ops.box_convert(boxes * scale, "cxcywh", "xyxy"), **target})
+        corners = read_boxes(boxes, "cxcywh_normalised", size)
+        targets.append({"boxes": corners.float(), **target})
     pixels = torch.rand(len(counts), 3, *size)
     torch.manual_seed(seed)
     batch = kind(box_format="cxcywh_normalised")({"pixel_values": pixels, "labels": labels})
@@ -394,133 +811,7 @@ def test_targets_of_hugging_face_processors_follow(kind, counts, seed):
     for target, wanted, own in zip(batch["labels"], expected, labels, strict=True):
         assert target["size"] is own["size"]
         assert target["orig_size"] is own["orig_size"]
-        boxes = ops.box_convert(target["boxes"] * scale, "cxcywh", "xyxy")
+        boxes = read_boxes(target["boxes"], "cxcywh_normalised", size).float()
         torch.testing.assert_close(boxes, wanted["boxes"], atol=1e-3, rtol=0)
         for key in ("area", "iscrowd", "class_labels", "mix_weight"):
             torch.testing.assert_close(target[key], wanted[key], atol=0, rtol=1e-3)
-
-
-@pytest.mark.parametrize(
-    ("box_format", "error"), [("yxyx", ValueError), (3, TypeError), (None, TypeError)]
-)
-def test_an_unknown_box_format_is_refused_in_the_constructor(box_format, error):
-    """The error names the argument."""
-    with pytest.raises(error, match="box_format must be"):
-        CutMix(box_format=box_format)
-
-
-# --- Images of unequal size ---------------------------------------------------------------------
-
-
-UNEQUAL = [torch.rand(3, 6, 9), torch.rand(3, 8, 5)]
-
-
-@KINDS
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
-def test_overlap_changes_nothing_where_sizes_agree(kind, dtype):
-    """A list of equal images gives the same bits and plan with sizes="equal" and "overlap"."""
-    images = list((torch.rand(4, 3, 9, 7) * 255).to(dtype))
-    results = []
-    for sizes in ("equal", "overlap"):
-        torch.manual_seed(3)
-        results.append(kind(mode="sample", sizes=sizes, labels_getter=None).mix(images))
-    (one, plan), (other, same_plan) = results
-    assert all(map(torch.equal, one, other))
-    assert all(map(torch.equal, plan, same_plan))
-
-
-@pytest.mark.parametrize("kind", [Mixup, CutMix])
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.bfloat16, torch.float32, torch.float64])
-def test_unequal_images_go_through_the_same_kernels(kind, dtype):
-    """Where two images overlap, the pixels are what the kernel makes of the two crops."""
-    first, second = ((image * 255).to(dtype) for image in UNEQUAL)
-    (one, other), plan = kind(sizes="overlap", labels_getter=None).mix([first, second])
-    crops = torch.stack([first[:, :6, :5], second[:, :6, :5]])
-    inner = torch.tensor([1 - (1 - float(plan.lam[0])) * 54 / 30, 0])
-    if kind is Mixup:
-        expected = functional.mixup(crops, plan.partner, inner)[0]
-    else:
-        expected = functional.cutmix(crops, plan.partner, plan.boxes)[0]
-    assert one.dtype == other.dtype == dtype
-    assert torch.equal(one[:, :6, :5], expected)
-    assert torch.equal(one[:, :, 5:], first[:, :, 5:])
-    assert torch.equal(other[:, 6:], second[:, 6:])
-
-
-def test_unequal_images_are_written_to_only_in_place():
-    """With inplace=True the given images hold the mix, for the same plan as without."""
-    images = [*UNEQUAL, torch.rand(3, 7, 7)]
-    copied, results = (copy.deepcopy(images) for _ in range(2)), []
-    for inplace, batch in zip((False, True), copied, strict=True):
-        torch.manual_seed(1)
-        out = CutMix(sizes="overlap", labels_getter=None, inplace=inplace)(batch)
-        results.append((batch, out))
-    (kept, expected), (written, _) = results
-    assert all(map(torch.equal, kept, images))
-    assert all(map(torch.equal, written, expected))
-    assert not all(map(torch.equal, written, images))
-
-
-@pytest.mark.parametrize(
-    ("batch", "text"),
-    [
-        (
-            {"a": UNEQUAL, "b": UNEQUAL[::-1]},
-            r"lists of sizes \(\(6, 9\), \(8, 5\)\), .* at \['b'\]",
-        ),
-        ({"a": UNEQUAL, "b": torch.rand(2, 3, 6, 9)}, r"other sizes or a mask at \['b'\]"),
-        (
-            {"a": UNEQUAL, "m": tv_tensors.Mask(torch.zeros(2, 6, 9).long())},
-            r"other sizes or a mask at \['m'\]",
-        ),
-        ([torch.rand(3, 6, 9), torch.rand(1, 8, 5)], "of one size"),
-        ([torch.rand(3, 6, 9), torch.rand(3, 8, 5).double()], "of one size"),
-    ],
-)
-def test_fields_that_do_not_fit_unequal_images_are_refused(batch, text):
-    """Second views of other sizes, stacked masks, other channels or dtypes are named."""
-    with pytest.raises(ValueError, match=text):
-        Mixup(sizes="overlap", labels_getter=None, masks="dominant")(batch)
-
-
-@KINDS
-def test_unequal_images_are_refused_by_default(kind):
-    """The error names the argument that allows them."""
-    with pytest.raises(ValueError, match=r"must be of one size .* or .*sizes='overlap'"):
-        kind(labels_getter=None)(UNEQUAL)
-
-
-@pytest.mark.parametrize(
-    ("options", "error", "text"),
-    [
-        ({"sizes": "any"}, ValueError, "sizes must be one of 'equal', 'overlap'"),
-        ({"sizes": 3}, TypeError, "sizes must be a string"),
-        ({"sizes": "overlap", "correct_lam": False}, ValueError, "correct_lam must be True"),
-    ],
-)
-def test_sizes_are_checked_in_the_constructor(options, error, text):
-    """A wrong choice is refused, and so are weights that do not count pixels."""
-    with pytest.raises(error, match=text):
-        CutMix(**options)
-
-
-def test_a_chain_with_provenance_takes_one_size():
-    """Without provenance a chain takes unequal images too."""
-    steps = [Mixup(num_classes=2, sizes="overlap"), CutMix(num_classes=2, sizes="overlap")]
-    with pytest.raises(ValueError, match="sizes must be 'equal' in a chain with provenance"):
-        Chain(steps)
-    images, labels = Chain(steps, provenance=False)(UNEQUAL, torch.arange(2))
-    assert [image.shape for image in images] == [image.shape for image in UNEQUAL]
-    torch.testing.assert_close(labels.sum(1), torch.ones(2))
-
-
-@pytest.mark.parametrize("mode", ["batch", "sample"])
-def test_one_of_mixes_unequal_images(mode):
-    """Each sample's label counts the pixels of the operation that was chosen for it."""
-    images, _ = draw_batch(draw_sizes())
-    count = len(images)
-    rules = [kind(num_classes=count, sizes="overlap") for kind in (Mixup, CutMix)]
-    for _ in range(5):
-        out, labels = OneOf(rules, mode=mode)(images, torch.arange(count))
-        shares = torch.stack([image.mean((1, 2)) for image in out])
-        torch.testing.assert_close(labels, shares, atol=1e-6, rtol=0)

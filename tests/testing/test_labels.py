@@ -1,4 +1,4 @@
-"""assert_labels_match_pixels passes what is right, explains what is wrong, refuses the rest."""
+"""assert_labels_match_pixels passes true labels, explains false ones, and refuses the rest."""
 
 import random
 import sys
@@ -22,15 +22,15 @@ MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.25)
 BYTES = {"dtypes": (torch.uint8,)}
 
 
-def truth(pipeline, **options):
+def check(pipeline, **options):
     """Check labels with ten classes and few draws."""
     return assert_labels_match_pixels(pipeline, **{"num_classes": K, **FEW, **options})
 
 
-def complaint(pipeline, **options):
+def explain(pipeline, **options):
     """Return the text of a failure that must occur."""
     with pytest.raises(UntruthfulError) as caught:
-        truth(pipeline, **options)
+        check(pipeline, **options)
     return str(caught.value)
 
 
@@ -59,6 +59,7 @@ RIGHT = {
     "smoothed": (smoothed, {"label_smoothing": 0.1}),
     "two blends": (v2.Compose([mixup, mixup]), {"dtypes": ALL_DTYPES, "roundings": 2}),
     "blend, then cut": (v2.Compose([mixup, cutmix]), {}),
+    "a choice of torchvision": (v2.RandomChoice([mixup, cutmix]), {}),
     "normalised": (v2.Compose([cutmix, v2.RandomHorizontalFlip(), normalise]), NORMALISED),
     "bytes to floats": (v2.Compose([mixup, to_float]), BYTES),
     "erased": (Cutout(num_classes=K, fill=0.5), {"erased": 0.5}),
@@ -77,35 +78,35 @@ RIGHT = {
 
 @pytest.mark.parametrize("name", RIGHT)
 def test_right_pipelines_pass(name):
-    """Pipelines whose labels are right pass, in every format that can be described."""
+    """Pipelines with true labels pass, in every format that the arguments describe."""
     pipeline, options = RIGHT[name]
-    assert truth(pipeline, **options).rows > 0
+    assert check(pipeline, **options).rows > 0
 
 
 def test_erased_pixels_may_be_counted_or_not():
-    """Labels that sum to the visible share pass if that is stated, and only then."""
+    """Labels that sum to the visible share pass only if that is stated."""
 
     def shares_of_all_pixels(images, labels):
         images = images.clone()
         images[:, :, :4] = 0
         return images, 0.5 * one_hot(labels, K)
 
-    truth(shares_of_all_pixels, erased=0.0, renormalized=False)
-    assert "sum to 0.5" in complaint(shares_of_all_pixels, erased=0.0)
+    check(shares_of_all_pixels, erased=0.0, renormalized=False)
+    assert "sum to 0.5" in explain(shares_of_all_pixels, erased=0.0)
 
 
 def test_report_counts_rows_and_mixes():
     """The report counts every row of every call, and those with a mixed label."""
-    assert truth(cut_by_hand, batch_sizes=(2, 3), draws=2).rows == (2 + 3) * 2
-    assert truth(lambda images, labels: (images, labels)).mixed == 0
-    assert truth(cut_by_hand, batch_sizes=(3,), seed=0, draws=1).mixed == 3
+    assert check(cut_by_hand, batch_sizes=(2, 3), draws=2).rows == (2 + 3) * 2
+    assert check(lambda images, labels: (images, labels)).mixed == 0
+    assert check(cut_by_hand, batch_sizes=(3,), seed=0, draws=1).mixed == 3
 
 
 @pytest.mark.parametrize("size", [(8, 8), (32, 32), (17, 224)])
 def test_one_column_of_the_box_matters(size):
     """A weight that counts one column of three pixels too many is found in images of any size."""
-    truth(cut_by_hand, sizes=(size,))
-    text = complaint(lambda i, y: cut_by_hand(i, y, extra=3), sizes=(size,))
+    check(cut_by_hand, sizes=(size,))
+    text = explain(lambda i, y: cut_by_hand(i, y, extra=3), sizes=(size,))
     assert "the area of the 3 × 4 box is off by one column" in text or "4 × 4 pixels" in text
 
 
@@ -137,39 +138,38 @@ WRONG = {
     "other lam": (two_lams, {}, "blended with different values of lam"),
     "partner alone": (lambda i, y: (two_lams(i, y)[0], y.flip(0)), {}, "the partner's alone"),
     "wrong sum": (lambda i, y: (i, 1.1 * one_hot(y, K)), {}, r"sum to 1\.1"),
+    # A failure is shown on the smallest batch and image that show it.
+    "of any size": (
+        uncorrected,
+        {"batch_sizes": (8,), "sizes": ((32, 32),)},
+        "Smallest case found: batch of 2, 4 × 4 pixels, torch.float32",
+    ),
+    "from five samples on": (
+        lambda i, y: (i, y if len(y) < 5 else y.roll(1)),
+        {"batch_sizes": (8,)},
+        "Smallest case found: batch of 5",
+    ),
 }
 
 
 @pytest.mark.parametrize("name", WRONG)
 def test_wrong_pipelines_are_explained(name):
     """Each kind of wrong label fails with its cause in the text."""
-    pipeline, options, cause = WRONG[name]
-    with pytest.raises(UntruthfulError, match=cause):
-        truth(pipeline, **options)
-
-
-def test_failure_shrinks():
-    """A fault that shows in any batch of two is shown in two images of 4 × 4 pixels."""
-    text = complaint(uncorrected, batch_sizes=(8,), sizes=((32, 32),))
-    assert "Smallest case found: batch of 2, 4 × 4 pixels, torch.float32" in text
-
-
-def test_failure_that_needs_size_keeps_it():
-    """A fault that small batches do not show is explained on one that does."""
-    text = complaint(lambda i, y: (i, y if len(y) < 5 else y.roll(1)), batch_sizes=(8,))
-    assert "batch of 5" in text
+    pipeline, options, text = WRONG[name]
+    with pytest.raises(UntruthfulError, match=text):
+        check(pipeline, **options)
 
 
 def test_private_randomness_is_named():
-    """A fault that comes and goes under one seed is reported as such, not explained away."""
+    """A fault that comes and goes under one seed is reported as unrepeatable."""
     calls = iter([True] + [False] * 1000)
-    text = complaint(lambda images, labels: (images, (labels + next(calls)) % K))
+    text = explain(lambda images, labels: (images, (labels + next(calls)) % K))
     assert "a source of randomness besides torch" in text
 
 
 def test_seed_repeats_a_failure():
-    """One seed gives one verdict."""
-    assert complaint(uncorrected, seed=5) == complaint(uncorrected, seed=5)
+    """One seed gives the same text again."""
+    assert explain(uncorrected, seed=5) == explain(uncorrected, seed=5)
 
 
 def test_random_states_are_restored():
@@ -181,7 +181,7 @@ def test_random_states_are_restored():
         check()
         return torch.rand(2).tolist(), np.random.rand(2).tolist(), random.random()
 
-    assert numbers_after(lambda: truth(cutmix)) == numbers_after(lambda: None)
+    assert numbers_after(lambda: check(cutmix)) == numbers_after(lambda: None)
 
 
 def test_exceptions_come_through():
@@ -191,30 +191,26 @@ def test_exceptions_come_through():
         raise RuntimeError("no odd batches")
 
     with pytest.raises(RuntimeError, match="no odd batches") as caught:
-        truth(refuses)
+        check(refuses)
     if sys.version_info >= (3, 11):
         assert "batch of 1, 8 × 12 pixels" in caught.value.__notes__[0]
 
 
-BAD_RETURNS = {
-    "nothing": (lambda i, y: None, TypeError, "must return a pair .* got NoneType"),
-    "three": (lambda i, y: (i, y, y), TypeError, r"got tuple\[\(1, 3, 8, 12\) torch.float32"),
-    "no images": (lambda i, y: (y, y), TypeError, r"images \(B, C, H, W\) and"),
-    "no labels": (lambda i, y: (i, None), TypeError, "label tensor"),
-    "wrong K": (lambda i, y: (i, torch.ones(len(y), 3)), ValueError, "check num_classes"),
-    "too few": (lambda i, y: (i, y[:0]), ValueError, "images but 0 labels"),
-}
+def never(images, labels):
+    raise AssertionError("called")
 
 
-@pytest.mark.parametrize("name", BAD_RETURNS)
-def test_unreadable_results_are_refused(name):
-    """A pipeline that returns something else is refused with what it returned."""
-    pipeline, kind, text = BAD_RETURNS[name]
-    with pytest.raises(kind, match=text):
-        truth(pipeline)
+def returns(make):
+    return {"pipeline": make}
 
 
-BAD_ARGUMENTS = [
+BAD = [
+    (returns(lambda i, y: None), TypeError, "must return a pair .* got NoneType"),
+    (returns(lambda i, y: (i, y, y)), TypeError, r"got tuple\[\(1, 3, 8, 12\) torch.float32"),
+    (returns(lambda i, y: (y, y)), TypeError, r"images \(B, C, H, W\) and"),
+    (returns(lambda i, y: (i, None)), TypeError, "label tensor"),
+    (returns(lambda i, y: (i, torch.ones(len(y), 3))), ValueError, "check num_classes"),
+    (returns(lambda i, y: (i, y[:0])), ValueError, "images but 0 labels"),
     ({"num_classes": 1}, ValueError, "num_classes must be >= 2, got 1"),
     ({"num_classes": 2.0}, TypeError, "num_classes must be an int"),
     ({"mean": MEAN}, ValueError, "mean and std must be given together"),
@@ -233,15 +229,11 @@ BAD_ARGUMENTS = [
 ]
 
 
-@pytest.mark.parametrize(("options", "kind", "text"), BAD_ARGUMENTS)
-def test_bad_arguments_are_named(options, kind, text):
-    """An argument out of range is refused with its name before the pipeline is called."""
-
-    def never(images, labels):
-        raise AssertionError("called")
-
+@pytest.mark.parametrize(("options", "kind", "text"), BAD)
+def test_bad_arguments_and_results_are_named(options, kind, text):
+    """A wrong argument is refused before the pipeline is called, and a wrong result as it is."""
     with pytest.raises(kind, match=text):
-        truth(**{"pipeline": never, **options})
+        check(**{"pipeline": never, **options})
 
 
 @given(parts=st.lists(st.floats(0.05, 1), min_size=1, max_size=3), seed=st.integers(0, 1000))
@@ -259,8 +251,8 @@ def test_decoding_finds_the_weights(parts, seed):
         assert torch.allclose(found[0, :, 1, 2], weights, atol=1e-5)
 
 
-def test_decoding_admits_what_it_does_not_know():
-    """A colour outside of all mixes has no weights; its neighbour has."""
+def test_a_colour_outside_all_mixes_has_no_weights():
+    """Its weights are NaN, and those of its neighbour are not."""
     palette = torch.tensor([[0.2, 0.2, 0.2], [0.4, 0.4, 0.4]], dtype=torch.float64)
     pixels = torch.tensor([[0.9, 0.3], [0.1, 0.3], [0.5, 0.3]], dtype=torch.float64)
     found = pixel_weights(pixels[None, :, :, None], palette, 1e-3)[0, :, :, 0]
@@ -277,15 +269,15 @@ def test_class_numbers_above_256_survive_narrow_images(dtype):
         return images, (labels.to(dtype).long(), partners.to(dtype).long(), lam)
 
     options = {"num_classes": 5000, "dtypes": (dtype,)}
-    truth(CutMix(num_classes=5000), **options)
-    assert f"class numbers were rounded: {dtype}" in complaint(rounds, **options)
-    truth(rounds, num_classes=256, dtypes=(dtype,))
+    check(CutMix(num_classes=5000), **options)
+    assert f"class numbers were rounded: {dtype}" in explain(rounds, **options)
+    check(rounds, num_classes=256, dtypes=(dtype,))
 
 
-def test_failure_has_its_parts():
+def test_a_failure_has_all_of_its_parts():
     """The error carries counts, case, cause and images, and its text has a table."""
     with pytest.raises(UntruthfulError) as caught:
-        truth(uncorrected)
+        check(uncorrected)
     error = caught.value
     lines = str(error).splitlines()
     assert lines[0] == f"Labels differ from the pixels in {error.wrong} of {error.rows} rows."
@@ -302,8 +294,8 @@ def test_failure_has_its_parts():
     assert not torch.allclose(pictures.held, pictures.said)
 
 
-def test_failure_points_at_the_users_line(tmp_path, capfd):
-    """In pytest's report the last frame is the test's own, and the table is shown line by line."""
+def test_a_failure_points_at_the_users_line(tmp_path, capfd):
+    """In pytest's report the last frame is the user's, and the table is shown line by line."""
     file = tmp_path / "test_mine.py"
     file.write_text(
         "from tv_mixaug import CutMix\n"

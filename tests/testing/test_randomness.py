@@ -1,4 +1,4 @@
-"""The checks of p, of sampled values and of switches pass what is right and name what is wrong."""
+"""The checks of p, of sampled values and of switches pass correct pipelines and name faults."""
 
 from functools import partial
 
@@ -18,7 +18,7 @@ from tv_mixaug.testing import (
 
 
 def own_boxes(images, labels, *, shared_place=False):
-    """Cut a box of its own size into each sample, at places that may be one share of the room."""
+    """Cut a box of its own size into each sample, or all at one share of the room."""
     size = torch.tensor(images.shape[-2:])
     sides = (size * torch.rand(len(images), 1).sqrt()).long()
     place = torch.rand(1 if shared_place else len(images), 2)

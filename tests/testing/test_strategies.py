@@ -7,7 +7,7 @@ from hypothesis.errors import InvalidArgument
 
 import tv_mixaug.testing as kit
 from tv_mixaug import CutMix, Mixup, functional, make_collate_fn
-from tv_mixaug.engine.plan import FILL, PASTE
+from tv_mixaug.engine.plan import BLEND, FILL, NONE, PASTE
 
 
 @given(kit.image_batches(min_size=2, max_size=3, min_side=4, max_side=6))
@@ -75,6 +75,8 @@ def test_strategies_shrink_to_simple_examples():
     assert (tuple(images.shape), images.dtype) == ((2, 3, 1, 1), torch.float32)
     plan = simplest(kit.plans(image_size=(8, 8)), lambda x: bool((x.op == PASTE).any()))
     assert (plan.op.tolist(), plan.boxes.tolist()) == ([PASTE], [[[0, 0, 0, 0]]])
+    every = simplest(kit.plans(image_size=(4, 4)), lambda x: len(set(x.op.tolist())) == 4)
+    assert sorted(every.op.tolist()) == [NONE, FILL, BLEND, PASTE]
     mix = simplest(kit.transforms(num_classes=3), lambda x: isinstance(x, CutMix))
     assert (mix.p, mix.alpha, mix.mode, mix.targets) == (1.0, 1.0, "batch", "soft")
 

@@ -1,11 +1,12 @@
-"""assert_targets_follow_images passes targets that follow their images, and explains the rest."""
+"""assert_targets_follow_images passes targets that follow their images, and explains faults."""
 
 import pytest
 import torch
+from torch.nn.functional import one_hot
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from tv_mixaug import CutMix, Cutout, Mixup
+from tv_mixaug import CutMix, Cutout, Mixup, functional, make_collate_fn
 from tv_mixaug.testing import UntruthfulError, assert_targets_follow_images
 
 FEW = {"batch_sizes": (1, 4), "sizes": ((8, 12),), "draws": 5}
@@ -13,9 +14,9 @@ DTYPES = {"dtypes": (torch.float32, torch.uint8, torch.float64, torch.float16, t
 cutmix = CutMix(labels_getter=None)
 
 
-def ask(pipeline, kind, **options):
+def check(pipeline, kind, **options):
     """Check targets with few draws."""
-    return assert_targets_follow_images(pipeline, kind=kind, **FEW, **options)
+    return assert_targets_follow_images(pipeline, kind=kind, **{**FEW, **options})
 
 
 MASKS_RIGHT = {
@@ -34,7 +35,7 @@ MASKS_RIGHT = {
 def test_right_masks_pass(name):
     """Masks that follow their images pass: index masks, soft planes, filled or not."""
     pipeline, options = MASKS_RIGHT[name]
-    report = ask(pipeline, "masks", **options)
+    report = check(pipeline, "masks", **options)
     assert report.rows == 25 * len(options.get("dtypes", [1]))
     assert report.mixed or name not in ("cut", "soft", "dominant")
 
@@ -44,21 +45,58 @@ def blend_numbers(images, masks):
     return (images + images.flip(0)) / 2, mixed.to(masks.dtype)
 
 
+def fault(name, make):
+    """Return a transform of the table above with masks made of `(masks, plan)`."""
+
+    def pipeline(images, masks):
+        (mixed, _), plan = MASKS_RIGHT[name][0].mix((images, masks))
+        return mixed, make(masks.as_subclass(torch.Tensor), plan)
+
+    return pipeline
+
+
+def cut_by(masks, plan, **changes):
+    return functional.replay(masks[:, None], plan._replace(**changes))[:, 0]
+
+
+def smaller(masks, plan):
+    return torch.where((plan.lam < 0.5)[:, None, None], masks, masks[plan.partner])
+
+
+def planes(masks, plan):
+    return one_hot(masks.long(), 16).movedim(-1, 1).float()
+
+
+FILLED = {"erased": True, "mask_fill": 15}
 MASKS_WRONG = {
-    "blended": (blend_numbers, "class ids were blended"),
-    "alone": (lambda i, m: (i, m.roll(1, 0)), "the mask was mixed and the image was not"),
-    "soft": (lambda i, m: (i, torch.ones(len(i), 16, *i.shape[2:]) / 16), "and the mask says 0"),
-    "erased": (Cutout(labels_getter=None), "pass `erased=True`"),
-    "no class": (lambda i, m: (i, m.long() - 300), r"the mask says -\d+; 16 of 16 pixels"),
+    "blended": (blend_numbers, {}, "class ids were blended"),
+    "alone": (lambda i, m: (i, m.roll(1, 0)), {}, "the mask was mixed and the image was not"),
+    "soft": (lambda i, m: (i, planes(m, i) * 0 + 1 / 16), {}, "and the mask says 0"),
+    "erased": (Cutout(labels_getter=None), {}, "pass `erased=True`"),
+    "no class": (lambda i, m: (i, m.long() - 300), {}, r"the mask says -\d+; 16 of 16 pixels"),
+    "left behind": (fault("cut", lambda m, _: m), {}, "the mask was left behind"),
+    "elsewhere": (
+        fault("cut", lambda m, plan: cut_by(m, plan, boxes=plan.boxes // 2)),
+        {},
+        "different places",
+    ),
+    "paired in the other direction": (
+        fault("cut", lambda m, plan: cut_by(m, plan, partner=plan.partner.argsort())),
+        {"batch_sizes": (5,)},
+        "different partners",
+    ),
+    "of the smaller weight": (fault("dominant", smaller), {}, "different weights"),
+    "planes left behind": (fault("soft", planes), {}, "the mask was left behind"),
+    "not filled": (fault("filled", lambda m, _: m), FILLED, "the mask was not filled"),
 }
 
 
 @pytest.mark.parametrize("name", MASKS_WRONG)
 def test_wrong_masks_fail(name):
     """Masks that do not fit their images fail, and the text says how."""
-    pipeline, text = MASKS_WRONG[name]
+    pipeline, options, text = MASKS_WRONG[name]
     with pytest.raises(UntruthfulError, match=text) as caught:
-        ask(pipeline, "masks")
+        check(pipeline, "masks", **options)
     assert caught.value.evidence.said.shape == caught.value.evidence.held.shape
 
 
@@ -76,9 +114,9 @@ def flip(images, targets):
 def test_right_boxes_pass(transform, min_visible):
     """Boxes that are the tight boxes of what is visible pass, and so do flipped ones."""
     pipeline = transform(mode="sample", labels_getter=None, min_visible=min_visible)
-    report = ask(pipeline, "boxes", min_visible=min_visible)
+    report = check(pipeline, "boxes", min_visible=min_visible)
     assert report.mixed or transform is Cutout
-    assert ask(flip, "boxes", min_visible=min_visible).rows == 25
+    assert check(flip, "boxes", min_visible=min_visible).rows == 25
 
 
 def relist(change):
@@ -104,16 +142,16 @@ def test_wrong_boxes_fail(name):
     """Boxes that do not fit what is seen fail, and the text says how."""
     pipeline, text = BOXES_WRONG[name]
     with pytest.raises(UntruthfulError, match=text):
-        ask(pipeline, "boxes")
+        check(pipeline, "boxes")
 
 
 def test_a_share_other_than_min_visible_fails():
     """Objects that are kept below the stated share, or dropped above it, are found."""
     mix = CutMix(mode="sample", labels_getter=None, min_visible=0.5)
     with pytest.raises(UntruthfulError, match="visible but not listed"):
-        ask(mix, "boxes", min_visible=0.1)
+        check(mix, "boxes", min_visible=0.1)
     with pytest.raises(UntruthfulError, match=r"is listed but only \d+% of it is visible"):
-        ask(mix, "boxes", min_visible=0.9)
+        check(mix, "boxes", min_visible=0.9)
 
 
 BAD = [
@@ -127,28 +165,20 @@ BAD = [
 
 
 @pytest.mark.parametrize(("options", "error", "text"), BAD)
-def test_wrong_questions_are_refused(options, error, text):
+def test_bad_arguments_are_named(options, error, text):
     """Wrong arguments and unreadable targets are refused with their names."""
     with pytest.raises(error, match=text):
         assert_targets_follow_images(**{"pipeline": lambda images, rest: (images, rest), **options})
 
 
-def collating(mix):
-    """Return a collate function of images with masks or detection targets."""
-
-    def collate(samples):
-        images, targets = zip(*samples, strict=True)
-        stacked = tv_tensors.Image(torch.stack(images))
-        if isinstance(targets[0], torch.Tensor):
-            return mix(stacked, tv_tensors.Mask(torch.stack(targets)))
-        return mix(stacked, list(targets))
-
-    return collate
-
-
 @pytest.mark.parametrize("kind", ["masks", "boxes"])
 def test_collated_masks_and_boxes_are_checked(kind):
-    """Collate functions are fed with samples of image and mask, or image and target."""
-    ask(collating(cutmix), kind, collate=True)
+    """Collate functions get samples of image and mask, or image and target."""
+    check(make_collate_fn(cutmix), kind, collate=True)
+
+    def leave(samples):
+        mixed, targets = make_collate_fn(v2.Identity())(samples)
+        return cutmix(mixed), targets
+
     with pytest.raises(UntruthfulError, match=r"was left behind|not listed"):
-        ask(collating(lambda images, targets: (cutmix(images), targets)), kind, collate=True)
+        check(leave, kind, collate=True)

@@ -1,93 +1,39 @@
-"""One table of all transforms, and the checks that every one of them holds."""
+"""Every transform of the registry keeps the promises that all transforms share."""
 
 import copy
 import pickle
 
 import pytest
 import torch
-from helpers.coded import bits, coded_images
+from helpers.coded import DTYPES, SIZES, bits, coded_images, seeded
 from helpers.loading import CLASSES, Pictures, same
+from helpers.transforms import MEMBERS, K, check_mix, make, names
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision import tv_tensors
 
-from tv_mixaug import (
-    CutMix,
-    Cutout,
-    Mixup,
-    OneOf,
-    PairedLabels,
-    RandomErasing,
-    functional,
-    make_collate_fn,
-    testing,
-    timm,
-)
+from tv_mixaug import PairedLabels, make_collate_fn, testing
+from tv_mixaug.engine.plan import BLEND, FILL
 
-K = 16
+LEVEL = 1e-4
+EACH = pytest.mark.parametrize("name", MEMBERS)
+PLANNED = pytest.mark.parametrize("name", names(has_plan=True))
+BLENDING = pytest.mark.parametrize("name", names(blends=True))
+CUTTING = pytest.mark.parametrize("name", names(blends=False, has_plan=True))
 
 
-def erasing(**options):
-    """Return Random Erasing that always erases, unless it is told otherwise."""
-    return RandomErasing(**{"p": 1.0, **options})
+def make_batch(count=6, **fields):
+    """Return coded images with their labels, and more fields."""
+    return {"image": coded_images(count, (12, 16)), "label": torch.arange(count), **fields}
 
 
-def one_of(mode, p=1.0, **options):
-    """Return a choice between a rule of each kind, which is made with probability p."""
-    rules = [Mixup(0.8, **options), CutMix(**options), erasing(**options)]
-    return OneOf(rules, [p / 3] * 3, mode=mode)
-
-
-def by_timm(*alphas, mode="batch", p=1.0, **options):
-    """Return timm's Mixup."""
-    return timm.Mixup(*alphas, prob=p, mode=mode, label_smoothing=0.0, **options)
-
-
-# Each makes a transform from what all take: num_classes, p, masks, ….
-TABLE = {
-    "mixup": lambda **options: Mixup(0.8, **options),
-    "mixup, sample": lambda **options: Mixup(0.8, mode="sample", pairing="shuffle", **options),
-    "mixup, lam": lambda **options: Mixup(lam=(0.3, 0.6), **options),
-    "cutmix": CutMix,
-    "cutmix, sample": lambda **options: CutMix((2, 1), mode="sample", **options),
-    "cutout": lambda **options: Cutout(0.4, holes=2, **options),
-    "cutout, batch": lambda **options: Cutout((3, 5), mode="batch", **options),
-    "random erasing": erasing,
-    "random erasing, batch": lambda **options: erasing(count=(1, 3), mode="batch", **options),
-    "one of, batch": lambda **options: one_of("batch", **options),
-    "one of, sample": lambda **options: one_of("sample", **options),
-    "timm, batch": lambda **options: by_timm(0.8, 1.0, **options),
-    "timm, pair": lambda **options: by_timm(0.8, 1.0, mode="pair", **options),
-    "timm, elem": lambda **options: by_timm(0.8, 1.0, mode="elem", **options),
-    "timm, cutmix": lambda **options: by_timm(0.0, 1.0, None, mode="elem", **options),
-    "timm, minmax": lambda **options: by_timm(0.0, 0.0, (0.2, 0.7), mode="pair", **options),
-}
-BLENDS = {name for name in TABLE if name.startswith(("mixup", "one of"))}
-BLENDS |= {"timm, batch", "timm, pair", "timm, elem"}
-ERASES = {name for name in TABLE if name.startswith(("cutout", "random", "one of"))}
-EACH = pytest.mark.parametrize("name", TABLE)
-CUTS = pytest.mark.parametrize("name", sorted(TABLE.keys() - BLENDS))
-
-
-def make(name, **options):
-    """Return a transform of the table."""
-    return TABLE[name](**{"num_classes": K, **options})
-
-
-def seeded(seed=0):
-    """Return a generator."""
-    return torch.Generator().manual_seed(seed)
-
-
-def often(mix, *given):
-    """Call a transform until a choice for the batch has fallen on each of its rules."""
+def call_often(mix, *batch):
+    """Call a transform until a choice for the batch has applied each of its rules."""
     for _ in range(30):
-        mix(*given)
-
-
-def batch(count=6, **leaves):
-    """Return coded images and their labels, and whatever else."""
-    return {"image": coded_images(count, (12, 16)), "label": torch.arange(count), **leaves}
+        mix(*batch)
 
 
 # --- Labels ---------------------------------------------------------------------------------------
@@ -96,64 +42,113 @@ def batch(count=6, **leaves):
 @EACH
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32], ids=str)
 def test_labels_equal_pixels(name, dtype):
-    """The truth kit finds in each label the shares of the pixels that can be seen."""
+    """Labels hold the shares of the visible pixels."""
     report = testing.assert_labels_match_pixels(
-        make(name), num_classes=K, erased=0.0 if name in ERASES else None, dtypes=(dtype,), draws=3
+        make(name), num_classes=K, erased=MEMBERS[name].erased, dtypes=(dtype,), draws=3
     )
-    assert report.mixed or name not in BLENDS
+    assert bool(report.mixed) is MEMBERS[name].mixes
 
 
 @EACH
-def test_labels_equal_pixels_where_they_are_collated(name):
-    """The same of a collate function, whose samples are mixed before they are stacked."""
-    testing.assert_labels_match_pixels(
-        make_collate_fn(make(name), seed=0), num_classes=K, collate=True, draws=2,
-        erased=0.0 if name in ERASES else None,
-    )  # fmt: skip
+def test_labels_of_collated_batches_equal_pixels(name):
+    """Labels are right, too, if samples are mixed before they are stacked."""
+    collate_fn, erased = make_collate_fn(make(name), seed=0), MEMBERS[name].erased
+    report = testing.assert_labels_match_pixels(
+        collate_fn, num_classes=K, collate=True, draws=2, erased=erased
+    )
+    assert bool(report.mixed) is MEMBERS[name].mixes
 
 
 @EACH
 @pytest.mark.parametrize("collate", [False, True])
-def test_one_label_format(name, collate):
-    """Labels have one type, shape and dtype, whatever p is and whether a batch was mixed."""
+def test_labels_have_one_format(name, collate):
+    """Labels have one type, shape and dtype for every p, whether a batch is mixed or not."""
 
-    def sometimes(p):
+    def pipeline(p):
         return make_collate_fn(make(name, p=p)) if collate else make(name, p=p)
 
-    testing.assert_one_label_format(sometimes, num_classes=K, collate=collate, draws=8)
+    testing.assert_one_label_format(pipeline, num_classes=K, collate=collate, draws=8)
 
 
 @EACH
-def test_p_leaves_some_batches_alone(name):
-    """With p=0.3 some samples are mixed and some are not, and plans say which."""
-    torch.manual_seed(0)
-    mix, seen = make(name, p=0.3), set()
-    for _ in range(40):
-        given = batch()
-        out, plan = mix.mix(given)
-        alone = plan.op == 0
-        assert torch.equal(out["image"][alone], given["image"][alone])
-        assert torch.equal(out["label"][alone], torch.eye(K)[:6][alone])
-        seen |= set((plan.op != 0).tolist())
-    assert seen == {True, False}
-
-
-@EACH
-def test_labels_that_are_mixed_already_are_refused(name):
-    """Pairs cannot be mixed a second time, so whoever mixes says so and leaves nothing behind."""
+def test_labels_are_mixed_once(name):
+    """Transforms refuse paired labels if they mix labels, and keep them otherwise."""
     pairs = PairedLabels(torch.arange(6), torch.arange(6).flip(0), torch.full((6,), 0.5))
-    if name in ERASES and "one of" not in name:
-        assert same(make(name).mix(batch(label=pairs))[0]["label"], pairs)
-    else:
-        with pytest.raises(ValueError, match="to be mixed a second time"):
-            often(make(name), batch(label=pairs))
+    if not MEMBERS[name].mixes:
+        assert same(make(name).mix(make_batch(label=pairs))[0]["label"], pairs)
+        return
+    with pytest.raises(ValueError, match="to be mixed a second time"):
+        call_often(make(name), make_batch(label=pairs))
 
 
-# --- Inputs, batches of any length, copies --------------------------------------------------------
+# --- Pixels, labels and plans ---------------------------------------------------------------------
+
+FORMS = {
+    "contiguous": lambda images: images,
+    "channels last": lambda images: images.contiguous(memory_format=torch.channels_last),
+    "with gaps": lambda images: torch.cat([images, images], -1)[..., : images.shape[-1]],
+    "transposed": lambda images: images.transpose(2, 3).contiguous().transpose(2, 3),
+    "expanded": lambda images: images[:, :1].expand(-1, 3, -1, -1),
+}
+sizes = st.sampled_from([*SIZES, (160, 150)]) | st.tuples(st.integers(1, 24), st.integers(1, 24))
+
+
+@PLANNED
+@given(
+    st.integers(0, 9),
+    sizes,
+    st.sampled_from(DTYPES),
+    st.sampled_from(list(FORMS)),
+    st.sampled_from([1.0, 0.6]),
+    st.integers(0, 2**32),
+)
+def test_pixels_labels_and_plan_agree(name, count, size, dtype, form, p, seed):
+    """Images are what the plan and labels say, in any memory format, in place and out of place."""
+    images = coded_images(count, size, dtype) * (25 if dtype == torch.uint8 else 1)
+    check_mix(make(name, p=p), FORMS[form](images), seed)
+
+
+@PLANNED
+def test_p_is_the_share_of_mixed_units(name):
+    """With p = 0.3 three batches, pairs or samples in ten are mixed."""
+    torch.manual_seed(0)
+    mix, unit = make(name, p=0.3), MEMBERS[name].unit
+    batch = make_batch(K)
+    mixed = torch.stack([mix.draw_plan(batch).op != 0 for _ in range(300)])
+    if unit == "batch":
+        assert (mixed == mixed[:, :1]).all()
+    if unit == "pair":
+        assert (mixed == mixed.flip(1)).all()
+    units = mixed[:, : {"batch": 1, "pair": K // 2, "sample": K}[unit]]
+    assert stats.binomtest(int(units.sum()), units.numel(), 0.3).pvalue > LEVEL
+
+
+@PLANNED
+def test_units_share_one_draw(name):
+    """A batch has one weight and one set of boxes if they are sampled for the batch."""
+    plans = [make(name).draw_plan(make_batch(K)) for _ in range(30)]
+    rows = [torch.cat([p.lam[:, None], p.boxes.flatten(1)], 1).unique(dim=0) for p in plans]
+    least = {"batch": 1, "pair": 2, "sample": 3}[MEMBERS[name].unit]
+    choice = name == "one of, batch"  # of rules of which one has boxes for each sample
+    assert max(map(len, rows)) >= (3 if choice else least)
+    if MEMBERS[name].unit == "batch" and not choice:
+        assert all(len(some) == 1 for some in rows)
+
+
+@PLANNED
+def test_a_plan_can_be_sampled_alone(name):
+    """draw_plan samples the plan that mix samples from the same generator, and mixes nothing."""
+    mix, batch = make(name), make_batch()
+    plan = mix.draw_plan(batch, generator=seeded(2))
+    assert same(batch, make_batch())
+    assert same(tuple(plan), tuple(mix.mix(batch, generator=seeded(2))[1]))
+
+
+# --- Inputs and results ---------------------------------------------------------------------------
 
 
 @EACH
-def test_inputs_stay_as_they_were(name):
+def test_inputs_stay_unchanged(name):
     """Neither a batch nor the samples of a data set are written to."""
     images, labels = coded_images(5, (9, 12)), torch.arange(5)
     testing.assert_inputs_unchanged(make(name), images, labels, calls=8)
@@ -163,139 +158,200 @@ def test_inputs_stay_as_they_were(name):
 
 @EACH
 @pytest.mark.parametrize("count", [0, 1])
-def test_a_batch_of_none_or_one(name, count):
-    """An empty batch stays empty, one of one has no partner; labels take their format."""
-    given = batch(count)
-    out, plan = make(name).mix(given)
-    assert out["image"].shape == given["image"].shape
-    assert len(plan.op) == count
-    assert torch.equal(out["label"], torch.eye(K)[:count])
-    if name not in ERASES:
-        assert torch.equal(out["image"], given["image"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_batch_may_hold_one_image_or_none(name, count, dtype):
+    """A batch without partners keeps its labels, in the one format, and its unerased pixels."""
+    images = coded_images(count, (4, 4), dtype)
+    out, soft = make(name)(images, torch.full((count,), 2))
+    assert (out.dtype, out.shape) == (dtype, images.shape)
+    assert torch.equal(soft, torch.eye(K)[2].expand(count, K))
+    if MEMBERS[name].erased is None:
+        assert torch.equal(out, images)
 
 
 @EACH
-@pytest.mark.parametrize("how", [copy.deepcopy, lambda mix: pickle.loads(pickle.dumps(mix))])  # noqa: S301
-def test_copies_draw_the_same(name, how):
-    """A copied or pickled transform makes the same of the same generator."""
+def test_p_zero_only_sets_the_label_format(name):
+    """With p = 0 images stay unchanged, and labels get their format."""
+    out = make(name, p=0.0)(make_batch())
+    assert torch.equal(out["image"], make_batch()["image"])
+    assert torch.equal(out["label"], torch.eye(K)[:6])
+
+
+@EACH
+@pytest.mark.parametrize("p", [0.0, 1.0])
+def test_types_and_memory_formats_are_kept(name, p):
+    """Images stay Images, videos stay Videos, and channels last stay channels last."""
+    plain, mix = torch.rand(4, 3, 40, 40), make(name, p=p)
+    last = plain.contiguous(memory_format=torch.channels_last)
+    for images in (tv_tensors.Image(plain), tv_tensors.Video(torch.rand(4, 2, 3, 8, 8)), last):
+        out, _ = mix(images, torch.arange(4))
+        assert type(out) is type(images)
+        assert out.shape == images.shape
+    if MEMBERS[name].has_plan:
+        assert out.is_contiguous(memory_format=torch.channels_last)
+
+
+@PLANNED
+def test_in_place_keeps_the_type_and_the_labels(name):
+    """An Image that is written to stays the same object, and labels are new tensors."""
+    images, labels = tv_tensors.Image(coded_images(4)), torch.eye(K)[:4]
+    mix = make(name, inplace=True)
+    for _ in range(8):
+        out, soft = mix(images, labels)
+        assert out is images
+        assert torch.equal(labels, torch.eye(K)[:4])
+        assert soft is not labels
+    assert not torch.equal(images, coded_images(4))
+
+
+@EACH
+@pytest.mark.parametrize(
+    "duplicate",
+    [copy.deepcopy, lambda mix: pickle.loads(pickle.dumps(mix))],  # noqa: S301
+    ids=["deepcopy", "pickle"],
+)
+def test_copies_sample_the_same(name, duplicate):
+    """A copied or pickled transform does the same with the same generator."""
     mix = make(name)
-    results = [each.mix(batch(), generator=seeded(5)) for each in (mix, how(mix))]
-    assert same(*results)
-    assert not same(results[0], mix.mix(batch(), generator=seeded(6)))
+    first, second = (one.mix(make_batch(), generator=seeded(5)) for one in (mix, duplicate(mix)))
+    assert same(first, second)
+    others = [mix.mix(make_batch(), generator=seeded(seed)) for seed in range(6, 9)]
+    assert not all(same(first, other) for other in others)
+
+
+@EACH
+def test_random_numbers_come_from_one_generator(name):
+    """A generator, or torch.manual_seed, decides everything, and the other is not used."""
+    mix, batch, results = make(name), make_batch(), []
+    state = torch.get_rng_state()
+    mix.mix(batch, generator=seeded(3))
+    assert torch.equal(torch.get_rng_state(), state)
+    for _ in range(2):
+        torch.manual_seed(3)
+        results.append(mix(batch))
+    assert torch.equal(*(bits(result["image"]) for result in results))
+    assert torch.equal(*(result["label"] for result in results))
+    assert not torch.equal(torch.get_rng_state(), state)
 
 
 @EACH
 def test_a_seed_gives_the_same_for_every_number_of_workers(name):
-    """Batches and plans of a loader are a function of the seed alone."""
+    """Batches and plans of a loader depend only on the seed."""
     mix = make(name, num_classes=CLASSES, passthrough=(2,))
-    testing.assert_reproducible(
-        lambda workers: DataLoader(
-            Pictures(), 8, num_workers=workers,
-            collate_fn=make_collate_fn(mix, seed=3, record=True),
-        ),
-        num_workers=(0, 2),
-    )  # fmt: skip
+    record = MEMBERS[name].has_plan
+
+    def make_loader(workers):
+        collate_fn = make_collate_fn(mix, seed=3, record=record)
+        return DataLoader(Pictures(), 8, num_workers=workers, collate_fn=collate_fn)
+
+    testing.assert_reproducible(make_loader, num_workers=(0, 2))
 
 
-# --- Plans ----------------------------------------------------------------------------------------
+FAILS = pytest.mark.xfail(strict=True, reason="creates tensors on the default device")
+DEFECTS = ("random erasing, noise", "one of, sample")
 
 
-@EACH
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.float16, torch.float32], ids=str)
-def test_a_plan_repeats_it_all(name, dtype):
-    """A replay gives the pixels bit for bit, the plan's mask the weights, and lam the labels."""
-    torch.manual_seed(0)
-    mix = make(name)
-    for _ in range(6):
-        images = coded_images(6, (12, 16), dtype)
-        (out, labels), plan = mix.mix((images, torch.arange(6)))
-        assert torch.equal(bits(out), bits(functional.replay(images, plan)))
-        own = functional.region_mask(plan, (12, 16)).flatten(1).mean(1)
-        filled = plan.op == 1
-        torch.testing.assert_close(own[~filled], plan.lam[~filled], atol=1e-6, rtol=0)
-        expected = functional.mix_labels(torch.eye(K)[:6], plan.partner, plan.lam)
-        torch.testing.assert_close(labels, expected, atol=1e-6, rtol=0)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=FAILS if n in DEFECTS else ()) for n in names(has_plan=True)],
+)
+def test_the_default_device_does_not_move_a_batch(name):
+    """Plans and results stay on the CPU, whatever device torch creates new tensors on."""
+    images, labels, mix = coded_images(4), torch.arange(4), make(name)
+    with torch.device("meta"):
+        (mixed, soft), plan = mix.mix((images, labels))
+        samples = list(zip(images, labels, strict=True))
+        collated = make_collate_fn(mix, seed=1)(samples)
+    assert {tensor.device.type for tensor in (mixed, soft, *plan, *collated)} == {"cpu"}
 
 
-@EACH
-def test_a_plan_can_be_drawn_alone(name):
-    """draw_plan draws what mix would draw from the same generator, and changes nothing."""
-    mix = make(name)
-    given = batch()
-    plan = mix.draw_plan(given, generator=seeded(2))
-    assert same(given, batch())
-    assert same(tuple(plan), tuple(mix.mix(given, generator=seeded(2))[1]))
+# --- Other fields ---------------------------------------------------------------------------------
 
 
-# --- Other leaves ---------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("name", "masks"),
+    [(n, m) for n in MEMBERS for m in (None, "dominant", "soft") if m or not MEMBERS[n].blends],
+)
+@pytest.mark.parametrize("collate", [False, True])
+def test_masks_follow_their_images(name, masks, collate):
+    """Each pixel of a mask has the classes that its image shows, in one format for any p."""
+    member = MEMBERS[name]
+    options = {"masks": masks, "num_mask_classes": K, "labels_getter": None}
+    fill, formats = (None if member.mixes else 0), set()
+    mix = make(name, p=0.8, **options, **({} if member.mixes else {"mask_fill": fill}))
+    call = make_collate_fn(mix) if collate else mix
 
+    def pipeline(*batch):
+        out = call(*batch)
+        formats.add((out[1].ndim, out[1].dtype))
+        return out
 
-@EACH
-@pytest.mark.parametrize("masks", ["dominant", "soft"])
-def test_masks_follow_their_images(name, masks):
-    """Each pixel of a mask names the class that its image holds there, or all by their weights."""
-    choice = {"masks": masks, "num_mask_classes": K if masks == "soft" else None}
-    if masks == "dominant" and name not in BLENDS:
-        choice = {}  # cuts need none
-    mix = make(name, labels_getter=None, **choice)
     testing.assert_targets_follow_images(
-        mix, kind="masks", num_classes=K, erased=name in ERASES, draws=2, batch_sizes=(1, 2, 5)
+        pipeline,
+        kind="masks",
+        collate=collate,
+        num_classes=K,
+        erased=member.erased is not None,
+        mask_fill=fill,
+        draws=1 if collate else 2,
+        batch_sizes=(1, 2, 5),
     )
+    assert formats == {(4, torch.float32) if masks == "soft" else (3, torch.uint8)}
 
 
-@pytest.mark.parametrize("name", sorted(BLENDS))
-def test_masks_that_would_be_blended_need_a_choice(name):
-    """Class ids cannot be blended: who may blend a mask asks for a rule before it draws."""
+@BLENDING
+def test_masks_that_would_be_blended_need_a_rule(name):
+    """Class ids are not blended: a transform that may blend them asks for a rule."""
     mask = tv_tensors.Mask(torch.zeros(6, 12, 16, dtype=torch.uint8))
-    given = batch(mask=mask, image=tv_tensors.Image(batch()["image"]))
+    batch = make_batch(mask=mask, image=tv_tensors.Image(coded_images(6, (12, 16))))
     with pytest.raises(ValueError, match="masks must be 'soft' or 'dominant'"):
-        often(make(name), given)
+        call_often(make(name), batch)
 
 
-@CUTS
+@CUTTING
 def test_boxes_follow_their_images(name):
-    """Each box is that of its object's visible pixels, and objects of both pictures are there."""
+    """Boxes enclose the visible pixels of their objects, and both images' objects are kept."""
     testing.assert_targets_follow_images(
-        make(name, labels_getter=None), kind="boxes", draws=2, min_visible=0.1
+        make(name, labels_getter=None), kind="boxes", draws=1, min_visible=0.1
     )
 
 
-@pytest.mark.parametrize("name", sorted(BLENDS))
-def test_boxes_of_blended_images_are_joined(name):
-    """A picture that was blended has the objects of both, and others only what is left of them."""
+@BLENDING
+def test_objects_of_blended_images_are_joined(name):
+    """Blended images have the objects of both, and other images only objects of these two."""
     torch.manual_seed(0)
-    mix = make(name, labels_getter=None)
+    mix, box = make(name, labels_getter=None), torch.tensor([[2.0, 2, 14, 10]])
     for _ in range(6):
-        targets = [
-            {"boxes": torch.tensor([[2.0, 2, 14, 10]]), "labels": torch.tensor([i])}
-            for i in range(6)
-        ]
-        given = {"image": tv_tensors.Image(coded_images(6, (12, 16))), "target": targets}
-        out, plan = mix.mix(given)
+        targets = [{"boxes": box, "labels": torch.tensor([i])} for i in range(6)]
+        batch = {"image": tv_tensors.Image(coded_images(6, (12, 16))), "target": targets}
+        out, plan = mix.mix(batch)
         for row, target in enumerate(out["target"]):
-            held = {row, int(plan.partner[row])}
-            if plan.op[row] == 2:
-                assert set(target["labels"].tolist()) == held
-            assert set(target["labels"].tolist()) <= held
+            found, both = set(target["labels"].tolist()), {row, int(plan.partner[row])}
+            assert found == both if plan.op[row] == BLEND else found <= both
+            assert len(target["boxes"]) <= (1 if plan.op[row] == FILL else 2)
 
 
 @EACH
-def test_a_second_image_of_the_same_size_is_mixed_alike(name):
-    """Two images of a sample are mixed by one plan; of two sizes they cannot be cut alike."""
+def test_a_second_view_is_mixed_alike(name):
+    """Two images of a sample are mixed by one plan; images of two sizes cannot be cut alike."""
     first, second = (tv_tensors.Image(coded_images(6, (12, 16)) * factor) for factor in (1, 2))
     torch.manual_seed(0)
-    one, other, _ = make(name)(first, second, torch.arange(6))
-    torch.testing.assert_close(other.as_subclass(Tensor), 2 * one.as_subclass(Tensor))
+    one, two, _ = make(name)(first, second, torch.arange(6))
+    if MEMBERS[name].erased == "noise":
+        erased = one != first
+        assert torch.equal(two.where(~erased, 0), second.where(~erased, 0))
+    else:
+        torch.testing.assert_close(two.as_subclass(Tensor), 2 * one.as_subclass(Tensor))
     if not name.startswith("mixup"):
         with pytest.raises(ValueError, match="must be of one size"):
-            often(make(name), first, tv_tensors.Image(second[..., :8, :8]), torch.arange(6))
+            call_often(make(name), first, tv_tensors.Image(second[..., :8, :8]), torch.arange(6))
 
 
 # --- The compiled step ----------------------------------------------------------------------------
 
-COMPILED = [  # each takes seconds, and this one has rules of every kind in it
+COMPILED = [  # each takes seconds; "one of, sample" has rules of every kind
     pytest.param(name, marks=[] if name == "one of, sample" else pytest.mark.slow)
-    for name in TABLE
+    for name in names(has_plan=True)
     if not name.startswith("timm")
 ]
 
@@ -303,13 +359,17 @@ COMPILED = [  # each takes seconds, and this one has rules of every kind in it
 @pytest.mark.skipif(torch.__version__ < "2.7", reason="torch 2.6 traces no namedtuples")
 @pytest.mark.parametrize("name", COMPILED)
 def test_a_compiled_step_is_one_graph(name):
-    """A compiled step draws, mixes and labels in one graph, and its labels equal the pixels."""
+    """A compiled step samples, mixes and labels in one graph, and its labels equal the pixels."""
     torch.manual_seed(0)
-    torch.compiler.reset()  # what was compiled for others counts against a limit
+    torch.compiler.reset()  # graphs of other tests count towards a limit
     mix = make(name)
-    compiled = torch.compile(lambda *given: mix(*given), fullgraph=True, backend="aot_eager")
+    compiled = torch.compile(lambda *batch: mix(*batch), fullgraph=True, backend="aot_eager")
     report = testing.assert_labels_match_pixels(
-        compiled, num_classes=K, erased=0.0 if name in ERASES else None, batch_sizes=(5,),
-        sizes=((9, 12),), draws=12,
-    )  # fmt: skip
-    assert report.mixed or name not in BLENDS
+        compiled,
+        num_classes=K,
+        erased=MEMBERS[name].erased,
+        batch_sizes=(5,),
+        sizes=((9, 12),),
+        draws=12,
+    )
+    assert bool(report.mixed) is MEMBERS[name].mixes

@@ -71,7 +71,7 @@ class Inference:
             return field._replace(role=Role.PASSTHROUGH)
         if type(value) in FIELD_RULES:
             return field._replace(role=Role.CUSTOM)
-        if is_list and isinstance(one, Mapping):
+        if is_list and tree.is_detection(value):
             return field._replace(role=Role.DETECTION)
         for typed, role in TYPE_ROLES.items():
             if issubclass(kind, typed):
@@ -152,12 +152,14 @@ class Inference:
         if self.options.labels_getter is None:
             return
         if isinstance(kinds, Mapping):
-            keys = [field.path[-1:] for field in self.fields]
-            expected = "a mapping with keys that the batch has once"
-            for key in kinds:
-                count = keys.count((key,))
-                ensure(count == 1, "num_classes", expected, f"{key!r}, which it has {count} times")
-            found = {keys.index((key,)): kind for key, kind in kinds.items()}
+            found, paths = {}, [field.path for field in self.fields]
+            expected = "a mapping with keys, or paths such as (1, 0), that the batch has once"
+            for key, kind in kinds.items():
+                end = key if isinstance(key, tuple) else (key,)
+                places = [i for i, path in enumerate(paths) if path[-len(end) :] == end]
+                got = f"{key!r}, which it has {len(places)} times"
+                ensure(len(places) == 1, "num_classes", expected, got)
+                found[places[0]] = kind
         elif returned is not None:
             field = self.fields[returned]
             is_free = field.role is Role.OTHER
@@ -189,7 +191,7 @@ class Inference:
             return found[:1]
         if kind == "regression":
             found = [p for p in found if values[p].is_floating_point()] or found
-        elif isinstance(kind, int):
+        elif isinstance(kind, int) and not self._are_in_one_tuple(found):
             found = [p for p in found if p in indices or fields[p].shape[1:] == (kind,)] or found
         if not named and all(isinstance(key, int) for p in found for key in fields[p].path):
             # By custom, ids stand before an image and its label after it.
@@ -204,6 +206,12 @@ class Inference:
             )
         return found
 
+    def _are_in_one_tuple(self, places: list[int]) -> bool:
+        """Whether fields are one target, such as (attributes, identity), and mixed together."""
+        parents = {self.fields[place].path[:-1] for place in places}
+        is_position = isinstance(self.fields[places[0]].path[-1], int)
+        return is_position and len(parents) == 1 and parents != {()}
+
     def _check_labels_found(self) -> None:
         """Refuse a batch without labels if it needs some, and list what it holds."""
         kind, roles = self.options.num_classes, {field.role for field in self.fields}
@@ -215,7 +223,7 @@ class Inference:
         seen = [
             f"{field}{' (listed in passthrough)' * (field.role is Role.PASSTHROUGH)}"
             for field in self.fields
-            if field.role in (Role.PASSTHROUGH, Role.OTHER)
+            if field.role is not Role.IMAGE
         ]
         got = ", ".join([*seen[:6], *["and more"] * (len(seen) > 6)]) or "nothing but images"
         what = "a real (B, ...)" if kind == "regression" else "a (B,) integer or a (B, K)"

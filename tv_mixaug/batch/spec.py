@@ -82,6 +82,7 @@ class BatchOptions(NamedTuple):
     num_classes: Any = None
     targets: str = "soft"
     label_smoothing: float = 0.0
+    multi_label: bool = False  # smooth each entry towards 0.5, as timm does
     ignore_index: int | None = None
     labels_getter: LabelsGetter = "default"
     passthrough: tuple[str | int, ...] = ()

@@ -119,8 +119,9 @@ def _is_one_image(value: Any) -> bool:
 
 
 def is_detection(values: Any) -> bool:
-    """Whether the items of a list are detection targets: mappings with boxes."""
-    return all(isinstance(value, Mapping) and "boxes" in value for value in values)
+    """Whether the items of a list are detection targets: mappings, of which any has boxes."""
+    are_targets = all(value is None or isinstance(value, Mapping) for value in values)
+    return are_targets and any("boxes" in value for value in values if value)
 
 
 def format_path(path: Path) -> str:

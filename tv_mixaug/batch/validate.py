@@ -76,8 +76,9 @@ def _check_image(
     ensure(known, place, "uint8 or floating point", field.dtype, TypeError)
     expected = " x ".join(axes) if axes else "(B, C, H, W) or (B, T, C, H, W)"
     ensure(len(shape) in ((len(axes),) if axes else (4, 5)), place, expected, shape)
-    # Images as cv2.imread returns them: the last axis holds 1, 3 or 4 channels.
-    if axes is None and shape[-1] in (1, 3, 4) and shape[-3] > 4:
+    # Images as cv2.imread returns them: the last axis holds 1, 3 or 4 channels, or few of more.
+    last = (shape[-1] in (1, 3, 4) and shape[-3] > 4) or 4 * shape[-1] <= min(shape[-3:-1])
+    if axes is None and field.is_plain and last:
         raise ValueError(
             f"{place} must have channels before height and width, got shape {shape}; add "
             "v2.ToImage() to the data set, permute the axes, or pass "
@@ -146,11 +147,22 @@ def check_rules(field: FieldSpec, options: BatchOptions) -> None:
         ensure(not blends, "masks", expected, None)
         if options.mask_fill is not None:
             kernels.check_fits("mask_fill", options.mask_fill, field.dtype)
+    elif role is Role.IMAGE and _may_swap_channels(field, options):
+        expected = "'BTCHW' for videos, or 'BCTHW' or 'BCDHW' for channels first"
+        ensure(False, "layout", f"{expected}, at {where} of shape {field.shape}", None)
     elif role is Role.IMAGE and FILL in options.ops and not isinstance(fill, str):
         kernels.check_fits("fill", fill, field.dtype)
         fits = not isinstance(fill, tuple) or len(fill) == field.channels
         expected = f"a value for each channel of the images at {where}, shape {field.shape}"
         ensure(fits, "fill", expected, fill)
+
+
+def _may_swap_channels(field: FieldSpec, options: BatchOptions) -> bool:
+    """Whether a rule needs to know which of two axes holds the channels, and cannot."""
+    needs = FILL in options.ops and (options.fill == "color" or isinstance(options.fill, tuple))
+    if not (needs or options.cut == "cuboid") or options.layout or not field.is_plain:
+        return False
+    return len(field.shape) == 5 and field.shape[1] in (1, 3, 4) and field.shape[2] > field.shape[1]
 
 
 def check_other(field: FieldSpec, value: Any, length: int, lists: Sequence[Any]) -> None:
@@ -184,7 +196,7 @@ def check_other(field: FieldSpec, value: Any, length: int, lists: Sequence[Any])
 
 def _left_behind(field: FieldSpec, *, boxed: bool = False) -> ValueError:
     hint = (
-        "put boxes and keypoints into a list of target dicts, one for each image"
+        "put it under 'boxes' or 'keypoints' into a list of target dicts, one for each image"
         if boxed
         else "wrap class ids as tv_tensors.Mask, pictures as tv_tensors.Image or Video"
     )

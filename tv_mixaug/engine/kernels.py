@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tv_mixaug._validation import check_fill, ensure
+from tv_mixaug._validation import check_fill, ensure, ensure_kind
 from tv_mixaug.engine.sampling import constants, is_traced
 
 MIXED_DTYPES = (torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -118,7 +118,7 @@ def cutout(
     """
     check_tensor("images", images)
     inside, is_text = box_mask(images, boxes, axes), isinstance(fill, str)
-    ensure(not is_text, "fill", "a number, a sequence or a tensor", repr(fill), TypeError)
+    ensure_kind(not is_text, "fill", "a number, a sequence or a tensor", fill)
     value = fill_tensor(fill if isinstance(fill, Tensor) else check_fill("fill", fill), images)
     return torch.where(inside, value, images)
 

@@ -172,22 +172,28 @@ def sample_inner_boxes(areas: Any, ratios: Any, size: Sequence[int], source: Sou
         source: The source of the places.
     """
     sides = [(area**0.5 + 0.5) // 1 for area in (areas * ratios, areas / ratios)]
-    fits = (sides[0] < size[0]) & (sides[1] < size[1])
+    if 1 in size:  # the box of an image with one row or column is as high or as wide as it
+        sides = [areas * 0 + 1 if n == 1 else (areas + 0.5) // 1 for n in size]
+    below = [side <= max(n - 1, 1) for side, n in zip(sides, size, strict=True)]
+    fits = below[0] & below[1]
     first = fits & (fits.cumsum(-1) == 1)
     sides = [(side * first).sum(-1) for side in sides]
     places = sample_uniform((2, *sides[0].shape), source)
-    whole = (sides[0] > 0) & (sides[1] > 0)
     room = [n - side + 1 for n, side in zip(size, sides, strict=True)]
-    low = [place * free // 1 * whole for place, free in zip(places, room, strict=True)]
-    return join_corners(low, [start + side * whole for start, side in zip(low, sides, strict=True)])
+    low = [place * free // 1 for place, free in zip(places, room, strict=True)]
+    return join_corners(low, [start + side for start, side in zip(low, sides, strict=True)])
 
 
 def join_corners(low: Sequence[Any], high: Sequence[Any]) -> Any:
     """Join the ends of boxes on each axis, slowest first, to half-open boxes with x first.
 
-    They are (..., 2 d) int64 arrays or tensors, or 2 d ints if the ends are numbers.
+    They are (..., 2 d) int64 arrays or tensors, or 2 d ints if the ends are numbers. Boxes without
+    an area become zeros.
     """
-    ends = [*low[::-1], *high[::-1]]
+    whole: Any = True
+    for start, stop in zip(low, high, strict=True):
+        whole = whole & (stop > start)
+    ends = [end * whole for end in (*low[::-1], *high[::-1])]
     if isinstance(ends[0], Tensor):
         return torch.stack(ends, -1).to(torch.int64)
     if isinstance(ends[0], np.ndarray):
@@ -217,10 +223,9 @@ def sample_partner(
         return (torch.arange(batch_size, device=kwargs["device"]) - shift) % batch_size
     if pairing == "shuffle":
         return _for_source(torch.randperm(batch_size, **kwargs), source)
-    name = "pairing"
-    ensure(labels is not None, name, "a name if the batch has no labels", "a function of them")
+    name, rows = "pairing", torch.arange(batch_size, device=kwargs["device"])
     with seeded_global_rng(source):
-        partner = pairing(labels)  # type: ignore[arg-type]
+        partner = pairing(rows if labels is None else labels)
     got = partner.dtype if isinstance(partner, Tensor) else type(partner).__name__
     is_integer = isinstance(got, torch.dtype) and not (got.is_floating_point or got.is_complex)
     expected = "a function that returns an int64 tensor of partners"

@@ -1,1 +1,4 @@
-"""Contact sheets, image files and sample pictures; the rest of the package needs none of them."""
+"""Sample pictures, drawings of batches, and image files.
+
+Only ``tv_mixaug.cli`` imports this folder, and the package itself for ``viz``.
+"""

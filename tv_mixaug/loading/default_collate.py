@@ -32,8 +32,8 @@ PLAIN_TRAITS = (True, torch.strided, False, False, False)
 def collate_samples(samples: Column, allocate: Allocate | None = None, lazy: bool = False) -> Any:
     """Collate samples as ``default_collate`` does, with the functions registered there.
 
-    Mappings with the key ``"boxes"`` become a list of B mappings, and tv_tensors keep their types.
-    If ``lazy``, images become a LazyStack, which is stacked when it is mixed.
+    Mappings of which any has the key ``"boxes"`` become a list of B mappings, and tv_tensors keep
+    their types. If ``lazy``, images become a LazyStack, which is stacked when it is mixed.
     """
     try:
         return _collate(samples, allocate, lazy)
@@ -45,6 +45,8 @@ def collate_samples(samples: Column, allocate: Allocate | None = None, lazy: boo
 
 def _collate(samples: Column, allocate: Allocate | None, lazy: bool) -> Any:
     first, kinds, functions = samples[0], {*map(type, samples)}, defaults.default_collate_fn_map
+    if isinstance(first, (Mapping, type(None))) and is_detection(samples):
+        return list(samples)
     if len(kinds) > 1:
         kind = next((kind for kind in KINDS if isinstance(first, kind)), object)
         if not all(issubclass(one, kind) for one in kinds):
@@ -63,8 +65,6 @@ def _collate(samples: Column, allocate: Allocate | None, lazy: bool) -> Any:
             return torch.from_numpy(np.array(samples, dtype))
         return function(samples, collate_fn_map=functions)
     if isinstance(first, Mapping):
-        if is_detection(samples):
-            return list(samples)
         alike = all(sample.keys() == first.keys() for sample in samples)
         ensure(alike, "samples", "mappings with the same keys", "mappings that differ in them")
         columns = ((key, [sample[key] for sample in samples]) for key in first)

@@ -31,7 +31,7 @@ Sizes = Sequence[Size]
 Region = tuple[Tensor, bool]  # (M, 4) rectangles, and whether the pixels in them are visible
 
 # Tensors with an axis belong to the objects and have a row for each, unless under IMAGE_KEYS.
-IMAGE_KEYS = frozenset({"image_id", "image_size", "orig_size", "original_size", "size"})
+IMAGE_KEYS = frozenset({"idx", "image_id", "image_size", "orig_size", "original_size", "size"})
 RULE_KEYS = frozenset({"area", "boxes", "keypoints", "keypoints_visible", "masks", "mix_weight"})
 OBJECT_KEYS = RULE_KEYS | {"class_labels", "iscrowd", "labels", "scores"}
 
@@ -49,6 +49,10 @@ def check_detection(
     value: Any, field: FieldSpec, batch: ParsedBatch, options: BatchOptions
 ) -> None:
     """Check the targets of all images."""
+    for i, target in enumerate(value):
+        has_boxes, got = bool(target) and "boxes" in target, target and list(target)
+        expected = "a dict with 'boxes', torch.zeros(0, 4) if there are none"
+        ensure(has_boxes, f"{field.where}[{i}]", expected, got)
     check_objects(_split(value, options)[0], batch.sizes, field.where, options.box_format)
 
 
@@ -310,7 +314,7 @@ def _check_entry(target: Target, key: str, size: Size, place: str) -> None:
     is_picture = isinstance(value, tv_tensors.TVTensor) or shape[-2:] == size
     wanted = "called boxes, masks or keypoints, or named in passthrough"
     ensure(key in RULE_KEYS or not is_picture, place, wanted, got)
-    wanted = f"a tensor with a row for each of {count} boxes, or named in passthrough"
+    wanted = f"a tensor with a row for each of {count} boxes, filtered with them, or in passthrough"
     ensure(shape[:1] == (count,), place, wanted, got)
     _check_memory(value, target["boxes"], place)
     points = tuple(getattr(target.get("keypoints", value[..., None]), "shape", ()))

@@ -67,6 +67,7 @@ def mix_labels(labels: Tensor, field: FieldSpec, mix: Mix) -> Tensor | PairedLab
             return _write_rows(labels, int(field.kind or 0), mix)
     if options.targets == "pair" and field.kind != "regression":
         moved = plan.on(labels.device)
+        labels = labels if field.indices else labels.to(torch.float32)
         return PairedLabels(labels.clone(), labels[moved.partner], moved.lam.clone())
     rows = encode_labels(labels, field, options)
     if not plan.mixes:
@@ -113,10 +114,11 @@ def _write_rows(labels: Tensor, count: int, mix: Mix) -> Tensor:
 
 
 def _smooth(rows: Tensor, options: BatchOptions) -> Tensor:
-    """Spread a share of each row's sum over all classes, in place."""
+    """Spread a share of each row's sum, or of half its entries, over all classes, in place."""
     share = options.label_smoothing
     if share:
-        spread = rows.sum(1, keepdim=True) * (share / rows.shape[1])
+        half = rows.shape[1] / 2 if options.multi_label else rows.sum(1, keepdim=True)
+        spread = half * (share / rows.shape[1])
         rows.mul_(1 - share).add_(spread)
     return rows
 
@@ -126,8 +128,8 @@ def weights_of(
 ) -> tuple[Tensor, Tensor]:
     """Return (B, N) classes, >= 0, that labels of any format name, and their weights.
 
-    Labels are (B,) class indices, where a negative one is not a label, (B, K) weights, or a triple
-    of two of these and lam (B,). A class may be named twice; its weights then add up.
+    Labels are (B,) or (B, 1) class indices, where a negative one is not a label, (B, K) weights, or
+    a triple of two of these and lam (B,). A class may be named twice; its weights then add up.
 
     Example:
         >>> weights_of(torch.tensor([2, -1]), 2)
@@ -148,8 +150,9 @@ def weights_of(
         raise TypeError(f"{name} must be a tensor or PairedLabels, got {type(labels).__name__}.")
     has_rows, shape = labels.ndim > 0 and len(labels) == count, tuple(labels.shape)
     ensure(has_rows, name, "of one entry for each of {} samples", shape, ValueError, count)
-    if labels.ndim == 1 and not (labels.is_floating_point() or labels.is_complex()):
-        index = labels.to(torch.int64)[:, None]
+    is_integer = not (labels.is_floating_point() or labels.is_complex())
+    if is_integer and (labels.ndim == 1 or (shape[1:] == (1,) and labels.dtype != torch.bool)):
+        index = labels.to(torch.int64).view(-1, 1)
         return index.clamp(min=0), (index >= 0).to(torch.float32)
     columns = "K" if num_classes is None else num_classes
     fits = labels.ndim == 2 and num_classes in (None, labels.shape[1]) and not labels.is_complex()

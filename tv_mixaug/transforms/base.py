@@ -47,6 +47,7 @@ class BatchTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no 
     The abstract base class of rules, of choices between them and of chains.
     """
 
+    fixed: ClassVar[tuple[str, ...]] = ()  # attributes that cannot be set again
     p: Any
     options: Any  # how batches are read and treated; None for transforms of others
     disabled_p: Any = 0.0  # the p that switches the transform off
@@ -59,6 +60,8 @@ class BatchTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no 
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Set an attribute; ``p`` is checked."""
+        if name in self.fixed and name in self.__dict__:
+            raise AttributeError(f"{name} cannot be set; make a new {type(self).__name__}.")
         super().__setattr__(name, self.check_p(value) if name == "p" else value)
 
     def check_p(self, p: Any) -> Any:
@@ -262,15 +265,19 @@ class MixTransform(BatchTransform):
         """Add the shared arguments to the docstring of a rule that documents its own."""
         own, example, rest = (cls.__doc__ or "").partition("\n    Example:")
         shared = (MixTransform.__doc__ or "").partition("    Args:\n")[2].rstrip()
-        if "    Args:\n" in own:
+        if "    Args:\n" in own and "    Raises:\n" not in own:
             cls.__doc__ = f"{own.rstrip()}\n{shared}\n    {example}{rest}"
 
     def __post_init__(self) -> None:
         validation.run_checks(self)
         validation.check_choice("mode", self.mode, self.modes)
         if self.targets == "pair":
-            expected = "0 with targets='pair'; give it to the criterion instead"
-            ensure(not self.label_smoothing, "label_smoothing", expected, self.label_smoothing)
+            got = f"{self.label_smoothing}; give it to the criterion instead"
+            ensure(not self.label_smoothing, "label_smoothing", "0 with targets='pair'", got)
+        kinds: Any = self.num_classes
+        kinds = {*kinds.values()} if isinstance(kinds, Mapping) else {kinds}
+        smooths = kinds != {"regression"} or not self.label_smoothing
+        ensure(smooths, "label_smoothing", "0 for regression targets", self.label_smoothing)
         if isinstance(self.num_classes, Mapping):
             expected = "'default' if num_classes names the labels by their keys"
             ensure(self.labels_getter == "default", "labels_getter", expected, self.labels_getter)

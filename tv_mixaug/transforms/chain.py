@@ -68,6 +68,7 @@ class Chain(BatchTransform):
         True
     """
 
+    fixed = ("transforms", "provenance", "erased")
     has_plan = False
 
     def __init__(
@@ -104,6 +105,8 @@ class Chain(BatchTransform):
             ensure(options.targets == "soft", "targets", f"'soft' {where}", "'pair'")
             ensure(options.cut != "cuboid", "cut", f"'spatial' {where}", "'cuboid'")
             ensure(options.sizes == "equal", "sizes", f"'equal' {where}", "'overlap'")
+            counts = all(getattr(rule, "correct_lam", True) for rule in self.rules)
+            ensure(counts, "correct_lam", f"True {where}, which counts pixels", False)
         return options
 
     @property

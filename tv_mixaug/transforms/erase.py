@@ -93,7 +93,10 @@ class Cutout(MixTransform):
         """Sample N boxes of 2 d ints, or (count, N, 2 d) int64, with uniform centres."""
         wanted: Any = self.size  # checked, so one for each side
         pairs = zip(wanted, size, strict=True)
-        sides = [side if isinstance(side, int) else round(side * n) for side, n in pairs]
+        # A hole goes through axes of one pixel.
+        sides = [
+            side if isinstance(side, int) else round(side * n) if n > 1 else n for side, n in pairs
+        ]
         if count == 1 and not sampling.is_on_device(source):
             return [sampling.sample_boxes(sides, size, (), source) for _ in range(self.holes)]
         return sampling.sample_boxes(sides, size, (count, self.holes), source)

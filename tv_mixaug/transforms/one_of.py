@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch.compiler import assume_constant_result
+from torchvision.transforms import v2
 
 from tv_mixaug._validation import check_choice, check_shares, ensure, ensure_kind
 from tv_mixaug.batch.parser import BatchParser
@@ -14,6 +15,7 @@ from tv_mixaug.engine import sampling
 from tv_mixaug.engine.plan import APPLIED, CompactPlan, choose_plans, compact
 from tv_mixaug.engine.sampling import Source, TracingError, is_on_device, is_traced
 from tv_mixaug.transforms.base import BatchTransform, MixTransform, Mode
+from tv_mixaug.transforms.erase import Cutout
 
 # Options that rules may differ in if one of them is chosen for the whole batch.
 PER_RULE = ("fill", "mask_fill", "min_visible")
@@ -47,6 +49,8 @@ class OneOf(BatchTransform):
         [2, 3]
     """
 
+    fixed = ("transforms", "mode")
+
     def __init__(
         self,
         transforms: Sequence[Callable[..., Any]],
@@ -64,6 +68,10 @@ class OneOf(BatchTransform):
         expected, fits = "rules of tv_mixaug with mode='sample'", self.joint or mode == "batch"
         ensure(bool(fits), "transforms", expected, self.display_name, TypeError)
         _ = self.options  # raises if the transforms disagree
+        rules = [transform for transform in self.transforms if transform.options is not None]
+        for transform in self.transforms:
+            if isinstance(transform, CallableTransform) and rules:
+                transform.formatter = rules[0]
         self.disabled_p, self.p = [0.0] * len(self.transforms), p
 
     @property
@@ -155,6 +163,7 @@ class CallableTransform(BatchTransform):
     def __init__(self, function: Callable[..., Any]) -> None:
         super().__init__()
         self.function = function
+        self.formatter: Any = None  # the transform whose label format the result gets
 
     def __repr__(self) -> str:
         return repr(self.function)
@@ -166,10 +175,12 @@ class CallableTransform(BatchTransform):
 
     def run(self, batch: Any, p: Any, *, generator: Any = None, **_: Any) -> tuple[Any, None]:
         """Apply the callable with probability ``p``."""
-        if not sampling.sample_applied(1, p, False, generator):
-            return batch, None
-        with sampling.seeded_global_rng(generator):
-            return self.function(batch), None
+        if sampling.sample_applied(1, p, False, generator):
+            with sampling.seeded_global_rng(generator):
+                batch = self.function(batch)
+        if self.formatter is not None:
+            batch, _ = self.formatter.run(batch, self.formatter.disabled_p, inplace=False)
+        return batch, None
 
 
 def joint_parser(transform: Any, rules: Sequence[MixTransform]) -> BatchParser:
@@ -191,7 +202,11 @@ def as_batch_transform(transform: Any) -> BatchTransform:
         return transform
     is_callable = callable(transform) and not isinstance(transform, type)
     ensure_kind(is_callable, "transforms", "callable", transform)
-    return CallableTransform(transform)
+    made = CallableTransform(transform)
+    if isinstance(transform, (v2.MixUp, v2.CutMix)) and transform.num_classes:
+        getter = transform._labels_getter
+        made.formatter = Cutout(p=0.0, num_classes=transform.num_classes, labels_getter=getter)
+    return made
 
 
 def check_transforms(transforms: Any) -> Sequence[Any]:

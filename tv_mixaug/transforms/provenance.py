@@ -71,7 +71,10 @@ def _apply_v2(step: v2.Transform, name: str, batch: ParsedBatch) -> tuple[list[A
     count = len(given)
     if not isinstance(step, v2.ToDtype):  # which refuses types that it does not know
         given.append(make_probe(given[places[0]]))
-    done = step(given)
+    try:
+        done = step(given)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise type(error)(f"{name} failed: {error}") from error
     kept = isinstance(done, list) and len(done) == len(given)
     kept = kept and all(getattr(done[i], "ndim", 0) == given[i].ndim for i in places)
     ensure(kept, name, "a transform that keeps the structure of a batch", "another structure")

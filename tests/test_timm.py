@@ -1,4 +1,4 @@
-"""timm's names on this engine: the same laws as timm's own, and the promises it does not keep."""
+"""timm's names on this engine: the distributions of timm, and labels that equal the pixels."""
 
 import copy
 import pickle
@@ -17,72 +17,63 @@ from tv_mixaug import Chain, CutMix, OneOf, functional, make_collate_fn
 from tv_mixaug.engine.plan import BLEND, NONE, PASTE
 from tv_mixaug.timm import FastCollateMixup, Mixup
 
-LEVEL = 1e-4
 MODES = ("batch", "pair", "elem")
 K = 8
 SETTINGS = {
     "both": {"mixup_alpha": 0.8, "cutmix_alpha": 1.0, "prob": 0.7, "switch_prob": 0.4},
     "mixup": {"mixup_alpha": 0.4},
     "cutmix": {"mixup_alpha": 0.0, "cutmix_alpha": 1.0},
-    "drawn lam": {"mixup_alpha": 0.0, "cutmix_alpha": 1.0, "correct_lam": False},
+    "sampled lam": {"mixup_alpha": 0.0, "cutmix_alpha": 1.0, "correct_lam": False},
     "minmax": {"mixup_alpha": 0.0, "cutmix_minmax": (0.2, 0.8), "prob": 0.9},
 }
 
 
 def measure(images, labels):
-    """Return of each sample the own label weight, whether it is pasted, and the box's ends.
+    """Return the label weight, whether it is pasted, and the ends of the box of each sample.
 
-    Own pixels hold i + 1, the partner's another whole number: what is blended holds neither.
+    Pixels of the original hold i + 1 and those of the partner another whole number; blended ones
+    hold neither.
     """
-    own = torch.arange(1, K + 1).view(-1, 1, 1)
-    theirs = images[:, 0] == own.flip(0)
-    pasted = theirs.any((1, 2)) & ((images[:, 0] == own) | theirs).all((1, 2))
+    code = torch.arange(1, K + 1).view(-1, 1, 1)
+    partner = images[:, 0] == code.flip(0)
+    pasted = partner.any((1, 2)) & ((images[:, 0] == code) | partner).all((1, 2))
     ends = []
     for axis in (1, 2):
-        line = theirs.any(axis).double() * pasted[:, None]
+        line = partner.any(axis).double() * pasted[:, None]
         ends += [line.argmax(1), line.shape[1] - line.flip(1).argmax(1)]
-    # Rounded, since where both draw the same number float32 and float64 must not tell them apart.
+    # Rounded, since equal weights may differ in their last bits in float32 and float64.
     return torch.stack([labels.diagonal().double().round(decimals=4), pasted, *ends], 1).numpy()
-
-
-def same_law(one, other):
-    """Tell whether two samples may be of one law, at the level of 1e-4."""
-    return stats.ks_2samp(one, other, method="asymp").pvalue > LEVEL
 
 
 @pytest.mark.parametrize("name", SETTINGS)
 @pytest.mark.parametrize("mode", MODES)
-def test_the_laws_are_those_of_timm(mode, name):
-    """Weights, choice, sides and places of boxes do not differ, by two-sample tests at 1e-4."""
-    theirs = pytest.importorskip("timm.data.mixup")
+def test_the_distributions_are_those_of_timm(mode, name):
+    """Weights, choice, sides and places of boxes do not differ by two-sample tests at 1e-4."""
+    original = pytest.importorskip("timm.data.mixup")
     options = {**SETTINGS[name], "mode": mode, "label_smoothing": 0.0, "num_classes": K}
     batches, independent = (1000, 1) if mode == "batch" else (400, K if mode == "elem" else K // 2)
     torch.manual_seed(0)
-    np.random.seed(0)  # where timm draws
-    ours, other = (
-        np.concatenate(
-            [
-                measure(*mix(coded_images(K, (13, 10), channels=1), torch.arange(K)))[:independent]
-                for _ in range(batches)
-            ]
-        )
-        for mix in (Mixup(**options), theirs.Mixup(**options))
-    )
-    for column in range(6):
-        assert same_law(ours[:, column], other[:, column])
-    for low, high in ((2, 3), (4, 5)):
-        assert same_law(ours[:, high] - ours[:, low], other[:, high] - other[:, low])
+    np.random.seed(0)  # the source of timm
+    images, columns = coded_images(K, (13, 10), channels=1), []
+    for mix in (Mixup(**options), original.Mixup(**options)):
+        rows = [
+            measure(*mix(images.clone(), torch.arange(K)))[:independent] for _ in range(batches)
+        ]
+        found = np.concatenate(rows).T
+        columns.append([*found, found[3] - found[2], found[5] - found[4]])
+    for pair in zip(*columns, strict=True):
+        assert stats.ks_2samp(*pair, method="asymp").pvalue > 1e-4
 
 
 @given(
     st.integers(0, 7),
     st.sampled_from(DTYPES),
     st.sampled_from(MODES),
-    st.sampled_from([name for name in SETTINGS if name != "drawn lam"]),
+    st.sampled_from([name for name in SETTINGS if name != "sampled lam"]),
     st.integers(0, 2**32),
 )
 def test_labels_equal_pixels_for_odd_batches_and_every_dtype(count, dtype, mode, name, seed):
-    """The plan says what is in the pixels and in the labels; nothing is written to."""
+    """The plan explains pixels and labels, and the input does not change."""
     torch.manual_seed(seed)
     mix = Mixup(**SETTINGS[name], mode=mode, label_smoothing=0.0, num_classes=count + 1)
     images = coded_images(count, (9, 12), dtype)
@@ -103,24 +94,23 @@ def test_labels_equal_pixels_for_odd_batches_and_every_dtype(count, dtype, mode,
         assert torch.equal(plan.boxes, plan.boxes.flip(0))
 
 
-def test_collating_gives_what_mixing_the_batch_gives_and_leaves_the_data_alone():
-    """uint8 arrays come out as uint8, rounded to nearest, and the data set's own stay."""
+@pytest.mark.parametrize("mode", MODES)
+def test_collated_bytes_are_rounded_and_the_data_set_stays(mode):
+    """Arrays of uint8 become uint8 images, rounded to nearest, and are not written to."""
     pictures = [np.full((3, 8, 8), 10 * i, np.uint8) for i in range(5)]
     samples = [(picture, i) for i, picture in enumerate(pictures)]
-    for mode in MODES:
-        collate = FastCollateMixup(0.8, 1.0, mode=mode, num_classes=5, seed=1, label_smoothing=0.0)
-        for _ in range(20):
-            images, labels = collate(samples)
-            assert images.dtype == torch.uint8
-            values = torch.arange(5, dtype=torch.float64) * 10
-            mean = images.double().mean((1, 2, 3))
-            torch.testing.assert_close(labels.double() @ values, mean, atol=0.5, rtol=0)
+    collate = FastCollateMixup(0.8, 1.0, mode=mode, num_classes=5, seed=1, label_smoothing=0.0)
+    for _ in range(20):
+        images, labels = collate(samples)
+        assert images.dtype == torch.uint8
+        expected, mean = labels.double() @ torch.arange(0, 50, 10.0).double(), images.double()
+        torch.testing.assert_close(expected, mean.mean((1, 2, 3)), atol=0.5, rtol=0)
     assert all((picture == 10 * i).all() for i, picture in enumerate(pictures))
 
 
 @pytest.mark.parametrize("behind_timm", [True, False])
-def test_the_switch_reaches_workers_that_run(behind_timm):
-    """mixup_enabled = False holds from the next epoch on, in persistent workers."""
+def test_the_switch_reaches_running_workers(behind_timm):
+    """With mixup_enabled = False persistent workers mix nothing from the next epoch on."""
     collate = FastCollateMixup(1.0, num_classes=4, seed=0, label_smoothing=0.0)
     data = [(np.full((3, 8, 8), 10 * (i + 1), np.uint8), i % 4) for i in range(16)]
     plain = DataLoader(data, 8, num_workers=2, collate_fn=collate, persistent_workers=True)
@@ -136,8 +126,8 @@ def test_the_switch_reaches_workers_that_run(behind_timm):
         assert bool(((labels > 0).sum(1) > 1).any()) == on
 
 
-def test_it_works_where_all_transforms_do():
-    """It is recorded, copied and pickled, and switched off on a batch."""
+def test_it_is_recorded_copied_and_switched_off():
+    """Plans replay, copies of the collate function mix alike, and set arguments are checked."""
     mix = Mixup(0.8, 1.0, num_classes=4)
     samples = [(image, i) for i, image in enumerate(coded_images(4))]
     images, labels, plan = make_collate_fn(mix, record=True, seed=1)(samples)
@@ -161,8 +151,8 @@ def test_it_works_where_all_transforms_do():
     assert "Mixup" in repr(collate)
 
 
-def test_each_operation_is_used_and_smoothing_is_timms():
-    """Both operations occur in one batch of mode elem, and smoothed labels are those of timm."""
+def test_labels_are_smoothed_as_by_timm():
+    """Smoothed labels of a batch with both operations are those of timm."""
     torch.manual_seed(0)
     mix = Mixup(0.8, 1.0, mode="elem", prob=0.8, num_classes=64, label_smoothing=0.1)
     (_, labels), plan = mix.mix((coded_images(64), torch.arange(64)))
@@ -174,7 +164,7 @@ def test_each_operation_is_used_and_smoothing_is_timms():
 
 @pytest.mark.parametrize("mode", MODES)
 def test_in_a_chain_labels_are_counted_at_its_end(mode):
-    """It is a rule like ours: what a later cut covers, or a pad adds, is in the labels."""
+    """Labels include what a later cut covers or a pad adds."""
     mix = Mixup(0.0, 1.0, mode=mode, label_smoothing=0.0, num_classes=K)
     steps = [mix, CutMix(num_classes=K, mode="sample"), v2.Pad(1), mix]
     for seed in range(5):
@@ -183,8 +173,8 @@ def test_in_a_chain_labels_are_counted_at_its_end(mode):
         torch.testing.assert_close(labels.double(), shares(images, K), atol=1e-6, rtol=0)
 
 
-def test_one_of_several_may_be_chosen_for_each_sample():
-    """Beside ours it is drawn for each sample, by its own law."""
+def test_it_can_be_chosen_for_each_sample():
+    """In a OneOf with CutMix, blended samples have the partners of timm."""
     torch.manual_seed(0)
     options = {"label_smoothing": 0.0, "num_classes": 64}
     either = OneOf([Mixup(0.8, **options), CutMix(**options)], mode="sample")
@@ -196,8 +186,8 @@ def test_one_of_several_may_be_chosen_for_each_sample():
     torch.testing.assert_close(labels, functional.mix_labels(torch.eye(64), *plan[1:3]))
 
 
-def test_sides_of_one_length_have_it():
-    """Where both ends of cutmix_minmax are the same, every box has that share of each side."""
+def test_boxes_with_a_fixed_share_have_it():
+    """If both ends of cutmix_minmax are equal, every box has that share of each side."""
     mix = Mixup(0.0, cutmix_minmax=(0.5, 0.5), mode="elem", num_classes=K)
     boxes = mix.draw_plan((coded_images(K, (8, 12)), torch.arange(K))).boxes[:, 0]
     assert (boxes[:, 2:] - boxes[:, :2]).tolist() == [[6, 4]] * K

@@ -1,4 +1,4 @@
-"""Test the collate function of the validation loader: alike, never mixed, on its own."""
+"""The collate function of the validation loader: the same format, never mixed, independent."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ COLLATE_FNS = {
     "sample": make_collate_fn(CutMix(num_classes=CLASSES, mode="sample", p=0.9)),
     "pair": make_collate_fn(Mixup(num_classes=CLASSES, targets="pair")),
     "smoothed": make_collate_fn(Mixup(num_classes=CLASSES, label_smoothing=0.1)),
-    "with a foreign one": make_collate_fn([v2.RandomHorizontalFlip(1.0), CUTMIX]),
+    "with torchvision's": make_collate_fn([v2.RandomHorizontalFlip(1.0), CUTMIX]),
     "chain": make_collate_fn(Chain([CUTMIX, v2.Normalize([0.5] * 3, [0.5] * 3), MIXUP])),
     "own stacking": make_collate_fn(CUTMIX, collate_fn=lambda samples: default_collate(samples)),
     "record": make(),
@@ -31,7 +31,7 @@ def samples(count=8):
 
 @pytest.mark.parametrize("collate_fn", COLLATE_FNS.values(), ids=COLLATE_FNS)
 def test_a_validation_batch_is_an_unmixed_training_batch(collate_fn):
-    """It is what the training function itself makes with p = 0, in every format."""
+    """It is what the training function makes with p = 0, in every format."""
     p = collate_fn.p
     found = [collate_fn.for_validation()(samples()) for _ in range(3)]
     try:
@@ -44,7 +44,7 @@ def test_a_validation_batch_is_an_unmixed_training_batch(collate_fn):
 
 
 def test_what_training_sets_does_not_reach_it():
-    """Neither p nor epoch is shared, in a running persistent worker either, in both directions."""
+    """Neither p nor epoch is shared, in either direction, also with a persistent worker."""
     training = make(record=False)
     valid = training.for_validation()
     loader = DataLoader(
@@ -64,7 +64,7 @@ def test_what_training_sets_does_not_reach_it():
 
 
 def test_epochs_of_a_seeded_function_are_validated_without_a_warning():
-    """Nothing is mixed, so a loader that begins again repeats no mixes and is not warned of."""
+    """No mix repeats in a second epoch, so nothing warns."""
     loader = DataLoader(Pictures(8), batch_size=4, collate_fn=make(record=False).for_validation())
     first, second = list(loader), list(loader)  # a warning is an error here
     assert same(first, second)
@@ -72,6 +72,6 @@ def test_epochs_of_a_seeded_function_are_validated_without_a_warning():
 
 @pytest.mark.parametrize("transforms", [v2.Compose([CUTMIX]), [v2.CutMix(num_classes=CLASSES)]])
 def test_transforms_that_give_no_format_are_refused(transforms):
-    """Without one of ours unmixed labels would have another format: the call says what to do."""
+    """Without a transform of this package, unmixed labels would have another format."""
     with pytest.raises(ValueError, match=r"of tv_mixaug.*got (Compose|\[CutMix\]); put it"):
         make_collate_fn(transforms).for_validation()

@@ -1,0 +1,239 @@
+"""Kernels: exact values for every dtype, in any memory, differentiable, and compiled whole."""
+
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from helpers.coded import DTYPES
+from helpers.reference import (
+    apply_by_hand,
+    assert_rounded,
+    mix_by_hand,
+    random_boxes,
+    random_images,
+)
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+from torch._dynamo.testing import CompileCounter, CompileCounterWithBackend
+from torchvision import tv_tensors
+
+from tv_mixaug import functional
+from tv_mixaug.engine import kernels
+from tv_mixaug.engine.plan import BLEND, FILL, PASTE, Plan
+
+
+class Values(NamedTuple):
+    """The arguments of all kernels."""
+
+    partner: torch.Tensor
+    lam: torch.Tensor
+    boxes: torch.Tensor
+    fill: Any = 0.0
+
+
+# Each kernel with the operation of a plan that asks for the same.
+KERNELS = {
+    "mixup": (lambda x, v: functional.mixup(x, v.partner, v.lam), BLEND),
+    "cutmix": (lambda x, v: functional.cutmix(x, v.partner, v.boxes), PASTE),
+    "cutout": (lambda x, v: functional.cutout(x, v.boxes, v.fill), FILL),
+}
+EACH = pytest.mark.parametrize("name", KERNELS)
+
+
+def random_values(count, size, holes=1, fill=0.0):
+    """Sample partners, lam and boxes, as (B, 4) for one box."""
+    boxes = random_boxes((count, holes), size)
+    partner = torch.randint(max(count, 1), (count,))
+    return Values(partner, torch.rand(count), boxes if holes > 1 else boxes[:, 0], fill)
+
+
+@EACH
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.int64, torch.bool], ids=str)
+@given(
+    count=st.integers(0, 5),
+    size=st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    holes=st.integers(1, 3),
+    fill=st.sampled_from([0.0, 1, (1, 0, 1)]),
+    seed=st.integers(0, 2**32),
+)
+def test_kernels_do_what_a_loop_over_samples_does(name, dtype, count, size, holes, fill, seed):
+    """Blends are rounded once; pasted and filled pixels are exact, and no other pixel changes."""
+    if name == "mixup" and dtype not in DTYPES:
+        return
+    torch.manual_seed(seed)
+    kernel, op = KERNELS[name]
+    images = random_images((count, 3, *size), dtype)
+    values, ops = random_values(count, size, holes, fill), torch.full((count,), op)
+    boxes = values.boxes.view(count, holes, 4)
+    plan = Plan(ops, values.partner, values.lam, boxes, torch.zeros(count))
+    out, exact = kernel(images, values), apply_by_hand(images, plan, fill)
+    assert out.dtype == dtype
+    if op == BLEND:
+        assert_rounded(out, exact)
+    else:
+        assert torch.equal(out.double(), exact)
+
+
+def test_boxes_cut_the_named_axes():
+    """Boxes can cut axes that are not the last, and cuboids cut three."""
+    images = torch.rand(2, 6, 7, 3)  # (B, H, W, C)
+    partner, boxes = torch.tensor([1, 0]), torch.tensor([[1, 2, 4, 6], [0, 0, 7, 1]])
+    moved = images.permute(0, 3, 1, 2)
+    for axes in ((1, 2), (-3, -2)):
+        out = functional.cutmix(images, partner, boxes, axes=axes)
+        expected = functional.cutmix(moved, partner, boxes).permute(0, 2, 3, 1)
+        assert torch.equal(out, expected)
+        out = functional.cutout(images, boxes, 2.0, axes=axes)
+        assert torch.equal(out, functional.cutout(moved, boxes, 2.0).permute(0, 2, 3, 1))
+    volumes = torch.rand(2, 1, 4, 5, 6)
+    cuboids = torch.tensor([[1, 2, 0, 3, 5, 2], [0, 0, 0, 0, 0, 0]])
+    expected = volumes.clone()
+    expected[0, :, 0:2, 2:5, 1:3] = volumes[1, :, 0:2, 2:5, 1:3]
+    assert torch.equal(functional.cutmix(volumes, partner, cuboids), expected)
+
+
+def test_a_fill_may_be_a_tensor_that_broadcasts():
+    """Pixels in the holes are those of the fill at the same place."""
+    images, fill = torch.zeros(2, 3, 4, 4), torch.rand(2, 3, 4, 4)
+    boxes = torch.tensor([[0, 0, 2, 2], [1, 1, 4, 4]])
+    out = functional.cutout(images, boxes, fill)
+    assert torch.equal(out, torch.where(kernels.box_mask(images, boxes), fill, images))
+    assert torch.equal(out[1, :, 1:, 1:], fill[1, :, 1:, 1:])
+
+
+def test_a_fill_for_each_channel_lies_on_the_channel_axis():
+    """It broadcasts along the channel axis and no other."""
+    batch = torch.zeros(2, 3, 4, 5, 3)
+    assert kernels.fill_tensor((1, 2, 3), batch, 1).shape == (3, 1, 1, 1)
+    assert kernels.fill_tensor((1, 2, 3), batch, -1).shape == (3,)
+    assert kernels.fill_tensor(7, batch, 1).shape == ()
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.bool, torch.int16, torch.int64], ids=str)
+def test_mixed_labels_are_float32_and_keep_their_sum(dtype):
+    """Rows of any dtype become float32, and the weights of a one-hot row still sum to 1."""
+    labels, values = torch.eye(5)[torch.randint(5, (6,))].to(dtype), random_values(6, (4, 4))
+    mixed = functional.mix_labels(labels, values.partner, values.lam)
+    assert mixed.dtype == torch.float32
+    torch.testing.assert_close(mixed.double(), mix_by_hand(labels, values), atol=1e-6, rtol=0)
+    torch.testing.assert_close(mixed.sum(1), torch.ones(6), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@given(count=st.integers(1, 6), seed=st.integers(0, 2**32))
+def test_mixing_is_convex(dtype, count, seed):
+    """A mix lies between the two that were mixed, and equals one of them where lam is 1 or 0."""
+    torch.manual_seed(seed)
+    partner, lam = torch.randperm(count), torch.rand(count).mul(3).sub(1).clamp(0, 1)
+    images, labels = random_images((count, 1, 4, 4), dtype), torch.rand(count, 3)
+    for mix, rows in ((functional.mixup, images), (functional.mix_labels, labels)):
+        out, other = mix(rows, partner, lam), rows[partner]
+        assert (out >= torch.minimum(rows, other)).all()
+        assert (out <= torch.maximum(rows, other)).all()
+        assert torch.equal(out[lam == 1], rows[lam == 1])
+        assert torch.equal(out[lam == 0], other[lam == 0])
+
+
+@EACH
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_kernels_only_read_and_take_any_memory(name, dtype):
+    """Tv_tensors, channels last and views with gaps give the same values; no input changes."""
+    kernel, _ = KERNELS[name]
+    images, values = random_images((4, 3, 6, 6), dtype), random_values(4, (6, 6))
+    wide = torch.zeros(4, 3, 6, 12, dtype=dtype)
+    wide[..., ::2] = images
+    inputs = [images, wide, values.partner, values.lam, values.boxes]
+    before, expected = [tensor.clone() for tensor in inputs], kernel(images, values)
+    last = images.contiguous(memory_format=torch.channels_last)
+    for form in (tv_tensors.Image(images), last, wide[..., ::2]):
+        assert torch.equal(kernel(form, values), expected)
+    assert all(map(torch.equal, inputs, before))
+    # No value is read: there is none on the meta device.
+    out = kernel(images.to("meta"), Values(*(value.to("meta") for value in values[:3])))
+    assert (out.shape, out.dtype, out.is_meta) == (images.shape, dtype, True)
+
+
+def test_gradients_flow_through_kernels():
+    """Finite differences confirm the gradients with respect to images, weights and fill."""
+    images = torch.rand(3, 2, 3, 4, dtype=torch.float64, requires_grad=True)
+    lam = torch.tensor([0.2, 0.5, 0.9], dtype=torch.float64, requires_grad=True)
+    fill = torch.rand(2, 1, 1, dtype=torch.float64, requires_grad=True)
+    partner, boxes = torch.tensor([1, 2, 0]), torch.tensor([[0, 0, 2, 2], [1, 1, 4, 3], [0] * 4])
+    check = torch.autograd.gradcheck
+    assert check(lambda x, weight: functional.mixup(x, partner, weight), (images, lam))
+    assert check(lambda x: functional.cutmix(x, partner, boxes), (images,))
+    assert check(lambda x, value: functional.cutout(x, boxes, value), (images, fill))
+
+
+def use_all(images, labels, values):
+    """Use all four kernels."""
+    values = values._replace(fill=0.5 if images.is_floating_point() else 128)
+    for kernel, _ in KERNELS.values():
+        images = kernel(images, values)
+    return images, functional.mix_labels(labels, values.partner, values.lam)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.uint8], ids=str)
+def test_kernels_compile_once(dtype):
+    """One graph without breaks serves every value of partner, lam and boxes."""
+    counter = CompileCounter()
+    compiled = torch.compile(use_all, fullgraph=True, backend=counter)
+    images = random_images((4, 3, 8, 8), dtype)
+    for _ in range(3):
+        values = random_values(4, (8, 8))
+        out, expected = (f(images, torch.eye(4), values) for f in (compiled, use_all))
+        # OpenCV blends bytes outside a graph, and may round halves in the other direction.
+        torch.testing.assert_close(out[0], expected[0], atol=dtype == torch.uint8, rtol=0)
+        assert torch.equal(out[1], expected[1])
+    assert counter.frame_count == 1
+
+
+def test_kernels_compile_for_training():
+    """The graph is traced ahead of time, gradients included."""
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(use_all, fullgraph=True, backend=counter)
+    values, gradients = random_values(4, (8, 8)), []
+    for function in (compiled, use_all):
+        images = torch.ones(4, 3, 8, 8).requires_grad_()
+        function(images, torch.eye(4), values)[0].square().sum().backward()
+        gradients.append(images.grad)
+    torch.testing.assert_close(*gradients)
+    assert counter.frame_count == 1
+
+
+@pytest.mark.parametrize("default", [torch.float64, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("weight", [0.3, torch.full((6, 1, 1, 1), 0.3)], ids=["one", "each"])
+def test_bytes_are_blended_in_float32_under_any_default_dtype(weight, default):
+    """Only the rounding of values between two grey levels may depend on torch's default dtype."""
+    images, partners = torch.randint(256, (2, 6, 3, 9, 9), dtype=torch.uint8)
+    expected = kernels.blend(images, partners, 1 - weight)
+    assert_rounded(expected, 0.7 * images.double() + 0.3 * partners.double())
+    try:
+        torch.set_default_dtype(default)
+        found = kernels.blend(images, partners, 1 - weight)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert (found.int() - expected.int()).abs().double().mean() < 1e-3
+
+
+# --- Noise --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.bfloat16], ids=str)
+def test_noise_depends_on_its_seed_alone(dtype):
+    """One seed gives the same noise again, another seed other noise; torch's state stays."""
+    before, places = torch.get_rng_state(), torch.arange(4800, dtype=torch.int32)
+    one, same, other = (kernels.noise(torch.tensor(s), places, dtype) for s in (1, 1, 2))
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+    assert one.dtype == dtype
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_noise_has_the_distribution_of_its_dtype():
+    """Integers are uniform over 0 to 255, floating point numbers are standard normal."""
+    places = torch.arange(25_600, dtype=torch.int32)
+    grey, normal = (kernels.noise(torch.tensor(5), places, t) for t in (torch.uint8, torch.float32))
+    assert stats.chisquare(torch.bincount(grey.long(), minlength=256).numpy()).pvalue > 1e-4
+    assert stats.kstest(normal.numpy(), "norm").pvalue > 1e-4

@@ -1,0 +1,248 @@
+"""Images, videos and volumes: boxes and labels in every layout, and images of unequal size."""
+
+import copy
+
+import pytest
+import torch
+from helpers.coded import DTYPES, bits, shares
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+from torch.utils.data import DataLoader
+from torchvision import models, tv_tensors
+
+from tv_mixaug import Chain, CutMix, Cutout, Mixup, OneOf, functional, make_collate_fn
+
+COUNT = 6
+KINDS = pytest.mark.parametrize("kind", [Mixup, CutMix, Cutout])
+LAYOUTS = {
+    "BTCHW": (COUNT, 5, 2, 7, 9),
+    "BCDHW": (COUNT, 2, 5, 7, 9),
+    "BCHWD": (COUNT, 2, 7, 9, 5),
+    "BDHW": (COUNT, 5, 7, 9),
+    "BHWC": (COUNT, 7, 9, 2),
+    "BHW": (COUNT, 7, 9),
+    "BCTDHW": (COUNT, 1, 2, 3, 7, 9),
+}
+
+
+def coded_volumes(shape, dtype=torch.float32):
+    """Give volume i the value i + 1 everywhere."""
+    codes = torch.arange(1, shape[0] + 1).view(-1, *[1] * (len(shape) - 1))
+    return codes.expand(shape).to(dtype)
+
+
+# --- Videos and volumes -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("cut", ["spatial", "cuboid"])
+@given(
+    st.sampled_from(["batch", "sample"]), st.sampled_from(DTYPES),
+    st.sampled_from(["roll", "shuffle"]), st.integers(0, 2**32),
+)  # fmt: skip
+def test_labels_and_masks_follow_the_volume(layout, cut, mode, dtype, pairing, seed):
+    """In every layout labels are shares of voxels, and a mask is cut with its volume."""
+    if cut == "cuboid" and len({"T", "D"} & set(layout)) != 1:
+        return
+    torch.manual_seed(seed)
+    volume = coded_volumes(LAYOUTS[layout], dtype)
+    channel, time = layout.find("C"), max(layout.find("T"), layout.find("D"))
+    plain = volume if channel < 0 else volume.select(channel, 0)
+    transform = CutMix(num_classes=COUNT, cut=cut, layout=layout, mode=mode, pairing=pairing)
+    out, soft, mask = transform(volume, torch.arange(COUNT), tv_tensors.Mask(plain.long()))
+    torch.testing.assert_close(soft.double(), shares(out), atol=1e-6, rtol=0)
+    shown = out if channel < 0 else out.select(channel, 0)
+    assert torch.equal(shown.double(), mask.double())
+    if channel >= 0:
+        assert torch.equal(out, shown.unsqueeze(channel).expand_as(out))
+    if cut == "spatial" and time > 0:
+        assert torch.equal(out, out.select(time, 0).unsqueeze(time).expand_as(out))
+
+
+@pytest.mark.parametrize("cut", ["spatial", "cuboid"])
+def test_videos_are_cut_in_space_or_in_time_too(cut):
+    """A Video (B, T, C, H, W) needs no layout, keeps its type, and its mask follows."""
+    video, cut_times = tv_tensors.Video(coded_volumes((COUNT, 6, 3, 8, 8))), set()
+    masks = tv_tensors.Mask(video[:, :, 0].long())
+    transform = CutMix(num_classes=COUNT, cut=cut)
+    for _ in range(20):
+        (out, mask, soft), plan = transform.mix((video, masks, torch.arange(COUNT)))
+        assert type(out) is tv_tensors.Video
+        torch.testing.assert_close(soft.double(), shares(out), atol=1e-6, rtol=0)
+        assert torch.equal(out[:, :, 0].double(), mask.double())
+        axes = (1, 3, 4) if cut == "cuboid" else None
+        again = functional.replay(video.as_subclass(torch.Tensor), plan, axes=axes)
+        assert torch.equal(bits(again), bits(out.as_subclass(torch.Tensor)))
+        cut_times.add(int((out != video)[0].flatten(1).any(1).sum()))
+    assert cut_times <= {0, 6} if cut == "spatial" else any(0 < n < 6 for n in cut_times)
+
+
+@pytest.mark.parametrize("kind", [Mixup, Cutout])
+@pytest.mark.parametrize("layout", [None, "BCDHW"])
+def test_all_frames_are_blended_or_erased_alike(kind, layout):
+    """Mixup blends whole videos, and a hole goes through all frames."""
+    video = tv_tensors.Video(coded_volumes((COUNT, 4, 3, 8, 8)))
+    given_video = video.as_subclass(torch.Tensor).transpose(1, 2) if layout else video
+    out, _ = kind(num_classes=COUNT, layout=layout)(given_video, torch.arange(COUNT))
+    assert type(out) is type(given_video)
+    assert not torch.equal(out, given_video)
+    frames = out.transpose(1, 2) if layout else out
+    assert torch.equal(frames, frames[:, :1].expand_as(frames))
+
+
+@pytest.mark.parametrize(
+    ("layout", "shape"),
+    [("BCDHW", (2, 3, 4, 6, 6)), ("BHWC", (2, 6, 6, 3)), (None, (2, 4, 3, 6, 6))],
+)
+@pytest.mark.parametrize("mode", ["batch", "sample"])
+def test_a_fill_for_each_channel_finds_the_channels_of_a_layout(layout, shape, mode):
+    """Each channel gets its own value, in volumes, images with channels last and videos."""
+    out = Cutout(4, fill=(2, 3, 4), layout=layout, mode=mode)(torch.zeros(shape))
+    for channel, found in enumerate(out.unbind((layout or "BTCHW").index("C"))):
+        assert set(found.unique().tolist()) - {0.0} == {2.0 + channel}
+
+
+@pytest.mark.parametrize(
+    ("layout", "shape", "axes"),
+    [
+        (None, (4, 5, 1, 8, 8), (1, 3, 4)),
+        ("BCDHW", (4, 1, 5, 8, 8), (2, 3, 4)),
+        ("BCHWD", (4, 1, 8, 8, 5), (4, 2, 3)),
+    ],
+)
+@pytest.mark.parametrize("mode", ["batch", "sample"])
+def test_cutout_erases_cuboids(layout, shape, axes, mode):
+    """With cut="cuboid" a hole has a side in time or depth, too."""
+    transform = Cutout(0.5, cut="cuboid", fill=9, layout=layout, mode=mode)
+    out, plan = transform.mix(torch.zeros(shape))
+    assert plan.boxes.shape == (4, 1, 6)
+    assert torch.equal(out, functional.cutout(torch.zeros(shape), plan.boxes, 9, axes=axes))
+    volumes = (plan.boxes[:, 0, 3:] - plan.boxes[:, 0, :3]).prod(1)
+    assert torch.equal((out == 9).flatten(1).sum(1), volumes)
+    assert (volumes > 0).all()
+
+
+@pytest.mark.parametrize("transform", [CutMix(num_classes=4, cut="cuboid"), Mixup(num_classes=4)])
+def test_r3d_takes_a_mixed_batch(transform):
+    """Torchvision's video model does a backward pass on mixed videos and soft labels."""
+    samples = [(tv_tensors.Video(torch.rand(4, 3, 32, 32)), index) for index in range(4)]
+    videos, labels = next(iter(DataLoader(samples, 4, collate_fn=make_collate_fn(transform))))
+    assert type(videos) is tv_tensors.Video
+    model = models.video.r3d_18(weights=None, num_classes=4)
+    outputs = model(videos.as_subclass(torch.Tensor).transpose(1, 2))
+    loss = nn.functional.cross_entropy(outputs, labels)
+    loss.backward()
+    assert loss.isfinite()
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+
+
+# --- Images of unequal size ---------------------------------------------------------------------
+
+UNEQUAL = [torch.rand(3, 6, 9), torch.rand(3, 8, 5)]
+
+
+@KINDS
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32], ids=str)
+def test_overlap_changes_nothing_where_sizes_agree(kind, dtype):
+    """A list of equal images gives the same bits and plan with sizes="equal" and "overlap"."""
+    images, results = list((torch.rand(4, 3, 9, 7) * 255).to(dtype)), []
+    for sizes in ("equal", "overlap"):
+        torch.manual_seed(3)
+        results.append(kind(mode="sample", sizes=sizes, labels_getter=None).mix(images))
+    for one, other in zip(*results, strict=True):
+        assert all(map(torch.equal, one, other))
+
+
+@pytest.mark.parametrize("kind", [Mixup, CutMix])
+@pytest.mark.parametrize(
+    "dtype", [torch.uint8, torch.bfloat16, torch.float32, torch.float64], ids=str
+)
+def test_unequal_images_go_through_the_same_kernels(kind, dtype):
+    """Where two images overlap, the pixels are what the kernel makes of the two crops."""
+    first, second = ((image * 255).to(dtype) for image in UNEQUAL)
+    (one, other), plan = kind(sizes="overlap", labels_getter=None).mix([first, second])
+    crops = torch.stack([first[:, :6, :5], second[:, :6, :5]])
+    inner = torch.tensor([1 - (1 - float(plan.lam[0])) * 54 / 30, 0])
+    if kind is Mixup:
+        expected = functional.mixup(crops, plan.partner, inner)[0]
+    else:
+        expected = functional.cutmix(crops, plan.partner, plan.boxes)[0]
+    assert one.dtype == other.dtype == dtype
+    assert torch.equal(one[:, :6, :5], expected)
+    assert torch.equal(one[:, :, 5:], first[:, :, 5:])
+    assert torch.equal(other[:, 6:], second[:, 6:])
+
+
+def test_unequal_images_are_written_to_only_in_place():
+    """With inplace=True the given images hold the mix, for the same plan as without."""
+    images, results = [*UNEQUAL, torch.rand(3, 7, 7)], []
+    for inplace in (False, True):
+        torch.manual_seed(1)
+        batch = copy.deepcopy(images)
+        out = CutMix(sizes="overlap", labels_getter=None, inplace=inplace)(batch)
+        results.append((batch, out))
+    (kept, expected), (written, _) = results
+    assert all(map(torch.equal, kept, images))
+    assert all(map(torch.equal, written, expected))
+    assert not all(map(torch.equal, written, images))
+
+
+MASK = tv_tensors.Mask(torch.zeros(2, 6, 9).long())
+BESIDE = r"other sizes or a mask at \['b'\]"
+UNFIT = [
+    ({"a": UNEQUAL, "b": UNEQUAL[::-1]}, r"lists of sizes \(\(6, 9\), \(8, 5\)\), .* at \['b'\]"),
+    ({"a": UNEQUAL, "b": torch.rand(2, 3, 6, 9)}, BESIDE),
+    ({"a": UNEQUAL, "b": MASK}, BESIDE),
+    ([torch.rand(3, 6, 9), torch.rand(1, 8, 5)], "of one size"),
+    ([torch.rand(3, 6, 9), torch.rand(3, 8, 5).double()], "of one size"),
+]
+
+
+@pytest.mark.parametrize(("batch", "text"), UNFIT)
+def test_fields_that_do_not_fit_unequal_images_are_refused(batch, text):
+    """Second views of other sizes, stacked masks, other channels or dtypes are named."""
+    with pytest.raises(ValueError, match=text):
+        Mixup(sizes="overlap", labels_getter=None, masks="dominant")(batch)
+
+
+@KINDS
+def test_unequal_images_are_refused_by_default(kind):
+    """The error names the argument that allows them."""
+    with pytest.raises(ValueError, match=r"must be of one size .* or .*sizes='overlap'"):
+        kind(labels_getter=None)(UNEQUAL)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "text"),
+    [
+        ({"sizes": "any"}, ValueError, "sizes must be one of 'equal', 'overlap'"),
+        ({"sizes": 3}, TypeError, "sizes must be a string"),
+        ({"sizes": "overlap", "correct_lam": False}, ValueError, "correct_lam must be True"),
+    ],
+)
+def test_sizes_are_checked_in_the_constructor(options, error, text):
+    """A wrong choice is refused, and so are weights that do not count pixels."""
+    with pytest.raises(error, match=text):
+        CutMix(**options)
+
+
+def test_a_chain_with_provenance_takes_one_size():
+    """Without provenance a chain takes unequal images, too."""
+    steps = [Mixup(num_classes=2, sizes="overlap"), CutMix(num_classes=2, sizes="overlap")]
+    with pytest.raises(ValueError, match="sizes must be 'equal' in a chain with provenance"):
+        Chain(steps)
+    images, labels = Chain(steps, provenance=False)(UNEQUAL, torch.arange(2))
+    assert [image.shape for image in images] == [image.shape for image in UNEQUAL]
+    torch.testing.assert_close(labels.sum(1), torch.ones(2))
+
+
+@pytest.mark.parametrize("mode", ["batch", "sample"])
+def test_one_of_mixes_unequal_images(mode):
+    """Each label counts the pixels of the operation that was chosen for its sample."""
+    rules = [kind(num_classes=4, sizes="overlap") for kind in (Mixup, CutMix)]
+    for _ in range(5):
+        images = [torch.eye(4)[i][:, None, None].expand(4, 5 + i, 9 - i).clone() for i in range(4)]
+        out, labels = OneOf(rules, mode=mode)(images, torch.arange(4))
+        expected = torch.stack([image.mean((1, 2)) for image in out])
+        torch.testing.assert_close(labels, expected, atol=1e-6, rtol=0)

@@ -1,0 +1,209 @@
+"""Cutout and Random Erasing: places and sides of holes, and what fills them."""
+
+import pytest
+import torch
+from helpers.coded import DTYPES, SIZES, coded_images
+from helpers.refusals import refused
+from helpers.transforms import K, check_mix
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+from torch.utils._python_dispatch import TorchDispatchMode
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+from tv_mixaug import Cutout, RandomErasing, functional
+from tv_mixaug.engine import kernels
+from tv_mixaug.engine.plan import FILL, NONE
+
+LEVEL = 1e-4
+sides = st.integers(1, 24)
+
+
+@pytest.mark.parametrize("kind", [Cutout, RandomErasing])
+@given(
+    st.integers(0, 9),
+    st.sampled_from(SIZES) | st.tuples(sides, sides),
+    st.sampled_from(DTYPES),
+    st.sampled_from([99.0, (7, 8, 9), "noise", "color"]),
+    st.integers(1, 3),
+    st.sampled_from(["batch", "sample"]),
+    st.sampled_from([1.0, 0.6]),
+    st.integers(0, 2**32),
+)
+def test_only_holes_are_filled(kind, count, size, dtype, fill, holes, mode, p, seed):
+    """Pixels in the plan's holes have the fill, all others stay, and labels keep their weight."""
+    options = {"fill": fill, "mode": mode, "p": p, "num_classes": K}
+    if kind is Cutout:
+        rule = Cutout(0.4, holes=holes, **options)
+    else:
+        rule = RandomErasing((0.1, 0.6), count=(1, holes), **options)
+    out, _, plan, filled = check_mix(rule, coded_images(count, size, dtype), seed)
+    assert plan.op.any() or p < 1 or not count
+    if not isinstance(fill, str):
+        wanted = torch.tensor(fill, dtype=dtype).view(-1, 1, 1).expand_as(out)
+        assert torch.equal(out.where(filled, 0), wanted.where(filled, 0))
+
+
+@pytest.mark.parametrize(
+    ("size", "height", "width"),
+    [(4, 4, 4), (0.5, 10, 5), ((4, 0.2), 4, 2), ([0.25, 3], 5, 3), (50, 20, 10)],
+)
+def test_cutout_sizes_are_pixels_or_shares(size, height, width):
+    """Sides in pixels or shares of the image, one for both or one for each."""
+    images = torch.ones(400, 1, 20, 10)
+    boxes = Cutout(size).draw_plan(images).boxes
+    assert (boxes[..., 2:] - boxes[..., :2]).amax((0, 1)).tolist() == [width, height]
+    assert len(Cutout(size, mode="batch").draw_plan(images).boxes.unique(dim=0)) == 1
+
+
+# --- The distribution of Random Erasing -----------------------------------------------------------
+
+
+def measure(boxes, size):
+    """Return area, log aspect ratio and relative places of boxes that are not empty."""
+    boxes = boxes.reshape(-1, 4).double()
+    boxes = boxes[boxes.any(1)]
+    width, height = (boxes[:, 2:] - boxes[:, :2]).unbind(1)
+    rows, columns = boxes[:, 1] / (size[0] - height + 1), boxes[:, 0] / (size[1] - width + 1)
+    return torch.stack([width * height, (height / width).log(), rows, columns]).numpy()
+
+
+def sample_torchvisions_boxes(size, options, count):
+    """Return the boxes that torchvision's transform samples for one image after the other."""
+    transform, image, boxes = v2.RandomErasing(p=1.0, **options), torch.zeros(1, *size), []
+    for _ in range(count):
+        params = transform.make_params([image])
+        if params["v"] is not None:
+            top, left, height, width = (params[key] for key in "ijhw")
+            boxes.append([left, top, left + width, top + height])
+    return torch.tensor(boxes)
+
+
+@pytest.mark.parametrize(
+    ("size", "options"), [((32, 32), {}), ((17, 40), {"scale": (0.1, 0.5), "ratio": (0.2, 1.5)})]
+)
+def test_boxes_are_distributed_as_torchvisions(size, options):
+    """Area, aspect ratio and place do not differ from torchvision's, by two-sample tests."""
+    plan = RandomErasing(p=1.0, **options).draw_plan(torch.zeros(6000, 1, *size))
+    theirs = sample_torchvisions_boxes(size, options, 3000)
+    for one, two in zip(measure(plan.boxes, size), measure(theirs, size), strict=True):
+        assert stats.ks_2samp(one, two).pvalue > LEVEL
+
+
+@pytest.mark.parametrize("counts", [(1, 1), (2, 4)])
+def test_boxes_are_distributed_as_timms(counts):
+    """Areas and places of one box or several do not differ from timm's, if it is installed."""
+    module = pytest.importorskip("timm.data.random_erasing")
+    import random
+
+    random.seed(0)
+    options = {"max_area": 0.3, "min_aspect": 0.3, "mode": "const", "device": "cpu"}
+    theirs = module.RandomErasing(1.0, min_count=counts[0], max_count=counts[1], **options)
+    erased = torch.ones(3000, 1, 24, 24)
+    for image in erased:
+        theirs(image)
+    ours = RandomErasing((0.02, 0.3), (0.3, 1 / 0.3), p=1.0, count=counts)
+    images, plan = ours.mix(torch.ones(6000, 1, 24, 24))
+    areas = [(1 - some.mean((1, 2, 3))).numpy() for some in (images, erased)]
+    assert stats.ks_2samp(*areas).pvalue > LEVEL
+    for axis in (2, 3):
+        places = [1 - some.mean((0, 1, 5 - axis)) for some in (images, erased)]
+        assert abs(places[0] - places[1]).max() < 0.03
+    numbers = plan.boxes.any(-1).sum(1)
+    assert (int(numbers.min()), int(numbers.max())) == counts
+
+
+def test_each_sample_is_erased_by_itself():
+    """Half of the samples are erased by default, each at its own place."""
+    plan = RandomErasing().draw_plan(torch.ones(4000, 1, 32, 32))
+    erased = plan.op == FILL
+    assert stats.binomtest(int(erased.sum()), 4000, 0.5).pvalue > LEVEL
+    assert len(plan.boxes[erased].unique(dim=0)) > 1000
+    assert not plan.boxes[plan.op == NONE].any()
+
+
+# --- What fills holes -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_noise_is_one_value_for_a_pixel_and_color_one_for_a_box(dtype):
+    """Colours of boxes and noise of pixels are uniform in uint8, and otherwise normal."""
+    images = torch.full((300, 3, 16, 16), 5, dtype=dtype)
+    for fill in ("noise", "color"):
+        out, plan = RandomErasing((0.2, 0.3), fill=fill, p=1.0).mix(images)
+        values = []
+        for row, (x1, y1, x2, y2) in enumerate(plan.boxes[:, 0].tolist()):
+            patch = out[row, :, y1:y2, x1:x2].flatten(1).double()
+            assert fill == "noise" or torch.equal(patch, patch[:, :1].expand_as(patch))
+            values.append(patch.flatten() if fill == "noise" else patch[:, 0])
+        assert fill == "color" or len(values[0].unique()) > 20
+        values = torch.cat(values)
+        if dtype == torch.uint8:
+            counts = torch.bincount(values.long(), minlength=256)
+            assert stats.chisquare(counts.numpy()).pvalue > LEVEL
+        elif dtype.itemsize > 2:
+            assert stats.kstest(values.numpy(), stats.norm.cdf).pvalue > LEVEL
+        else:
+            assert values.min() < -2 < 2 < values.max()
+
+
+@pytest.mark.parametrize("fill", ["noise", "color"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_noise_depends_on_seed_and_place_alone(fill, dtype):
+    """Noise is the same for any part of a batch, and independent from one seed to the next."""
+    seeds = torch.randint(2**62, (400, 1), generator=torch.Generator().manual_seed(0))
+    places = torch.arange(192 if fill == "noise" else 3, dtype=torch.int32)
+    noise = kernels.noise(seeds, places, dtype)
+    assert (noise.dtype, noise.shape) == (dtype, (400, len(places)))
+    assert torch.equal(noise, kernels.noise(seeds, places, dtype))
+    assert torch.equal(noise[5:, 1:], kernels.noise(seeds[5:], places[1:], dtype))
+    values = noise.double()
+    near = torch.corrcoef(torch.stack([values[:-1].flatten(), values[1:].flatten()]))[0, 1]
+    assert abs(float(near)) < (0.11 if fill == "color" else 0.02)
+
+
+class CountCalls(TorchDispatchMode):
+    """Count the operations that are run."""
+
+    calls = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.calls += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("fill", [0.0, "noise", "color"])
+def test_on_a_device_nothing_is_done_sample_by_sample(fill):
+    """The number of operations on a device does not grow with the batch."""
+    calls = []
+    for count in (4, 64):
+        with CountCalls() as counted:
+            rule = RandomErasing(p=1.0, fill=fill, labels_getter=None)
+            rule(torch.zeros(count, 3, 16, 16, device="meta"))
+        calls.append(counted.calls)
+    assert calls[0] == calls[1]
+
+
+@pytest.mark.parametrize(
+    ("fill", "mask_fill", "image", "mask", "text"),
+    [
+        (300, None, torch.uint8, torch.int64, "fill must be an integer in [0, 255] for uint8"),
+        (0.5, None, torch.uint8, torch.int64, "fill must be an integer"),
+        ((0, -1, 0), None, torch.uint8, torch.int64, "fill must be an integer"),
+        (1e6, None, torch.float16, torch.int64, "fill must be within"),
+        (0, 256, torch.uint8, torch.uint8, "mask_fill must be an integer in [0, 255]"),
+        (0, -1, torch.uint8, torch.uint8, "mask_fill must be an integer"),
+        (0, 2, torch.uint8, torch.bool, "mask_fill must be an integer in [0, 1] for bool"),
+    ],
+)
+def test_a_fill_that_a_dtype_cannot_represent_is_refused(fill, mask_fill, image, mask, text):
+    """A fill outside the range of images or masks is an error before anything is sampled."""
+    images = torch.zeros(2, 3, 8, 8, dtype=image)
+    batch = {"image": images, "mask": tv_tensors.Mask(torch.zeros(2, 8, 8, dtype=mask))}
+    for kind in (Cutout, RandomErasing):
+        rule = kind(fill=fill, mask_fill=mask_fill)
+        refused(lambda rule=rule: rule(batch), text)
+    if mask_fill is None:
+        plan = Cutout().draw_plan(images)
+        refused(lambda: functional.replay(images, plan, fill), text)
