@@ -10,8 +10,6 @@ from typing import Any
 class Numbers(tuple[float, ...]):
     """A tuple whose items are inputs of a compiled graph; those of a plain one are constants."""
 
-    __slots__ = ()
-
 
 def ensure(
     holds: bool,

@@ -112,10 +112,9 @@ def _is_field(value: Any) -> bool:
 def _is_one_image(value: Any) -> bool:
     """Whether an item of a list is an image; a list of batches has one more axis."""
     other = (tv_tensors.Mask, tv_tensors.BoundingBoxes)
-    if not isinstance(value, Tensor) or isinstance(value, other):
-        return False
-    plain = unwrap(value)  # whose attributes a graph knows
-    return plain.ndim == 3 and plain.dtype in MIXED_DTYPES
+    is_image = isinstance(value, Tensor) and not isinstance(value, other)
+    # A graph knows the attributes of plain tensors.
+    return is_image and unwrap(value).ndim == 3 and unwrap(value).dtype in MIXED_DTYPES
 
 
 def is_detection(values: Any) -> bool:

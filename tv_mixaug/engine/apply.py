@@ -369,8 +369,7 @@ class _Job:
             counts = [numbers.size for *_, numbers in part]
             flat = np.concatenate([numbers.ravel() for *_, numbers in part])
             each: Any = [seed for *_, seed, _ in part]
-            each = np.repeat(each, counts) if len(each) > 1 else each
-            each = torch.as_tensor(each, device="cpu")
+            each = torch.from_numpy(np.repeat(each, counts if len(each) > 1 else 1))
             values = kernels.noise(each, torch.from_numpy(flat), out.dtype)
             split = np.split(_as_array(values), np.cumsum(counts)[:-1])
             for (target, region, _, numbers), one in zip(part, split, strict=True):

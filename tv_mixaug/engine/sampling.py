@@ -35,11 +35,15 @@ def is_traced() -> bool:
     return is_compiling() or torch._C._are_functorch_transforms_active()
 
 
-def leave_graph(method: Method) -> Method:
-    """Let a method run outside of a graph, with all that it calls, if it raises TracingError.
+def untraced(what: str, source: Source = None) -> None:
+    """Raise if the host cannot look at values, or samples on a device."""
+    if is_traced() or is_on_device(source):
+        where = "compiled, used inside torch.func or sampled on a device"
+        raise TracingError(f"{what} cannot be {where}; use rules or a OneOf of them.")
 
-    Otherwise Dynamo would compile in parts what it finds behind the error.
-    """
+
+def leave_graph(method: Method) -> Method:
+    """Let a method that raises TracingError run outside of the graph, with all that it calls."""
     run_outside = torch.compiler.disable(method)  # type: ignore[no-untyped-call]
 
     @functools.wraps(method)
@@ -116,8 +120,7 @@ def sample_lam(
     shape = torch.full((*size, 2), pair[0], dtype=torch.float64, device=kwargs["device"])
     if pair[0] != pair[1]:
         shape[..., 1] = pair[1]
-    # A graph takes other parameters and numbers of samples, for which torch has no Dirichlet.
-    if not is_compiling() and min(pair) >= 0.1 and max(pair) <= 1e9:
+    if not is_compiling() and min(pair) >= 0.1 and max(pair) <= 1e9:  # graphs have no Dirichlet
         return _for_source(torch._sample_dirichlet(shape, generator)[..., 0], source)
     # Gamma variates of small parameters underflow to 0 and those of large ones overflow. Their
     # logarithms do not: log Gamma(a) = log Gamma(a + 1) + log(U) / a.

@@ -18,16 +18,10 @@ from tv_mixaug._validation import checked, ensure, optional
 from tv_mixaug.batch.parser import BatchParser
 from tv_mixaug.batch.spec import BatchOptions, LabelsGetter, Mix, ParsedBatch, Role
 from tv_mixaug.batch.tree import unflatten
+from tv_mixaug.engine import sampling
 from tv_mixaug.engine.apply import Allocate
 from tv_mixaug.engine.plan import BLEND, PASTE, CompactPlan, Plan, clip_to_overlap, compact
-from tv_mixaug.engine.sampling import (
-    Source,
-    TracingError,
-    is_on_device,
-    is_traced,
-    leave_graph,
-    sampling_kwargs,
-)
+from tv_mixaug.engine.sampling import Source, TracingError, is_traced, leave_graph
 from tv_mixaug.targets.detection import BOX_FORMATS, BoxFormat
 from tv_mixaug.targets.rules import mix_fields
 
@@ -186,11 +180,10 @@ class BatchTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no 
             raise reader._no_plan("draw_plan()")
         parsed = reader.parser.parse(batch)
         source = _source_in_graph(parsed, source) if is_traced() else source
-        where = torch.device(sampling_kwargs(source)["device"])
-        if parsed.ragged and is_on_device(source):
-            expected = "on the CPU for images of unequal size"
+        where = torch.device(sampling.sampling_kwargs(source)["device"])
+        if parsed.ragged and sampling.is_on_device(source):
+            expected, source = "on the CPU for images of unequal size", None
             ensure(generator is None, "generator", expected, f"one on {where}")
-            source = None
         rule: Any
         rule, p = reader.choose(p, source)
         plan: CompactPlan = rule.sample_plan(parsed, p, source)
@@ -369,8 +362,7 @@ def _source_in_graph(batch: ParsedBatch, source: Source) -> torch.device:
     if isinstance(source, torch.device):
         return source
     where = "inside torch.compile and torch.func"
-    expected = f"None {where}, which have their own stream"
-    ensure(source is None, "generator", expected, "one", TracingError)
+    ensure(source is None, "generator", f"None {where}", "one", TracingError)
     for field in batch.specs:
         mixable = field.role is not Role.DETECTION
         name = f"targets at {field.where}"

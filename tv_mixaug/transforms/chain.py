@@ -12,12 +12,7 @@ from tv_mixaug.batch.spec import BatchOptions, Mix, ParsedBatch, Role, merge_opt
 from tv_mixaug.batch.tree import unflatten
 from tv_mixaug.engine.apply import replay
 from tv_mixaug.engine.plan import APPLIED, BLEND, NONE, CompactPlan, Plan
-from tv_mixaug.engine.sampling import (
-    TracingError,
-    is_traced,
-    sample_applied,
-    seeded_global_rng,
-)
+from tv_mixaug.engine.sampling import sample_applied, seeded_global_rng, untraced
 from tv_mixaug.targets.labels import encode_labels
 from tv_mixaug.targets.rules import mix_fields
 from tv_mixaug.transforms import containers
@@ -118,10 +113,7 @@ class Chain(BatchTransform):
         """Apply the chain to a batch; the plan is the identity, as none describes the result."""
         from tv_mixaug.transforms import provenance  # registers kernels with torchvision
 
-        if is_traced():
-            raise TracingError(
-                "a Chain cannot be compiled or called inside torch.func; use rules or a OneOf."
-            )
+        untraced("a Chain")
         inplace, generator = how.get("inplace"), how.get("generator")
         parser = self.parser
         writes = any(rule.inplace for rule in self.rules) if inplace is None else inplace

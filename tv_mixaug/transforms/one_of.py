@@ -98,8 +98,9 @@ class OneOf(BatchTransform):
         if self.joint is not None:
             return self.joint, p
         on_host = not (is_traced() or is_on_device(source))
-        expected = "rules of tv_mixaug on a device, in a graph and inside torch.func"
-        ensure(on_host, "transforms", expected, self, TracingError)
+        ensure(
+            on_host, "transforms", "rules of tv_mixaug on a device or traced", self, TracingError
+        )
         _ = self.options  # an argument may have been set since
         transform: BatchTransform
         transform, p = _choose_one(self.transforms, p, source)
