@@ -59,12 +59,7 @@ class BatchTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no 
         super().__setattr__(name, self.check_p(value) if name == "p" else value)
 
     def check_p(self, p: Any) -> Any:
-        """Return a probability in the form of ``p``, checked.
-
-        Raises:
-            TypeError: If it is of the wrong kind.
-            ValueError: If it is out of range.
-        """
+        """Return a probability in the form of ``p``, checked."""
         return validation.check_probability("p", p)
 
     def choose(self, p: Any, source: Source) -> tuple[BatchTransform, Any]:

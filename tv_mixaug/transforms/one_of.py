@@ -97,9 +97,9 @@ class OneOf(BatchTransform):
         """Return the transform that is applied to the next batch, and its probability."""
         if self.joint is not None:
             return self.joint, p
-        on_host = not (is_traced() or is_on_device(source))
+        host = not (is_traced() or is_on_device(source))
         ensure(
-            on_host, "transforms", "rules of tv_mixaug on a device or traced", self, TracingError
+            host, "transforms", "rules of tv_mixaug on a device and in a graph", self, TracingError
         )
         _ = self.options  # an argument may have been set since
         transform: BatchTransform
