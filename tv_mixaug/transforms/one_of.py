@@ -97,10 +97,8 @@ class OneOf(BatchTransform):
         """Return the transform that is applied to the next batch, and its probability."""
         if self.joint is not None:
             return self.joint, p
-        host = not (is_traced() or is_on_device(source))
-        ensure(
-            host, "transforms", "rules of tv_mixaug on a device and in a graph", self, TracingError
-        )
+        expected, traced = "rules of tv_mixaug on a device and in a graph", is_traced()
+        ensure(not (traced or is_on_device(source)), "transforms", expected, self, TracingError)
         _ = self.options  # an argument may have been set since
         transform: BatchTransform
         transform, p = _choose_one(self.transforms, p, source)
