@@ -19,7 +19,17 @@ from torch.autograd.forward_ad import unpack_dual
 
 from tv_mixaug._validation import check_fill, ensure
 from tv_mixaug.engine import kernels
-from tv_mixaug.engine.plan import BLEND, FILL, NONE, PASTE, CompactPlan, Plan, compact, overlap_lam
+from tv_mixaug.engine.plan import (
+    BLEND,
+    FILL,
+    NONE,
+    PASTE,
+    CompactPlan,
+    Plan,
+    compact,
+    overlap_lam,
+    resize_plan,
+)
 
 Fill = float | Sequence[float] | str | Tensor | None
 Allocate = Callable[[torch.Size, torch.dtype], Tensor]
@@ -144,7 +154,7 @@ def apply_plan_ragged(
         pair = (images[row], images[row if op == FILL else partner])
         region = tuple(slice(min(n)) for n in zip(*(image.shape for image in pair), strict=True))
         # The pair is a batch of its own, in which only the first image is mixed.
-        one = Plan(*(x[[row, row]] for x in tensors))
+        one = Plan(*(x[[row, row]] for x in tensors[:5]))
         one.op[1], one.partner[:] = NONE, 1
         one.lam[0] = overlap_lam(lam, sizes[row], sizes[partner])
         both = torch.stack([image[region] for image in pair])
@@ -164,7 +174,8 @@ def replay(
 
     Args:
         images: (B, ...) tensor that belongs to the same samples: a second view, features, a depth
-            map. For plans with boxes its last axes are those of the images, in the same size.
+            map. For plans with boxes its last axes are those of the images, in a size to which
+            the boxes scale exactly.
         plan: The recorded plan, on any device.
         fill: What filled boxes take: a number, a value for each channel, a tensor that broadcasts
             to ``images``, ``"noise"`` or ``"color"`` from the plan's seeds, or None to leave them
@@ -190,19 +201,24 @@ def replay(
     if not (fill is None or isinstance(fill, Tensor)):
         fill = check_fill("fill", fill)
     kernels.check_tensor("images", images)
-    for name in Plan._fields:  # not zip, which torch 2.6 cannot compile
-        rows = getattr(plan, name)
-        is_boxes, got = name == "boxes", tuple(getattr(rows, "shape", ())) or type(rows).__name__
-        fits = isinstance(rows, Tensor) and rows.ndim == 1 + 2 * is_boxes
-        fits, count = fits and len(rows) == len(images), len(images)
-        expected = "a tensor of shape ({}, N, 2 d)" if is_boxes else "a tensor of shape ({},)"
-        ensure(fits, f"plan.{name}", expected, got, ValueError, count)
+    axes_of = {"boxes": ", N, 2 d", "size": ", d"}
+    for name in Plan._fields[
+        : 5 if plan.size is None else 6
+    ]:  # not zip: torch 2.6 cannot compile it
+        rows, others = getattr(plan, name), axes_of.get(name, ",")
+        got = tuple(getattr(rows, "shape", ())) or type(rows).__name__
+        fits = isinstance(rows, Tensor) and rows.ndim == 1 + others.count(", ")
+        fits, expected = fits and len(rows) == len(images), f"a tensor of shape ({{}}{others})"
+        ensure(fits, f"plan.{name}", expected, got, ValueError, len(images))
     kernels.check_rows("plan.partner", plan.partner, images, "int64")
     applied = compact(plan)
     if applied.known and BLEND in applied.ops:
         kernels.check_blend(images)
     if PASTE in applied.ops or FILL in applied.ops:
         kernels.check_boxes(images, plan.boxes, axes)
+        cut = range(-plan.boxes.shape[-1] // 2, 0) if axes is None else axes
+        resized = resize_plan(plan, [images.shape[axis] for axis in cut])
+        applied = applied if resized is plan else compact(resized)
     if isinstance(fill, Tensor):
         kernels.check_broadcast(fill, images)
     mixed = apply_plan(images, applied, fill, axes, channel_axis if images.ndim > 3 else None)
@@ -221,7 +237,8 @@ def region_mask(plan: Plan, size: Sequence[int]) -> Tensor:
         label weight of the original if the plan has partners.
 
     Raises:
-        ValueError: If the size does not have the axes of the plan's boxes.
+        ValueError: If the size does not have the axes of the plan's boxes, or does not scale them
+            exactly.
 
     Example:
         >>> from tv_mixaug.engine import identity_plan
@@ -230,6 +247,7 @@ def region_mask(plan: Plan, size: Sequence[int]) -> Tensor:
     """
     dims = plan.boxes.shape[-1] // 2
     ensure(len(size) == dims, "size", f"the {dims} sides that boxes cut", tuple(size))
+    plan = resize_plan(plan, size)
     ones = torch.ones(len(plan.op), 1, *size, dtype=torch.float32, device=plan.op.device)
     op, lam = (x.view(-1, *[1] * (dims + 1)) for x in (plan.op, plan.lam))
     cut = (op == FILL) | (op == PASTE)

@@ -149,6 +149,7 @@ def plans(
             lam=torch.where(blends, lam, torch.where(pastes, 1 - area, 1.0)),
             boxes=torch.where((fills | pastes)[:, None], boxes, 0)[:, None],
             noise=draw(SEEDS) + torch.arange(size),
+            size=torch.tensor([[height, width]]).repeat(size, 1),
         )
 
     return build()

@@ -326,7 +326,10 @@ class MixTransform(BatchTransform):
     def sample_plan(self, batch: ParsedBatch, p: Any, source: Source) -> CompactPlan:
         """Sample the plan for a batch, clipped to where images of unequal sizes overlap."""
         plan = compact(self.sample(batch, p, source))
-        return compact(clip_to_overlap(plan.plan(), batch.sizes)) if batch.ragged else plan
+        if batch.ragged:
+            return compact(clip_to_overlap(plan.plan(), batch.sizes))
+        plan.size = batch.size
+        return plan
 
     def run(self, batch: Any, p: Any, **how: Any) -> tuple[Any, CompactPlan]:
         """Parse a batch, sample a plan, and apply it; see :class:`BatchTransform`."""
