@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from tv_mixaug._validation import check_bool, check_integer, ensure, ensure_kind
-from tv_mixaug.engine.sampling import seeded_global_rng
+from tv_mixaug.engine.sampling import leave_graph, seeded_global_rng, untraced
 from tv_mixaug.loading import memory_pool
 from tv_mixaug.loading.batch_index import BatchIndex, find_frame
 from tv_mixaug.loading.default_collate import collate_samples
@@ -100,10 +100,10 @@ class CollateFn:
         self._p = SharedValue(self.transform.p if p is None else self.transform.check_p(p), "d")
         self._batch_index = BatchIndex()
 
+    @leave_graph
     def __call__(self, samples: Sequence[Any]) -> Any:
         """Collate a list of samples, each a tuple or mapping of an image and other fields."""
-        if torch.compiler.is_compiling():
-            raise TypeError("a collate function cannot be compiled; compile its transform.")
+        untraced("a collate function")
         is_list = isinstance(samples, (list, tuple))
         ensure(is_list, "samples", "a list", type(samples).__name__, TypeError)
         ensure(len(samples) > 0, "samples", "a list of at least one sample", "an empty list")
