@@ -93,8 +93,7 @@ def rebuild(container: Any, parts: Any) -> Any:
         if isinstance(new, MutableMapping):
             new.update(parts)
             return new
-        for place, part in enumerate(parts):
-            new[place] = part
+        new[:] = parts
         return new
     except TypeError:
         return parts

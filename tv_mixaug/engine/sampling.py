@@ -7,6 +7,7 @@ looked at. What follows from the numbers is computed by operators that both kind
 """
 
 import contextlib
+import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
@@ -20,7 +21,7 @@ from tv_mixaug._validation import ensure
 Pairing = Literal["roll", "shuffle"] | Callable[[Tensor], Tensor]
 Source = Generator | torch.device | None
 
-_global_rng_lock = threading.RLock()
+_global_rng_locks: dict[int, Any] = {}  # by process: a fork copies a lock that a thread holds
 
 
 def sampling_kwargs(source: Source) -> dict[str, Any]:
@@ -218,7 +219,7 @@ def seeded_global_rng(source: Source) -> Iterator[None]:
         yield
         return
     seed = int(torch.randint(2**62, (1,), generator=source, device="cpu"))
-    with _global_rng_lock:
+    with _global_rng_locks.setdefault(os.getpid(), threading.RLock()):
         state = torch.default_generator.get_state()
         torch.default_generator.manual_seed(seed)
         try:
