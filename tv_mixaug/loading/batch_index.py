@@ -77,11 +77,10 @@ class BatchIndex:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Share memory with a process that is being spawned; copy the epoch otherwise."""
-        state: dict[str, Any] = {"home": self.home}
         if get_spawning_popen() is None:
-            return BatchIndex, tuple(self._epoch.get()[:2]), state
-        state |= {"_epoch": self._epoch, "_loader": self._loader, "_own_epoch": self._own_epoch}
-        state["used_rank"] = self.used_rank
+            return BatchIndex, tuple(self._epoch.get()[:2]), {"home": self.home}
+        shared = "home", "used_rank", "_epoch", "_loader", "_own_epoch"
+        state = {name: getattr(self, name) for name in shared}
         return BatchIndex, (), {**state, "_own_start": _describe_start(os.getpid())}
 
     @property

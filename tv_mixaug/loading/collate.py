@@ -91,8 +91,7 @@ class CollateFn:
     ) -> None:
         is_list = isinstance(transforms, Sequence)
         self.transform = OneOf(transforms, p) if is_list else as_batch_transform(transforms)
-        is_function = collate is None or callable(collate)
-        ensure_kind(is_function, "collate_fn", "callable", collate)
+        ensure_kind(collate is None or callable(collate), "collate_fn", "callable", collate)
         kind = "an int or None"
         self.seed = None if seed is None else check_integer("seed", seed, 0, expected=kind)
         self.rank = None if rank is None else check_integer("rank", rank, 0, expected=kind)
