@@ -93,7 +93,8 @@ def rebuild(container: Any, parts: Any) -> Any:
         if isinstance(new, MutableMapping):
             new.update(parts)
             return new
-        new[:] = parts
+        for place, part in enumerate(parts):
+            new[place] = part
         return new
     except TypeError:
         return parts

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import hashlib
+import operator
 import os
 import warnings
 from collections import namedtuple
@@ -137,8 +138,7 @@ class CollateFn:
 
     def set_p(self, p: float | Sequence[float]) -> None:
         """Set ``p`` for the batches that are collated from now on, also in running workers."""
-        if p is None:
-            raise TypeError("p must be a number or a list of numbers, got None.")
+        ensure(p is not None, "p", "a number or a list of numbers", None, TypeError)
         self._p.set(self.transform.check_p(p))
 
     @property
@@ -219,7 +219,9 @@ def _add_plan(batch: Any, plan: Any) -> Any:
         return rebuild(batch, {**batch, "mix": plan})
     if names:
         return _name_fields(type(batch), *batch, plan)
-    return rebuild(batch, [*batch, plan]) if isinstance(batch, (list, tuple)) else (batch, plan)
+    if isinstance(batch, list):  # perhaps of a user's class, which += keeps
+        return operator.iconcat(copy.copy(batch), [plan])
+    return rebuild(batch, (*batch, plan)) if isinstance(batch, tuple) else (batch, plan)
 
 
 @functools.cache

@@ -155,8 +155,7 @@ class SharedMemoryPool:
             with self._lock:
                 if block in self._blocks and block.memory[-1] == FREE:
                     block.memory[-1], file, block.file = SENT, block.file, None
-                    place = self._blocks.index(block)
-                    return _receive, (self.name, place, file, storage.nbytes())
+                    return _receive, (self.name, self._blocks.index(block), file, storage.nbytes())
         return reduce_storage(storage)  # type: ignore[no-untyped-call]
 
     def close(self) -> None:
@@ -193,10 +192,9 @@ def _release(block: Block, process: int) -> None:
 
 def _give_up_blocks() -> None:
     """Give up the blocks of the tensors that a forked child inherits."""
-    for blocks in list(_received.values()):
-        for block in list(blocks.values()):
-            if block.memory[-1] == RECEIVED:
-                block.memory[-1] = GIVEN_UP
+    for block in [b for blocks in list(_received.values()) for b in list(blocks.values())]:
+        if block.memory[-1] == RECEIVED:
+            block.memory[-1] = GIVEN_UP
     for block in _pool._blocks if _pool else []:
         block.is_forked |= block.storage() is not None
 
