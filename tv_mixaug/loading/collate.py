@@ -220,7 +220,7 @@ def _add_plan(batch: Any, plan: Any) -> Any:
     if names:
         return _name_fields(type(batch), *batch, plan)
     if isinstance(batch, list):  # perhaps of a user's class, which += keeps
-        return operator.iconcat(copy.copy(batch), [plan])
+        return operator.iconcat(copy.copy(batch), [plan])  # type: ignore[no-untyped-call]
     return rebuild(batch, (*batch, plan)) if isinstance(batch, tuple) else (batch, plan)
 
 
