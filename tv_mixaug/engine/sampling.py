@@ -8,6 +8,7 @@ looked at. What follows from the numbers is computed by operators that both kind
 
 import contextlib
 import functools
+import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, TypeVar, cast
@@ -23,7 +24,7 @@ Pairing = Literal["roll", "shuffle"] | Callable[[Tensor], Tensor]
 Source = Generator | torch.device | None
 Method = TypeVar("Method", bound=Callable[..., Any])
 
-_global_rng_lock = threading.RLock()
+_global_rng_locks: dict[int, Any] = {}  # by process: a fork copies a lock that a thread holds
 
 
 class TracingError(TypeError):
@@ -260,7 +261,7 @@ def seeded_global_rng(source: Source) -> Iterator[None]:
         yield
         return
     seed = int(torch.randint(2**62, (1,), generator=source, device="cpu"))
-    with _global_rng_lock:
+    with _global_rng_locks.setdefault(os.getpid(), threading.RLock()):
         state = torch.default_generator.get_state()
         torch.default_generator.manual_seed(seed)
         try:
