@@ -125,7 +125,8 @@ def assert_labels_match_pixels(
             raise ValueError(f"pipeline returned {len(pixels)} images but {len(weights)} labels.")
         parts = labels if isinstance(labels, (tuple, list)) else [labels]
         widths = [n.dtype for n in parts if isinstance(n, Tensor) and n.is_floating_point()]
-        near = max(0.01 if not case.dtype.is_floating_point else 1e-3, *map(colour_tolerance, widths))
+        floor = 1e-3 if case.dtype.is_floating_point else 0.01
+        near = max([floor, *map(colour_tolerance, widths)])
         allowed = tolerance
         if allowed is None:
             allowed = colour_tolerance(case.dtype, images.dtype, *widths, roundings=roundings)
@@ -137,7 +138,9 @@ def assert_labels_match_pixels(
             visible = (pixels - palette).abs().amax(2).amin(0) <= allowed
         gaps = _gaps(pixels, visible, weights, batch.colours, renormalized=renormalized)
         slack = 3 * colour_tolerance(case.dtype, roundings=max(1, roundings))
-        explain = partial(_explain_label, batch, pixels, visible, weights, renormalized, slack, near)
+        explain = partial(
+            _explain_label, batch, pixels, visible, weights, renormalized, slack, near
+        )
         mixed = int((weights.amax(dim=1) < 1 - 1e-6).sum())
         # Not `gaps > allowed`: NaN is wrong too.
         return Trial(batch, pixels, gaps, ~(gaps <= allowed), mixed, explain)
