@@ -115,13 +115,13 @@ def _ask_all(ask: Any, target: Target, args: argparse.Namespace, dtypes: list[An
 
 
 def _explain(answers: list[tuple[str, str, Any]]) -> Any:
-    """Explain each answer that is not yes, equal cases once, and draw the wrong rows."""
+    """Explain each answer that is not yes, equal causes once, and draw the wrong rows."""
     told: dict[str, str] = {}
     strips = []
     for question, verdict, error in answers:
         if error is None:
             continue
-        first = told.setdefault(error.case, question)
+        first = told.setdefault(error.cause or error.case, question)
         text = str(error) if first == question else f"As above: {first}."
         print(f"\n{question}: {verdict.split()[0].lower()}\n{textwrap.indent(text, '  ')}")
         if first == question and (evidence := error.evidence):

@@ -335,7 +335,7 @@ def _explain_share(
 
 def _slack(dtype: torch.dtype) -> float:
     """Return the largest difference of two weights that count as the same."""
-    return max(1e-3, colour_tolerance(dtype))
+    return max(1e-3, (1 if dtype.is_floating_point else 2) * colour_tolerance(dtype))
 
 
 def _compare_calls(
@@ -419,7 +419,7 @@ def _compare_epochs(
         mixed = [(one, other) for one, other in both if one.mixed.any() and other.mixed.any()]
         compared = max(compared, len(mixed))
         same = sum(one.same_as(other, slack) for one, other in mixed)
-        if len(mixed) >= 2 and same > len(mixed) / 2:
+        if len(mixed) >= 2 and same > len(mixed) * 2 / 3:
             return f"{same} of {len(mixed)} batches have the values of the {what}.", cause
     if compared < 2:
         raise ValueError("mix must give a loader that mixes four batches or more, got fewer.")
