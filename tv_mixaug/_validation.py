@@ -110,9 +110,11 @@ def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
 
 
 def check_shares(p: Any, count: int) -> list[float]:
-    """Return the probability of each of ``count`` transforms; equal shares for None."""
+    """Return the probability of each of ``count`` transforms; equal shares for None, or all 0."""
     if p is None:
         return [1 / count] * count
+    if isinstance(p, numbers.Real) and not isinstance(p, bool) and p == 0:
+        return [0.0] * count
     is_list = isinstance(p, Sequence) and not isinstance(p, (str, bytes))
     ensure_kind(is_list, "p", "a list with a probability for each transform", p)
     ensure(len(p) == count, "p", f"a list of {count} values, one for each transform", len(p))

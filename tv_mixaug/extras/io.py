@@ -15,6 +15,9 @@ from tv_mixaug._validation import ensure
 def read_image(path: str | os.PathLike[str]) -> tv_tensors.Image:
     """Read a file as a (3, H, W) uint8 RGB image, upright by its EXIF orientation.
 
+    Only OpenCV's own limit bounds the memory: by default 2**30 pixels, which take 3 GiB decoded
+    and more in between; set ``OPENCV_IO_MAX_IMAGE_PIXELS`` before files of others are read.
+
     Raises:
         OSError: If the file cannot be read.
         ValueError: If OpenCV cannot decode it.
@@ -43,9 +46,10 @@ def write_image(path: str | os.PathLike[str], image: npt.NDArray[np.uint8]) -> N
     ensure(fits and encoded, "image", expected, f"{image.shape} {image.dtype}")
     temporary = file.with_name(f".{file.name[:40]}.{os.urandom(4).hex()}")
     try:
-        temporary.write_bytes(data.tobytes())
-        if file.exists():
+        if file.exists():  # its mode is set first, so that nobody else can read the new data
+            temporary.touch(0o600)
             temporary.chmod(file.stat().st_mode)
+        temporary.write_bytes(data.tobytes())
         temporary.replace(file)
     finally:
         temporary.unlink(missing_ok=True)
