@@ -79,6 +79,7 @@ class NumPyLam:
         self.numbers = np.random.default_rng(0)
 
     def __call__(self, samples):
+        """Collate and blend."""
         return blend_anew(*default_collate(samples), self.numbers.random())
 
 
