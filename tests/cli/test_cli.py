@@ -242,7 +242,7 @@ def test_names_that_are_not_utf8_are_drawn_and_printed(tmp_path, monkeypatch, ca
         write_image(folder / name / "a.png", np.full((16, 16, 3), 90, np.uint8))
     monkeypatch.chdir(folder)
     for pictures in (folder, folder / "ros\udce9"):
-        assert main(["preview", str(pictures), "--size", "32", "--batch-size", "1"]) == 0
+        assert cli.main(["preview", str(pictures), "--size", "32", "--batch-size", "1"]) == 0
     out, err = capsys.readouterr()
     assert err == ""
     assert out.encode().count("caf\ufffd/tv_mixaug_preview.png".encode()) == 2
