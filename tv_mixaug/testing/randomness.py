@@ -389,11 +389,11 @@ def _median_correlation(values: Tensor) -> float:
 
 
 def _find_plain_workers(
-    loader: Any, data: Dataset[Any], epochs: list[list[_Batch]]
+    loader: Any, data: CodedSamples, epochs: list[list[_Batch]]
 ) -> tuple[str, causes.Cause] | None:
     """Find out whether batches are mixed in the main process if workers mix none."""
     total = sum(map(len, epochs))
-    if any(map(_count_mixed, epochs)) or not getattr(loader, "num_workers", 0):
+    if sum(map(_count_mixed, epochs)) or not getattr(loader, "num_workers", 0):
         return None
     options = {"batch_sampler": loader.batch_sampler, "collate_fn": loader.collate_fn}
     twin: Any = DataLoader(loader.dataset, **options)
