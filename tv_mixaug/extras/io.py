@@ -15,8 +15,7 @@ from tv_mixaug._validation import ensure
 def read_image(path: str | os.PathLike[str]) -> tv_tensors.Image:
     """Read a file as a (3, H, W) uint8 RGB image, upright by its EXIF orientation.
 
-    Only OpenCV's own limit bounds the memory: by default 2**30 pixels, which take 3 GiB decoded
-    and more in between; set ``OPENCV_IO_MAX_IMAGE_PIXELS`` before files of others are read.
+    Only OpenCV's own limit bounds the memory: 2**30 pixels, or ``OPENCV_IO_MAX_IMAGE_PIXELS``.
 
     Raises:
         OSError: If the file cannot be read.
