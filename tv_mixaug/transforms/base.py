@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from inspect import signature
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, overload
 
 import torch
@@ -55,6 +56,29 @@ class BatchTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no 
         if name in self.fixed and name in self.__dict__:
             raise AttributeError(f"{name} cannot be set; make a new {type(self).__name__}.")
         super().__setattr__(name, self.check_p(value) if name == "p" else value)
+
+    def _arguments(self) -> dict[str, Any]:
+        """Return the arguments that differ from the defaults of the constructor."""
+        kinds = [kind for kind in reversed(type(self).__mro__) if issubclass(kind, BatchTransform)]
+        usual = {n: one.default for kind in kinds for n, one in signature(kind).parameters.items()}
+        given = {name: getattr(self, name) for name in usual if hasattr(self, name)}
+        # Cutout makes a pair of one side.
+        return {n: v for n, v in given.items() if v not in (usual[n], (usual[n],) * 2)}
+
+    def __repr__(self) -> str:
+        """Return the name and the arguments that differ from their defaults."""
+        given = ", ".join(f"{name}={value!r}" for name, value in self._arguments().items())
+        return f"{type(self).__name__}({given})"
+
+    def __eq__(self, other: object) -> bool:
+        """Whether another transform has the same class and arguments."""
+        if not isinstance(other, BatchTransform) or type(self) is not type(other):
+            return NotImplemented
+        return self._arguments() == other._arguments()
+
+    def __hash__(self) -> int:
+        """Return a number that equal transforms share, and that stays when arguments are set."""
+        return hash(type(self))
 
     def check_p(self, p: Any) -> Any:
         """Return a probability in the form of ``p``, checked.
@@ -267,11 +291,6 @@ class MixTransform(BatchTransform):
             ensure(self.labels_getter == "default", "labels_getter", expected, self.labels_getter)
         has_count = self.masks != "soft" or self.num_mask_classes is not None
         ensure(has_count, "num_mask_classes", "given with masks='soft'", None)
-
-    def extra_repr(self) -> str:
-        """Return the arguments that differ from their defaults."""
-        given = [(one.name, getattr(self, one.name), one.default) for one in fields(self)]
-        return ", ".join(f"{name}={value!r}" for name, value, usual in given if value != usual)
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Set an argument; all are checked again before the next batch, and ``p`` at once."""
