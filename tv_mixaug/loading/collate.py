@@ -82,6 +82,8 @@ class CollateFn:
     def __init__(
         self, transforms: Any, p: Any, collate: Any, seed: Any, rank: Any, record: Any, reuse: Any
     ) -> None:
+        one, got = not isinstance(p, torch.nn.Module), "a transform as p; write [..., ...]"
+        ensure(one, "transforms", "in a list if there are several", got, TypeError)
         is_list = isinstance(transforms, Sequence)
         self.transform = OneOf(transforms, p) if is_list else as_batch_transform(transforms)
         is_function = collate is None or callable(collate)

@@ -71,14 +71,12 @@ class BatchTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no 
         return f"{type(self).__name__}({given})"
 
     def __eq__(self, other: object) -> bool:
-        """Whether another transform has the same class and arguments."""
         if not isinstance(other, BatchTransform) or type(self) is not type(other):
             return NotImplemented
         return self._arguments() == other._arguments()
 
     def __hash__(self) -> int:
-        """Return a number that equal transforms share, and that stays when arguments are set."""
-        return hash(type(self))
+        return hash(type(self))  # stays when an argument is set
 
     def check_p(self, p: Any) -> Any:
         """Return a probability in the form of ``p``, checked.
@@ -319,6 +317,13 @@ class MixTransform(BatchTransform):
         """How the rule reads a batch and treats its fields."""
         names = BatchOptions._fields
         return BatchOptions(**{name: getattr(self, name) for name in names if hasattr(self, name)})
+
+    @property
+    def no_classes(self) -> str:
+        """What an error shows if ``num_classes`` is missing, as in ``CutMix(10)``."""
+        alpha = getattr(self, "alpha", None) if self.num_classes is None else None
+        meant = f"{alpha:.0f}" if isinstance(alpha, float) and alpha.is_integer() else "1"
+        return "None" if meant in "01" else f"None and alpha = {meant}; write num_classes={meant}"
 
     def sample(self, batch: ParsedBatch, p: float, source: Source) -> CompactPlan | Plan:
         """Sample the plan for a batch.
