@@ -108,9 +108,8 @@ class BatchOptions(NamedTuple):
         """Whether an option has an effect."""
         if option in ("cut", "min_visible"):
             return self.cut is not None
-        if option in ("fill", "mask_fill"):
-            return FILL in self.ops
-        return option != "no_classes"
+        has_fill = FILL in self.ops or option not in ("fill", "mask_fill")
+        return has_fill and option != "no_classes"
 
 
 def merge_options(

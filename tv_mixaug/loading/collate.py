@@ -123,8 +123,7 @@ class CollateFn:
             with seeded_global_rng(generator and generator.clone_state()):
                 batch = self.collate_fn(samples)
         # Not in place, because a user's function may return the data set's own memory.
-        how = {"inplace": False, "generator": generator, "allocate": allocate}
-        mixed, plan = transform.run(batch, p, **how)
+        mixed, plan = transform.run(batch, p, inplace=False, generator=generator, allocate=allocate)
         if self.labels == "index":
             mixed = _put_indices(transform.parser.parse(batch), mixed)
         return _add_plan(mixed, plan.plan()) if self.record and plan else mixed

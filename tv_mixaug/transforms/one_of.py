@@ -63,8 +63,12 @@ class OneOf(BatchTransform):
         num_classes: NumClassesArgument = None,
     ) -> None:
         super().__init__()
-        given = map(as_batch_transform, check_transforms(transforms))
-        self.transforms = tuple(_with_classes(transform, num_classes) for transform in given)
+        given: list[Any] = [as_batch_transform(one) for one in check_transforms(transforms)]
+        for place, rule in enumerate(given if num_classes is not None else ()):
+            if isinstance(rule, MixTransform) and rule.num_classes is None:
+                given[place] = copy.copy(rule)
+                given[place].num_classes = num_classes
+        self.transforms = tuple(given)
         self.mode = check_choice("mode", mode, ("batch", "sample"))
         self.has_plan = all(transform.has_plan for transform in self.transforms)
         self.joint: JointRule | None = None
@@ -214,15 +218,6 @@ def as_batch_transform(transform: Any) -> BatchTransform:
         getter = transform._labels_getter
         made.formatter = Cutout(p=0.0, num_classes=transform.num_classes, labels_getter=getter)
     return made
-
-
-def _with_classes(transform: BatchTransform, num_classes: NumClassesArgument) -> BatchTransform:
-    """Return a transform, or a copy with a number of classes of a rule that has none."""
-    is_open = isinstance(transform, MixTransform) and transform.num_classes is None
-    if is_open and num_classes is not None:
-        transform = copy.copy(transform)
-        transform.num_classes = num_classes
-    return transform
 
 
 def check_transforms(transforms: Any) -> Sequence[Any]:
