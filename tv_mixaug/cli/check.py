@@ -58,7 +58,7 @@ def run_check(args: argparse.Namespace) -> tuple[Any, bool]:
         _ask_all(ask, target, args, dtypes)
     words = [verdict.split()[0] for _, verdict, _ in answers]
     wrong, refused = words.count("WRONG"), words.count("refuses")
-    args.end = f"Verdict: {wrong} of {len(words)} checks are WRONG, and {refused} refused."
+    args.end = f"Verdict: {wrong} of {len(words)} checks are wrong, and {refused} refused."
     return _explain(answers), not wrong
 
 
