@@ -346,6 +346,10 @@ def test_sheet_shows_inputs_and_outputs(check, tmp_path):
     )
     sheet = read_image(tmp_path / "wrong.png")
     rows = (sheet != sheet[:, :1, :1]).any(0).any(1)
+    # Below the first input, one picture of one colour, is a bar of that colour.
+    column = sheet[:, :, 20].T
+    is_coded = (column == column[50]).all(1)
+    assert int((is_coded[1:] & ~is_coded[:-1]).sum()) >= 2
     starts = int((rows[1:] & ~rows[:-1]).sum())
     assert starts >= 3 * 2  # each of three strips has at least a title and pictures
 
