@@ -114,8 +114,7 @@ def plans(
         ops: operations to choose from: "none", "fill", "blend", "paste".
 
     Returns:
-        A strategy for :class:`~tv_mixaug.Plan`, boxes (B, 1, 4); the weights of pasted samples are
-        counted from their boxes.
+        A strategy for :class:`~tv_mixaug.Plan`, boxes (B, 1, 4), whose weights fit the boxes.
 
     Example:
         >>> from hypothesis import find
@@ -149,6 +148,7 @@ def plans(
             lam=torch.where(blends, lam, torch.where(pastes, 1 - area, 1.0)),
             boxes=torch.where((fills | pastes)[:, None], boxes, 0)[:, None],
             noise=draw(SEEDS) + torch.arange(size),
+            size=torch.tensor([[height, width]]).repeat(size, 1),
         )
 
     return build()
