@@ -99,7 +99,7 @@ def apply_plan(
     if not plan.ops or (fill is None and plan.only == FILL):
         return source.stack() if isinstance(source, LazyStack) else source
     count = source.ndim
-    if axes is not None and [axis % count for axis in axes] == [*range(count - len(axes), count)]:
+    if axes is not None and axes[-1] == count - 1 and axes[0] == count - len(axes):
         axes = None  # the last ones, whose regions are the quickest to build
     job = _Job(plan, fill, axes, channel_axis, count)
     large, noisy = not kernels.is_small(source), plan.only == FILL and isinstance(fill, str)
