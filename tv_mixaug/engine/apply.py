@@ -387,16 +387,12 @@ class _Job:
 
     def paste_rows(self, out: Tensor, originals: Tensor | list[Tensor], partner: list[int]) -> None:
         """Paste row by row; in place, all patches are taken before the first is written."""
-        targets, sources = _as_array(out), _as_array(originals)
-        kept = []
-        for row, _, region in self.regions(PASTE):
-            patch = sources[partner[row]][region]
-            if originals is out:
-                kept.append((targets[row], region, patch.copy()))
-            else:
-                targets[row][region] = patch
-        for target, region, patch in kept:
-            target[region] = patch
+        targets, sources, cuts = _as_array(out), _as_array(originals), self.regions(PASTE)
+        patches = [sources[partner[row]][region] for row, _, region in cuts]
+        if originals is out:
+            patches = [patch.copy() for patch in patches]
+        for (row, _, region), patch in zip(cuts, patches, strict=True):
+            targets[row][region] = patch
 
     def blend_rows(self, out: Tensor, originals: Tensor | list[Tensor], partner: list[int]) -> None:
         """Blend row by row, each before its partner, whose pixels are then in the cache."""
