@@ -139,10 +139,12 @@ def targets_of(flowers_drawn):
     """Return grey images, on which tints show, masks of classes 1 and 2, and targets."""
     kinds = [i % 2 for i in range(len(flowers_drawn))]
     images = torch.stack([v2.functional.rgb_to_grayscale(one.image, 3) for one in flowers_drawn])
-    masks = torch.stack([flower.mask * (1 + i) for flower, i in zip(flowers_drawn, kinds)])
+    masks = torch.stack(
+        [flower.mask * (1 + i) for flower, i in zip(flowers_drawn, kinds, strict=True)]
+    )
     targets = [
         {"boxes": flower.box, "labels": torch.tensor([1 + i])}
-        for flower, i in zip(flowers_drawn, kinds)
+        for flower, i in zip(flowers_drawn, kinds, strict=True)
     ]
     return tv_tensors.Image(images), tv_tensors.Mask(masks), targets
 
@@ -159,7 +161,7 @@ def mask_left_behind():
     images, masks, _ = targets_of(drawn)
     samples = [
         {"image": image, "mask": mask, "label": i % 2}
-        for i, (image, mask) in enumerate(zip(images, masks))
+        for i, (image, mask) in enumerate(zip(images, masks, strict=True))
     ]
     rows = {
         "torchvision: CutMix after default_collate leaves the mask behind": lambda: v2.CutMix(
