@@ -27,11 +27,7 @@ class _SetEpoch:
 
 
 class _Lightning(_SetEpoch):
-    """Set the epoch of a collate function before Lightning starts its workers.
-
-    Args:
-        collate_fn: The function that :func:`~tv_mixaug.make_collate_fn` made.
-    """
+    """Set the epoch of a collate function before Lightning starts its workers."""
 
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: Any) -> None:
         """Set the epoch of a resumed run, whose workers start before its epoch does."""
@@ -46,11 +42,7 @@ class _Lightning(_SetEpoch):
 
 
 class _Trainer(_SetEpoch):
-    """Set the epoch of a collate function in the ``Trainer`` of Hugging Face, also if resumed.
-
-    Args:
-        collate_fn: The function that :func:`~tv_mixaug.make_collate_fn` made.
-    """
+    """Set the epoch of a collate function in the ``Trainer`` of Hugging Face, also if resumed."""
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """Set the epoch, and the number of batches that a resumed Trainer skips."""

@@ -1,5 +1,6 @@
 """The scripts with other libraries run, and say so if a library is missing."""
 
+import json
 import os
 import re
 import runpy
@@ -41,6 +42,47 @@ def test_script_runs(script, tmp_path):
     assert done.stdout.strip(), "it must print what it shows."
 
 
+RECORDER = """
+import json, runpy, sys
+from torch.nn import functional as F
+plain, seen = F.cross_entropy, []
+def record(logits, labels, *arguments, **options):
+    seen.append(labels.tolist())
+    return plain(logits, labels, *arguments, **options)
+F.cross_entropy = record
+runpy.run_path(sys.argv[1], run_name="__main__")
+print("\\n" + json.dumps(seen))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stem", ["accelerate_loop", "hf_trainer", "lightning_module"])
+def test_script_mixes_training_batches_reproducibly(stem, tmp_path):
+    """Losses of two runs get the same soft labels, some of them mixed, in every epoch others."""
+    script, runs = FOLDER / f"{stem}.py", []
+    for package in NEEDS[script]:
+        pytest.importorskip(package)
+    for _ in range(2):
+        done = subprocess.run(  # noqa: S603  # a script of this project
+            [sys.executable, "-c", RECORDER, script],
+            cwd=tmp_path,
+            env={**os.environ, **OFFLINE, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=True,
+        )
+        runs.append(json.loads(done.stdout.splitlines()[-1]))
+    assert runs[0] == runs[1]
+    training = [rows for rows in runs[0] if isinstance(rows[0], list)]  # validation has indices
+    rows = [tuple(row) for batch in training for row in batch]
+    assert all(len(row) == 2 for row in rows)
+    weights = [max(row) for row in rows]
+    assert 0 < sum(weight < 1 for weight in weights) < len(weights)
+    half = len(training) // 2
+    assert training[:half] != training[half:]
+
+
 @EACH_NEED
 def test_script_names_a_missing_package(script, packages, monkeypatch, capsys):
     """Without its package a script prints how to install it, and exits with status 0."""
@@ -72,8 +114,9 @@ def test_all_scripts_but_three_look_for_their_package():
     assert others == {"mmpretrain_augments", "torchrun_ddp", "torchvision_references"}
 
 
-def test_page_shows_every_script():
-    """The page includes the scripts of its folder and no other file."""
-    page = (FOLDER / "index.md").read_text("utf-8")
-    shown = re.findall(r"^```\{literalinclude\} (\S+)$", page, re.M)
+def test_pages_show_every_script():
+    """The pages include the scripts of their folder and no other file, and the index lists them."""
+    pages = {page.stem: page.read_text("utf-8") for page in FOLDER.glob("*.md")}
+    shown = re.findall(r"^```\{literalinclude\} (\S+)$", "\n".join(pages.values()), re.M)
     assert sorted(shown) == [script.name for script in SCRIPTS]
+    assert {*re.findall(r"\((\w+)\.md\)", pages.pop("index"))} == pages.keys()
