@@ -149,9 +149,9 @@ def targets_of(flowers_drawn):
     return tv_tensors.Image(images), tv_tensors.Mask(masks), targets
 
 
-def draw_some(size):
+def draw_some(size, count=6):
     """Draw the flowers of :func:`contact_sheet`."""
-    seeds = [1 + 1_000_003 * i for i in range(6)]
+    seeds = [1 + 1_000_003 * i for i in range(count)]
     return [flowers.draw_flower(flowers.CLASS_NAMES[i % 2], size, s) for i, s in enumerate(seeds)]
 
 
@@ -179,9 +179,9 @@ def mask_left_behind():
     return np.concatenate(sheets)
 
 
-def contact_sheet():
+def contact_sheet(columns=6):
     """Draw the picture of the landing page: the same flowers in five rows."""
-    images, labels = flowers.draw_flowers(6, 160, seed=1)
+    images, labels = flowers.draw_flowers(columns, 160, seed=1)
     # Each rose is paired with a tulip, and Beta(4, 4) seldom samples a weight near 0 or 1, so that
     # every picture shows its mix.
     options = {"num_classes": 2, "mode": "sample", "pairing": pair_with_next}
@@ -197,7 +197,7 @@ def contact_sheet():
         for title, transform in rows.items()
     ]
     images, masks, targets = CutMix(4, mode="sample", pairing=pair_with_next)(
-        *targets_of(draw_some(160))
+        *targets_of(draw_some(160, columns))
     )
     title = "CutMix with masks and boxes"
     sheets.append(viz.draw_batch(images, masks=masks, boxes=targets, title=title, cell=160))
@@ -223,6 +223,7 @@ def draw_all(folder: Path) -> None:
     modes(folder / "modes.png")
     pairings(folder / "pairings.png")
     plt.imsave(folder / "contact_sheet.png", contact_sheet())
+    plt.imsave(folder / "contact_sheet_narrow.png", contact_sheet(columns=3))
     plt.imsave(folder / "mask_left_behind.png", mask_left_behind())
     plt.imsave(folder / "thumbnail.png", thumbnail())
     for name, flower in zip(flowers.CLASS_NAMES, flowers.draw_flowers(2, SIZE)[0], strict=True):
