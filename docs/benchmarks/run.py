@@ -1158,7 +1158,7 @@ def as_pivot(name: str, rows: list[Any]) -> str:
             if "main process, 2 threads" in row.case:
                 continue  # only in the numbers
             if name not in ("bounds", "small") and row.library == PLAIN:
-                plain.append(f"{row.ms:.3g} ms {column_of(row).partition(': ')[0]}")
+                plain.append(f"{row.ms:.3g} ms {place_of(row)}".strip())
                 continue
             columns[column_of(row)] = None
             cells.setdefault(line_of(row), {})[column_of(row)] = cell_of(row)
@@ -1177,10 +1177,15 @@ def label_of(row: Any) -> str:
     return f"**{OURS}** {how}" if row.library == OURS else f"{row.library} {how}".strip()
 
 
+def place_of(row: Any) -> str:
+    """Return where a row was measured, which all rows of `loader` share."""
+    return row.case.partition(", ")[2].removeprefix("two workers").strip(", ")
+
+
 SHAPED = (
     lambda row: row.case.partition(", ")[0],
     label_of,
-    lambda row: f"{row.case.partition(', ')[2]}: {row.work}",
+    lambda row: ": ".join(filter(None, (place_of(row), row.work))),
     lambda row: f"{row.to_plain:.2f}",
 )
 # For each task: the table, the line and the column of a row, and its cell.
