@@ -122,8 +122,8 @@ def test_other_transforms_can_be_chosen_for_a_batch():
         either.mix(BATCH)
     either.p = [0, 0]  # rules of this package still give labels their format
     assert torch.equal(either(*BATCH)[1], torch.eye(K))
-    assert repr(either).startswith("OneOf([MixUp(")
-    assert repr(either).endswith("p=[0.0, 0.0], mode='batch')")
+    assert repr(either).startswith("OneOf(transforms=(MixUp(")
+    assert repr(either).endswith("p=[0.0, 0.0])")
 
 
 def test_choices_can_be_nested():
