@@ -20,7 +20,7 @@ from tv_mixaug.extras import flowers
 def main():
     torch.manual_seed(0)
     images, labels = flowers.draw_flowers(64, size=64)
-    images = images.as_subclass(torch.Tensor) / 255
+    images = images / 255
 
     # timm: Mixup(mixup_alpha=0.8, cutmix_alpha=1.0, prob=1.0, switch_prob=0.5,
     #             mode="elem", label_smoothing=0.1, num_classes=2)
@@ -43,8 +43,6 @@ def main():
             loss.backward()
             optimizer.step()
         print(f"epoch {epoch}: loss {loss.item():.3f}, first label {y[0].tolist()}")
-    if not torch.allclose(y.max(1).values, torch.tensor(0.95)):
-        raise SystemExit("the labels of the last epoch must be smoothed and no longer mixed.")
 
 
 if __name__ == "__main__":
