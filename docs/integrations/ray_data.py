@@ -30,8 +30,9 @@ class Mix(NumpyBatchCollateFn):
 
     def __call__(self, batch):
         batch = {key: torch.tensor(value) for key, value in batch.items()}
-        # Threads take batches in any order, so the seed depends on the content of the batch.
-        seed = self.epoch * 2**32 + int(batch.pop("row")[0])
+        # Threads take batches in any order, so the seed depends on the content of the batch. A
+        # generator on the CPU uses only the lower 32 bits.
+        seed = (1_000_003 * self.epoch + int(batch.pop("row")[0])) % 2**32
         return self.transform.mix(batch, generator=torch.Generator().manual_seed(seed))[0]
 
 
