@@ -139,6 +139,8 @@ def test_transforms_are_shown_and_compared_by_their_arguments():
     changed.p = 0.5
     assert changed != CutMix(**OPTIONS)
     assert changed != "CutMix(num_classes=4)"
+    changed.alpha = torch.ones(2)  # an own rule may hold tensors
+    assert changed != copy.deepcopy(changed)
 
 
 def test_equal_rules_in_a_module_are_both_applied():

@@ -24,9 +24,10 @@ def reference(outputs, pair, weight, smoothing, ignored, reduction):
     lam = pair.lam.to(outputs.dtype)
     options = {"weight": weight, "label_smoothing": smoothing, "ignore_index": ignored}
     losses, known = 0, 0
+    merge = torch.sum if reduction == "sum" else torch.mean
     for part, share in ((pair.labels, lam), (pair.partner_labels, 1 - lam)):
         each = nnf.cross_entropy(outputs, part, **options, reduction="none")
-        losses = losses + share * each.reshape(len(lam), -1).mean(1)
+        losses = losses + share * merge(each.reshape(len(lam), -1), 1)
         known = known + share * (part != ignored).to(lam.dtype).reshape(len(lam), -1).mean(1)
     if reduction == "none":
         return losses
@@ -187,7 +188,7 @@ def test_any_loss_of_each_sample_is_averaged():
 def test_a_criterion_without_a_loss_for_each_sample_is_refused():
     """A loss that is reduced already cannot be weighted, and a class is no criterion."""
     loss = MixCriterion(lambda outputs, labels: nnf.cross_entropy(outputs, labels))
-    text = r"criterion must be .* a loss for each of the 2 samples, got .*\(\); give it reduction="
+    text = r"criterion must be .*reduction='none'.* a loss for each of 2 samples, got \(\)"
     with pytest.raises(ValueError, match=text):
         loss(torch.randn(2, 3), torch.tensor([0, 1]))
     with pytest.raises(TypeError, match=r"make one: CrossEntropyLoss\(\.\.\.\)"):
@@ -222,3 +223,54 @@ def test_a_loader_feeds_several_losses():
         by_hand = -(outputs[:, :4].log_softmax(1) * breed).sum() / breed.sum()
         torch.testing.assert_close(losses, (by_hand, nnf.mse_loss(outputs[:, 7], mixed["age"])))
         assert all(p.grad.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_rows_without_weight_have_no_loss(smoothing):
+    """A batch in which all labels are unknown has the loss 0, in each form."""
+    criterion = MixCriterion(nn.CrossEntropyLoss(label_smoothing=smoothing))
+    outputs, unknown = torch.randn(4, 3, requires_grad=True), torch.full((4,), -100)
+    for labels in (torch.zeros(4, 3), unknown, PairedLabels(unknown, unknown, torch.rand(4))):
+        loss = criterion(outputs, labels)
+        (gradient,) = torch.autograd.grad(loss, outputs)
+        assert loss == 0
+        assert not gradient.any()
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("make", [nn.CrossEntropyLoss, nn.NLLLoss, nn.BCEWithLogitsLoss])
+def test_the_reduction_is_the_criterions_own(make, reduction):
+    """Unmixed labels have the loss of the criterion, whose ignored positions count nothing."""
+    outputs, labels = (
+        torch.randn(2, 3, 4).log_softmax(1),
+        torch.tensor([[0, 1, -100, 2], [0, 1, 2, 0]]),
+    )
+    labels = torch.rand(2, 3, 4) if make is nn.BCEWithLogitsLoss else labels
+    loss, expected = (
+        c(outputs, labels)
+        for c in (MixCriterion(make(reduction=reduction)), make(reduction=reduction))
+    )
+    torch.testing.assert_close(
+        loss, expected if reduction != "none" else expected.flatten(1).mean(1)
+    )
+
+
+def test_a_reduction_of_another_meaning_is_refused():
+    """KLDivLoss's batchmean sums over classes."""
+    with pytest.raises(ValueError, match="reduction must be mean, sum or none, got batchmean"):
+        MixCriterion(nn.KLDivLoss(reduction="batchmean"))
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.float32])
+def test_pairs_of_rows_fit_a_binary_loss(dtype):
+    """Pairs hold float rows, whatever dtype the labels have."""
+    rows, criterion = torch.randint(2, (4, 3)).to(dtype), MixCriterion(nn.BCEWithLogitsLoss())
+    mix = {kind: Mixup(num_classes="multi", targets=kind) for kind in ("pair", "soft")}
+    torch.manual_seed(0)
+    losses = []
+    for kind in mix:
+        (_, labels), _ = mix[kind].mix(
+            (torch.ones(4, 1, 2, 2), rows), generator=torch.Generator().manual_seed(1)
+        )
+        losses.append(criterion(torch.eye(4, 3), labels))
+    torch.testing.assert_close(*losses)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torchmetrics.functional.classification import multiclass_accuracy
 
-from tv_mixaug import PairedLabels
+from tv_mixaug import Mixup, PairedLabels
 from tv_mixaug.metrics import mixed_accuracy
 from tv_mixaug.testing import label_batches
 
@@ -60,14 +60,15 @@ CASES = {
     "unknown index": ([[1.0, 0.0]] * 2, torch.tensor([0, -1]), 1),
     "row of zeros": ([[1.0, 0.0]] * 2, torch.tensor([[0.8, 0.2], [0.0, 0.0]]), 0.8),
     "empty batch": (torch.zeros(0, 2), torch.zeros(0, dtype=torch.int64), float("nan")),
-    "class out of range": ([[0.0, 1.0]], FAR.labels, 0),
-    "pair with a class out of range": ([[0.0, 1.0]], FAR, 0.75),
+    "class out of range": ([[0.0, 1.0]], FAR.labels, float("nan")),
+    "pair with a class out of range": ([[0.0, 1.0]], FAR, 1),
+    "rows of (B, 1) indices": ([[0.0, 1.0]] * 2, torch.tensor([[1], [0]]), 0.5),
 }
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_accuracy_is_the_share_of_the_known_weight(name):
-    """Unknown labels have no weight, and classes beyond the logits are never hit."""
+    """Unknown labels and classes beyond the logits have no weight."""
     logits, targets, expected = CASES[name]
     value = mixed_accuracy(torch.as_tensor(logits), targets)
     assert value == pytest.approx(expected, nan_ok=True)
@@ -109,3 +110,16 @@ def test_mean_metric_averages_batches_of_unequal_size():
     for part in (slice(0, 3), slice(3, None)):
         metric.update(mixed_accuracy(logits[part], soft[part], 2), len(logits[part]))
     assert torch.allclose(metric.compute(), mixed_accuracy(logits, soft, 2))
+
+
+def test_an_ignored_class_counts_alike_in_pairs_and_rows():
+    """Both forms of one mix have the same accuracy, and a single logit is refused."""
+    images, labels, logits = torch.rand(8, 1, 2, 2), torch.arange(8) % 4, torch.randn(8, 4)
+    found = []
+    for kind in ("pair", "soft"):
+        mix = Mixup(num_classes=4, targets=kind, ignore_index=0)
+        (_, mixed), _ = mix.mix((images, labels), generator=torch.Generator().manual_seed(0))
+        found.append(mixed_accuracy(logits, mixed, ignore_index=0))
+    torch.testing.assert_close(*found)
+    with pytest.raises(ValueError, match=r"logits must be of shape \(B, K\) with K > 1"):
+        mixed_accuracy(torch.rand(4, 1), torch.zeros(4, dtype=torch.int64))

@@ -1,6 +1,7 @@
 """timm's names on this engine: the distributions of timm, and labels that equal the pixels."""
 
 import copy
+import inspect
 import pickle
 
 import numpy as np
@@ -132,7 +133,7 @@ def test_it_is_recorded_copied_and_switched_off():
     samples = [(image, i) for i, image in enumerate(coded_images(4))]
     images, labels, plan = make_collate_fn(mix, record=True, seed=1)(samples)
     assert torch.equal(images, functional.replay(coded_images(4), plan))
-    for name, value in (("switch_prob", 2), ("mixup_alpha", -1), ("mode", "half"), ("prob", 2)):
+    for name, value in (("switch_prob", 2), ("mixup_alpha", -1), ("mode", "half"), ("mix_prob", 2)):
         usual = getattr(mix, name)
         setattr(mix, name, value)
         with pytest.raises(ValueError, match=f"{name} must be"):
@@ -219,3 +220,50 @@ def test_wrong_arguments_are_named(arguments, kind, text):
     for factory in (Mixup, FastCollateMixup):
         with pytest.raises(kind, match=text):
             factory(**arguments)
+
+
+def test_arguments_and_attributes_are_those_of_the_installed_timm():
+    """Each argument has timm's name, order and default, and each attribute can be set."""
+    theirs = pytest.importorskip("timm.data.mixup", exc_type=ImportError).Mixup
+    ours = list(inspect.signature(Mixup).parameters.values())
+    for mine, other in zip(ours, inspect.signature(theirs).parameters.values(), strict=False):
+        assert (mine.name, mine.default) == (other.name, other.default)
+    mix = Mixup(num_classes=K)
+    for name, value in vars(theirs(num_classes=K)).items():
+        assert getattr(mix, name) == value
+        setattr(mix, name, value)
+    with pytest.raises(AttributeError, match="probability is not an attribute of timm's Mixup"):
+        mix.probability = 0.0
+
+
+@given(st.integers(0, 2**32))
+def test_rows_are_smoothed_towards_a_half(seed):
+    """With multi_label, labels are those of timm."""
+    module = pytest.importorskip("timm.data.mixup", exc_type=ImportError)
+    torch.manual_seed(seed)
+    rows = (torch.rand(4, K) > 0.5).float()
+    mix = Mixup(num_classes=K, multi_label=True)
+    (_, mixed), plan = mix.mix((coded_images(4), rows))
+    expected = module.mixup_target(rows, K, plan.lam[:, None], 0.1, multi_label=True)
+    torch.testing.assert_close(mixed, expected)
+
+
+def test_switches_reach_the_collate_function():
+    """``mixup_enabled`` of the transform and ``mix_prob`` of the collate function have effect."""
+    mix, samples = Mixup(num_classes=4), [(image, i) for i, image in enumerate(coded_images(4))]
+    collate, fast = make_collate_fn(mix), FastCollateMixup(num_classes=4, seed=0)
+    mix.mixup_enabled, fast.mix_prob = False, 0.0
+    for function in (collate, fast):
+        torch.testing.assert_close(function(samples)[1], torch.eye(4) * 0.9 + 0.025)
+    fast.mixup_enabled, fast.mix_prob = False, 0.5
+    assert fast.p == 0
+    fast.mixup_enabled = True
+    assert fast.p == 0.5
+
+
+def test_boxes_fit_images_of_unequal_sizes():
+    """Each image gets a box of its own size."""
+    mix = Mixup(0.0, 1.0, mode="elem", num_classes=2, sizes="overlap")
+    images = [torch.zeros(1, 40, 40), torch.ones(1, 40, 20)]
+    ends = [mix.mix((images, torch.arange(2)))[1].boxes[0, 0, 2:].max() for _ in range(50)]
+    assert max(ends) > 30

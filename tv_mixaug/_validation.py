@@ -7,6 +7,10 @@ from dataclasses import field, fields
 from typing import Any
 
 
+class Numbers(tuple[float, ...]):
+    """A tuple whose items are inputs of a compiled graph; those of a plain one are constants."""
+
+
 def ensure(
     holds: bool,
     name: str,
@@ -88,13 +92,13 @@ def check_integer(
     return int(value)
 
 
-def check_range(name: str, value: Any, interval: str = "(-inf, inf)") -> tuple[float, float]:
+def check_range(name: str, value: Any, interval: str = "(-inf, inf)") -> Numbers:
     """Return the two ends of a range, the lower one first, both in an interval."""
     ensure_kind(is_list(value), name, "a pair (low, high)", value)
     ends = [check_number(name, end, interval) for end in value]
     is_pair = len(ends) == 2 and ends[0] <= ends[1]
     ensure(is_pair, name, "a pair (low, high) with low <= high", repr(value))
-    return ends[0], ends[1]
+    return Numbers(ends)
 
 
 def check_bool(name: str, value: Any, *, expected: str = "a bool") -> bool:
@@ -111,9 +115,11 @@ def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
 
 
 def check_shares(p: Any, count: int) -> list[float]:
-    """Return the probability of each of ``count`` transforms; equal shares for None."""
+    """Return the probability of each of ``count`` transforms; equal shares for None, or all 0."""
     if p is None:
         return [1 / count] * count
+    if isinstance(p, numbers.Real) and not isinstance(p, bool) and p == 0:
+        return [0.0] * count
     p = p.tolist() if hasattr(p, "tolist") else p  # arrays and tensors
     ensure_kind(is_list(p), "p", "a list with a probability for each transform", p)
     ensure(len(p) == count, "p", f"a list of {count} values, one for each transform", len(p))
@@ -122,16 +128,15 @@ def check_shares(p: Any, count: int) -> list[float]:
     return values
 
 
-def check_alpha(name: str, alpha: Any) -> float | tuple[float, float]:
+def check_alpha(name: str, alpha: Any) -> float | Numbers:
     """Return the parameter of Beta(alpha, alpha), >= 0, or the pair of Beta(a, b), both > 0."""
     if not is_list(alpha):
         return check_number(name, alpha, "[0, inf)")
     ensure_kind(len(alpha) == 2, name, "a number or a pair (a, b)", alpha)
-    first, second = (check_number(name, a, "(0, inf)") for a in alpha)
-    return first, second
+    return Numbers(check_number(name, a, "(0, inf)") for a in alpha)
 
 
-def check_lam(name: str, lam: Any) -> float | tuple[float, float]:
+def check_lam(name: str, lam: Any) -> float | Numbers:
     """Return a fixed label weight, or the ends of a uniform distribution; in [0, 1]."""
     if is_list(lam):
         return check_range(name, lam, "[0, 1]")

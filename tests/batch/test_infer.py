@@ -263,3 +263,21 @@ def test_a_mapping_of_labels_takes_no_getter(getter):
     """Labels named by key cannot be pointed to a second time."""
     with pytest.raises(ValueError, match="labels_getter"):
         Mixup(num_classes={"a": 3}, labels_getter=getter)
+
+
+def test_labels_in_a_tuple_are_named_by_their_paths():
+    """Attributes beside an identity are not left unmixed, and paths name both."""
+    batch = (X, (ROWS, LABELS))
+    with pytest.raises(ValueError, match=r"labels could be at \[1\]\[0\] or \[1\]\[1\]"):
+        CutMix(num_classes=8)(batch)
+    kinds = {(1, 0): "multi", (1, 1): K}
+    images, (rows, labels) = CutMix(num_classes=kinds)(batch)
+    assert torch.equal(rows, labels)
+    torch.testing.assert_close(labels, shares(images).float() @ ROWS)
+
+
+def test_a_batch_without_labels_names_what_it_has():
+    """The error lists masks and targets, too."""
+    mask = tv_tensors.Mask(torch.zeros(COUNT, 8, 8, dtype=torch.int64))
+    with pytest.raises(ValueError, match=r"got a Mask of shape \(4, 8, 8\)"):
+        CutMix(num_classes=K)({"image": X, "mask": mask})

@@ -309,3 +309,29 @@ def test_images_in_a_graph_are_written_to_as_torch_allows():
     torch.testing.assert_close(out, functional.replay(images * 2, plan))
     (slope,) = torch.autograd.grad(out.sum(), images)
     assert float(slope.sum()) == pytest.approx(2 * images.numel())
+
+
+VIDEO = torch.rand(COUNT, 3, 5, 8, 8)
+NEEDS_CHANNELS = [CutMix(cut="cuboid", num_classes=K), Cutout(fill="color"), Cutout(fill=(0, 1, 2))]
+
+
+@pytest.mark.parametrize("transform", NEEDS_CHANNELS, ids=str)
+def test_rules_that_need_the_channels_ask_for_the_layout(transform):
+    """Three channels before five frames are not taken for three frames of five channels."""
+    with pytest.raises(ValueError, match=r"layout must be 'BTCHW' .* 'BCTHW' or 'BCDHW'"):
+        transform(VIDEO, LABELS)
+    transform(tv_tensors.Video(VIDEO.movedim(1, 2)), LABELS)
+    transform.layout = "BCTHW"
+    transform(VIDEO, LABELS)
+    CutMix(num_classes=K)(VIDEO, LABELS)  # which cuts height and width in either case
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4, 13])
+def test_channels_last_are_refused_and_an_image_is_trusted(channels):
+    """Few values on the last axis are channels in a plain tensor, and a width in an Image."""
+    images, cut = torch.rand(COUNT, 64, 52, channels), CutMix(num_classes=K)
+    with pytest.raises(ValueError, match=r"must have channels before .* layout='BHWC'"):
+        cut(images, LABELS)
+    cut(images.movedim(-1, 1), LABELS)
+    cut(tv_tensors.Image(images[:, :5]), LABELS)
+    CutMix(num_classes=K, layout="BHWC")(images, LABELS)

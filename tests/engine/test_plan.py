@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch._subclasses import FakeTensorMode
 from torch.utils import _pytree as pytree
 
-from tv_mixaug import CutMix, PairedLabels, testing
+from tv_mixaug import CutMix, Cutout, PairedLabels, functional, testing
 from tv_mixaug.engine.plan import Plan, compact, identity_plan
 
 IMAGES = torch.rand(3, 1, 8, 8)
@@ -51,15 +51,15 @@ def test_the_identity_plan_has_every_shape():
 def test_plans_are_plain_tensors():
     """A plan is a tuple of plain CPU tensors."""
     plan = CutMix(labels_getter=None).draw_plan(IMAGES)
-    assert plan._fields == ("op", "partner", "lam", "boxes", "noise")
+    assert plan._fields == ("op", "partner", "lam", "boxes", "noise", "size")
     assert all(type(field) is torch.Tensor and field.is_cpu for field in plan)
 
 
 def test_plans_and_pairs_are_printed_in_a_line():
     """Shapes and dtypes are shown, but no values."""
     plan = identity_plan(3)._replace(op=torch.tensor([3, 0, 3], dtype=torch.uint8))
-    text = "partner=(3,) int64, lam=(3,) float32, boxes=(3, 1, 4) int64, noise=(3,) int64)"
-    assert repr(plan) == f"Plan(op=(3,) uint8, {text}"
+    text = "partner=(3,) int64, lam=(3,) float32, boxes=(3, 1, 4) int64, noise=(3,) int64"
+    assert repr(plan) == f"Plan(op=(3,) uint8, {text}, size=(3, 2) int64)"
     pair = make_pair()._replace(partner_labels=torch.zeros(3, 5))
     text = "labels=(3,) int64, partner_labels=(3, 5) float32, lam=(3,) float32"
     assert repr(pair) == f"PairedLabels({text})"
@@ -134,3 +134,22 @@ def test_plans_and_pairs_are_loaded_as_weights(imported, opens, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
     assert (done.returncode == 0) is opens, done.stderr
     assert opens or "add_safe_globals([tv_mixaug.engine.plan.Plan])" in done.stderr
+
+
+@given(st.integers(1, 4), st.integers(0, 2**32), st.sampled_from(["paste", "fill"]))
+def test_a_plan_is_replayed_in_another_size_where_that_is_exact(factor, seed, kind):
+    """A finer grid gets the boxes scaled, and a coarser one only if they fit."""
+    torch.manual_seed(seed)
+    images = torch.rand(3, 1, 12, 8)
+    make = {"paste": CutMix(mode="sample", labels_getter=None), "fill": Cutout(0.4, holes=2)}[kind]
+    mixed, plan = make.mix(images)
+    fine = images.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
+    assert torch.equal(functional.replay(fine, plan)[..., ::factor, ::factor], mixed)
+    mask = functional.region_mask(plan, (12 * factor, 8 * factor)).mean((1, 2, 3))
+    torch.testing.assert_close(mask, functional.region_mask(plan, (12, 8)).mean((1, 2, 3)))
+    if bool((plan.boxes % 2).any()):
+        with pytest.raises(ValueError, match=r"images must be of the size \(12, 8\)"):
+            functional.replay(images[..., ::2, ::2], plan)
+    else:
+        coarse = functional.region_mask(plan, (6, 4)).mean((1, 2, 3))
+        torch.testing.assert_close(coarse, functional.region_mask(plan, (12, 8)).mean((1, 2, 3)))

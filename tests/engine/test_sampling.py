@@ -212,7 +212,7 @@ def test_a_plan_counts_whole_pixels(kind, data, count, size, mode, p, seed):
     assert p not in (0, 1) or (applied == bool(p)).all()
     assert torch.equal(plan.op, applied.to(torch.uint8) * transform.ops[0])
     assert torch.equal(plan.partner, torch.where(applied, partner, torch.arange(count)))
-    assert [field.dtype for field in plan[2:]] == [torch.float32, torch.int64, torch.int64]
+    assert [field.dtype for field in plan[2:5]] == [torch.float32, torch.int64, torch.int64]
     assert plan.boxes.shape == (count, number, 2 * dims)
     low, high = plan.boxes[..., :dims], plan.boxes[..., dims:]
     assert (low >= 0).all()
@@ -290,3 +290,19 @@ def test_a_box_inside_the_image_reaches_every_place():
     assert (boxes[:, 2:] - boxes[:, :2] == [2, 3]).all()
     assert {*map(tuple, boxes[:, :2].tolist())} == {(x, y) for x in (0, 1) for y in (0, 1)}
     assert np.abs(boxes[:, :2].mean(0) - 0.5).max() < 4 * 0.5 / 4000**0.5
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Cutout(1, holes=3, mode="sample"),
+        lambda: CutMix(0.1, mode="sample", labels_getter=None),
+        lambda: CutMix(lam=0.99, labels_getter=None),
+    ],
+)
+def test_boxes_without_an_area_are_zeros(make):
+    """No place is kept for an empty box."""
+    for seed in range(30):
+        generator = torch.Generator().manual_seed(seed)
+        boxes = make().draw_plan(torch.rand(8, 1, 5, 4), generator=generator).boxes
+        assert not boxes[plans.box_volumes(boxes) == 0].any()

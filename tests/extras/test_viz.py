@@ -282,3 +282,9 @@ def test_show_returns_the_sheet_and_writes_it_to_a_path(tmp_path):
     sheet = draw_batch(IMAGES, **options)
     assert (np.asarray(shown) == sheet).all()
     assert (cv2.imread(str(tmp_path / "a.png"))[..., ::-1] == sheet).all()
+
+
+def test_columns_of_indices_are_classes():
+    """(B, 1) integers name one class each, as (B,) do."""
+    column, row = (viz._list_weights(torch.tensor(x), 2, None) for x in ([[3], [1]], [3, 1]))
+    assert column == row == [[(3, 1.0)], [(1, 1.0)]]

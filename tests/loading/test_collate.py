@@ -160,9 +160,9 @@ def test_the_plan_has_one_form_for_all_transforms(p):
     """Mixed or not, the plan has the same dtypes and a row for each sample."""
     plan = make_collate_fn(ALL, p, record=True, seed=0)(pairs())[-1]
     assert [part.dtype for part in plan] == [
-        torch.uint8, torch.int64, torch.float32, torch.int64, torch.int64
+        torch.uint8, torch.int64, torch.float32, torch.int64, torch.int64, torch.int64
     ]  # fmt: skip
-    assert [tuple(part.shape) for part in plan] == [(4,), (4,), (4,), (4, 1, 4), (4,)]
+    assert [tuple(part.shape) for part in plan] == [(4,), (4,), (4,), (4, 1, 4), (4,), (4, 2)]
 
 
 @pytest.mark.parametrize("inplace", [False, True])

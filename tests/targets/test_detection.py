@@ -480,7 +480,7 @@ UNFIT = [
         ValueError,
         r"\[0\]\['depth'\] must be .* with a row per box, .* got a single value",
     ),
-    (two({"poses": ONES(2)}, poses=ONES(3)), ValueError, "or named in passthrough"),
+    (two({"poses": ONES(2)}, poses=ONES(3)), ValueError, "or (named )?in passthrough"),
     (two({"poses": ONES(2, 3)}, poses=ONES(2)), ValueError, r"shape \(\) as in other"),
     (two(masks=ONES(2, 8, 7)), ValueError, r"must be \(N, H, W\), got \(2, 8, 7\)"),
     (two(keypoints=ONES(2, 3, 4)), ValueError, r"must be \(N, K, 2\) or"),
@@ -815,3 +815,28 @@ def test_targets_of_hugging_face_processors_follow(kind, counts, seed):
         torch.testing.assert_close(boxes, wanted["boxes"], atol=1e-3, rtol=0)
         for key in ("area", "iscrowd", "class_labels", "mix_weight"):
             torch.testing.assert_close(target[key], wanted[key], atol=0, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "other", [{"image_id": 7}, {}, None, {"bboxes": torch.zeros(0, 4)}], ids=str
+)
+@pytest.mark.parametrize("first", [False, True])
+def test_a_target_without_boxes_is_named(other, first):
+    """Alone or in a loader, the error says which target it is and what an empty one holds."""
+    targets = [{"boxes": torch.tensor([[0.0, 0, 4, 4]])}, other][:: -1 if first else 1]
+    images, place = torch.rand(2, 3, 8, 8), int(not first)
+    text = rf"\[{place}\] must be a dict with 'boxes', torch.zeros\(0, 4\) if there are none"
+    with pytest.raises(ValueError, match=text):
+        CutMix()(images, targets)
+    with pytest.raises(ValueError, match=text):
+        make_collate_fn(CutMix())(list(zip(images, targets, strict=True)))
+
+
+def test_an_index_belongs_to_the_image_and_unfiltered_entries_are_named():
+    """``idx`` of one object stays; two areas of one box are an error."""
+    targets = [{"boxes": torch.tensor([[0.0, 0, 4, 4]]), "idx": torch.tensor([i])} for i in (0, 1)]
+    _, mixed = Mixup()(torch.rand(2, 3, 8, 8), targets)
+    assert [target["idx"].tolist() for target in mixed] == [[0], [1]]
+    targets[0]["area"] = torch.ones(2)
+    with pytest.raises(ValueError, match="row for each of 1 boxes, filtered with them"):
+        Mixup()(torch.rand(2, 3, 8, 8), targets)

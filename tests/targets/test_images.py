@@ -246,3 +246,19 @@ def test_one_of_mixes_unequal_images(mode):
         out, labels = OneOf(rules, mode=mode)(images, torch.arange(4))
         expected = torch.stack([image.mean((1, 2)) for image in out])
         torch.testing.assert_close(labels, expected, atol=1e-6, rtol=0)
+
+
+class Scan(torch.Tensor):
+    """A subclass with an attribute, as MONAI's MetaTensor."""
+
+
+@pytest.mark.parametrize("p", [0.0, 1.0])
+@KINDS
+def test_a_subclass_keeps_its_type_and_attributes(kind, p):
+    """Mixed or not, all batches have one type; a parameter becomes a plain tensor if mixed."""
+    images = torch.rand(COUNT, 1, 8, 8).as_subclass(Scan)
+    images.spacing = 3
+    out, _ = kind(p=p, num_classes=COUNT)(images, torch.arange(COUNT))
+    assert (type(out), out.spacing) == (Scan, 3)
+    out, _ = kind(num_classes=COUNT)(nn.Parameter(torch.rand(COUNT, 1, 8, 8)), torch.arange(COUNT))
+    assert type(out) is torch.Tensor

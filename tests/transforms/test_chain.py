@@ -236,3 +236,16 @@ def read(option, value):
 def test_wrong_arguments_are_refused(steps, options, error, text):
     """A chain that cannot count labels is refused by its constructor."""
     refused(lambda: Chain(steps, **options), text, kind=error)
+
+
+def test_a_chain_refuses_labels_of_the_sampled_lam():
+    """It counts pixels, which correct_lam=False asks not to."""
+    with pytest.raises(ValueError, match="correct_lam must be True in a chain"):
+        Chain([CutMix(num_classes=K, correct_lam=False)])
+    Chain([CutMix(num_classes=K, correct_lam=False)], provenance=False)
+
+
+def test_an_error_of_a_step_names_it():
+    """A resize to nothing fails in torch."""
+    with pytest.raises(RuntimeError, match="Resize failed: Input and output sizes"):
+        Chain([CutMix(num_classes=K), v2.Resize((0, 3))])(torch.rand(K, 3, 8, 8), LABELS)

@@ -207,3 +207,12 @@ def test_a_fill_that_a_dtype_cannot_represent_is_refused(fill, mask_fill, image,
     if mask_fill is None:
         plan = Cutout().draw_plan(images)
         refused(lambda: functional.replay(images, plan, fill), text)
+
+
+@pytest.mark.parametrize("shape", [(1, 40), (40, 1)])
+def test_images_of_one_row_are_erased_along_it(shape):
+    """A side of one pixel is erased whole."""
+    images = torch.ones(64, 1, *shape)
+    assert (Cutout(0.5)(images) == 0).flatten(1).sum(1).amax() == 20
+    erased = (RandomErasing(p=1.0)(images) == 0).flatten(1).float().mean(1)
+    assert 0.02 <= erased.min() <= erased.max() <= 0.34

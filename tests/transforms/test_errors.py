@@ -231,7 +231,6 @@ BATCHES = [
     ([*MIXUPS, "cutmix", "cutmix, sample"], ValueError, {
         "no labels and no number of classes": ({"num_classes": None}, (X,), "labels"),
         "no number of classes": ({"num_classes": None}, (X, Y), "num_classes must be given"),
-        "a pairing without labels": ({"pairing": lambda y: y, **ONLY}, (X, Y), "pairing"),
     }),
     (MIXUPS, ValueError, {
         "a mask without a rule": (ONLY, (IMAGE, mask(4, 8, 8)), "masks must be 'soft'"),
@@ -338,7 +337,7 @@ FUNCTIONS = [
     }),
     (MixCriterion, {"criterion": torch.nn.CrossEntropyLoss()}, {
         "criterion": (("mse", None), ()),
-        "reduction": ((), ("max", None)),
+        "reduction": ((), ("max", "batchmean")),
         "ignore_index": ((1.5, True), ()),
     }),
 ]  # fmt: skip

@@ -170,3 +170,35 @@ def test_arguments_and_results_are_torchvisions(ours, theirs):
         assert type(new) is type(old)
         for one, two in zip(tree_leaves(new), tree_leaves(old), strict=True):
             assert (type(one), one.dtype, one.shape) == (type(two), two.dtype, two.shape)
+
+
+@pytest.mark.parametrize("shape", [(1, 64), (64, 1)])
+def test_images_of_one_row_are_cut_along_it(shape):
+    """A side of one pixel is cut whole, and lam has the distribution of one axis."""
+    images = torch.arange(2.0).view(2, 1, 1, 1).expand(2, 1, *shape)
+    cut, lams = CutMix(num_classes=2), []
+    for _ in range(400):
+        mixed, labels = cut(images, torch.arange(2))
+        lams.append(float(labels[0, 0]))
+        assert float((mixed[0] == 0).float().mean()) == lams[-1]
+    # Half of the uniform centres are so near to a border that a box of the mean side is clipped.
+    uniform = torch.rand(100_000, 2, dtype=torch.float64)
+    side, centre = (uniform[:, 0] * 64).round(), uniform[:, 1] * 64
+    low, high = ((centre + sign * side / 2).clamp(0, 64) for sign in (-1, 1))
+    assert stats.ks_2samp(lams, (1 - (high - low) / 64).numpy()).pvalue > LEVEL
+
+
+def test_a_function_for_partners_gets_positions_without_labels():
+    """Masks alone can be paired by a function."""
+    mask = tv_tensors.Mask(torch.arange(4).view(4, 1, 1).expand(4, 8, 8))
+    cut = CutMix(lam=0.0, pairing=lambda rows: rows.flip(0))
+    _, mixed = cut(torch.rand(4, 3, 8, 8), mask)
+    assert mixed[mixed != mask].numel() > 0
+    assert cut.draw_plan((torch.rand(4, 3, 8, 8), mask)).partner.tolist() == [3, 2, 1, 0]
+
+
+def test_smoothing_of_regression_targets_is_refused():
+    """It would have no effect."""
+    with pytest.raises(ValueError, match="label_smoothing must be 0 for regression"):
+        Mixup(num_classes="regression", label_smoothing=0.1)
+    Mixup(num_classes={"age": "regression", "kind": 3}, label_smoothing=0.1)

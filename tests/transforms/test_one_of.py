@@ -9,6 +9,7 @@ from scipy import stats
 from torchvision.transforms import v2
 
 from tv_mixaug import (
+    Chain,
     CutMix,
     Cutout,
     Mixup,
@@ -174,3 +175,31 @@ SAMPLE = {"mode": "sample"}
 def test_wrong_arguments_are_refused(transforms, options, kind, text):
     """Each wrong argument raises an error in the constructor."""
     refused(lambda: OneOf(transforms, **options), text, kind=kind)
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        OneOf([CutMix(num_classes=K), lambda batch: (batch[0].flip(-1), batch[1])], [0.4, 0.4]),
+        OneOf([v2.MixUp(num_classes=K), v2.CutMix(num_classes=K)], [0.3, 0.3]),
+        make_collate_fn(v2.MixUp(num_classes=K), 0.5),
+    ],
+    ids=["function", "torchvision", "torchvision alone"],
+)
+def test_foreign_transforms_have_one_label_format(choice):
+    """Labels are rows whether a foreign transform leaves them alone, mixes them or is skipped."""
+    arguments = BATCH if isinstance(choice, OneOf) else (SAMPLES,)
+    found = {
+        (tuple(labels.shape), labels.dtype) for _, labels in (choice(*arguments) for _ in range(30))
+    }
+    assert found == {((K, K), torch.float32)}
+
+
+@pytest.mark.parametrize(
+    "transform", [OneOf([CutMix()]), Chain([CutMix()])], ids=["OneOf", "Chain"]
+)
+def test_what_a_choice_and_a_chain_are_made_of_is_fixed(transform):
+    """Setting it would have no effect, so it is an error."""
+    for name in transform.fixed:
+        with pytest.raises(AttributeError, match=f"{name} cannot be set; make a new"):
+            setattr(transform, name, getattr(transform, name))

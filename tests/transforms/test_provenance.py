@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torchvision import transforms as v1
 from torchvision import tv_tensors
+from torchvision.ops import masks_to_boxes
 from torchvision.transforms import InterpolationMode, v2
 
 from tv_mixaug import Chain, CutMix, Cutout, Mixup
@@ -523,3 +524,34 @@ def test_labels_agree_with_the_pixels_of_random_chains(case, seed):
     assert (labels.double() - wanted).abs().max() < 2e-6 * max(1, float(rows.abs().max()))
     count = int((weights > 0).sum())
     event("nothing visible" if not count else "mixed" if count > COUNT else "not mixed")
+
+
+@settings(max_examples=60)
+@given(
+    st.lists(st.sampled_from(["cutout", "cutmix", "flip", "crop"]), min_size=1, max_size=5),
+    st.integers(0, 2**32),
+)
+def test_boxes_end_at_the_last_visible_pixels(names, seed):
+    """Hidden in several steps, an object has the rectangle of what is visible, or is dropped."""
+    torch.manual_seed(seed)
+    size, images, targets = (12, 13), torch.zeros(3, 1, 12, 13, dtype=torch.uint8), []
+    steps = {
+        "cutout": Cutout((9, 5), min_visible=1e-6),
+        "cutmix": CutMix(mode="sample", min_visible=1e-6),
+        "flip": v2.RandomHorizontalFlip(0.5),
+        "crop": v2.CenterCrop((11, 12)),
+    }
+    for i, image in enumerate(images, 1):
+        (x, y), (width, height) = torch.randint(8, (2,)), torch.randint(3, 6, (2,))
+        image[0, y : y + height, x : x + width] = i
+        boxes = torch.tensor([[x, y, min(x + width, 13), min(y + height, 12)]])
+        boxes = tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=size)
+        targets.append({"boxes": boxes, "labels": torch.tensor([i])})
+    out, found = Chain([steps["cutout"], *map(steps.get, names)])(images, targets)
+    for image, target in zip(out[:, 0], found, strict=True):
+        assert {*target["labels"].tolist()} == {*image.unique().tolist()} - {0}
+        for k in target["labels"].unique():  # two pastes may show two parts of an object
+            parts = target["boxes"][target["labels"] == k]
+            whole = torch.cat([parts[:, :2].amin(0), parts[:, 2:].amax(0)])
+            tight = masks_to_boxes((image == k)[None])[0] + torch.tensor([0, 0, 1, 1])
+            assert (whole - tight).abs().amax() <= ("crop" in names)

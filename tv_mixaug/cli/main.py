@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sheet, all_equal = getattr(command, f"run_{args.command}")(args)
         if sheet is not None:
             write_image(args.out, sheet)
-            print(f"\nContact sheet: {args.out.resolve()}")
+            print(f"\nContact sheet: {bytes(args.out.resolve()).decode(errors='replace')}")
         print(args.end)
     except (OSError, ValueError) as error:
         print(f"tv-mixaug: error: {error}", file=sys.stderr)

@@ -12,6 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tv_mixaug._validation import ensure
+from tv_mixaug.engine.sampling import TracingError, constants, is_traced
+
 NONE, FILL, BLEND, PASTE = range(4)
 APPLIED = (BLEND, PASTE, FILL)  # the order in which operations are applied to a batch
 OP_NAMES = ("none", "fill", "blend", "paste")
@@ -29,6 +32,8 @@ class Plan(NamedTuple):
         boxes: (B, N, 2 d) int64 pixels, N boxes per sample in d = 2 or 3 axes: x1, y1, x2, y2 or
             x1, y1, z1, x2, y2, z2, half-open and clipped to the image. Unused boxes are all zeros.
         noise: (B,) int64, the seeds that ``fill="noise"`` and ``fill="color"`` are generated from.
+        size: (B, d) int64, the sides in pixels that the boxes cut, slowest axis first; zeros if
+            they are unknown, as for images of unequal sizes.
     """
 
     op: Tensor
@@ -36,13 +41,15 @@ class Plan(NamedTuple):
     lam: Tensor
     boxes: Tensor
     noise: Tensor
+    size: Tensor | None = None
 
     def __repr__(self) -> str:
         return summarize(self)
 
     def to(self, device: torch.device | str | int, non_blocking: bool = False) -> Plan:
         """Move all fields to a device, as ``Tensor.to`` does."""
-        return Plan(*(x.to(device=device, non_blocking=non_blocking) for x in self))
+        moved = (x if x is None else x.to(device=device, non_blocking=non_blocking) for x in self)
+        return Plan(*moved)  # type: ignore[arg-type]
 
 
 def summarize(items: Any) -> str:
@@ -89,6 +96,7 @@ class CompactPlan:
         lam: The label weight of all originals, rounded to float32, or (B,) float32.
         boxes: N lists of 2 d ints for all samples, or (B, N, 2 d) int64.
         noise: (B,) int64 seeds, or None.
+        size: The sides that the boxes cut, or (B, d) int64; None if they are unknown.
         ops: The operations that may occur, in the order in which they are applied.
         known: Whether values may be looked at; they may not on a device and in a traced graph.
         only: The operation of all samples; None if they may differ.
@@ -100,6 +108,7 @@ class CompactPlan:
     lam: Any = 1.0
     boxes: Any = ((0, 0, 0, 0),)
     noise: Tensor | None = None
+    size: Any = None
     ops: tuple[int, ...] = APPLIED
     known: bool = True
     only: int | None = field(init=False)
@@ -159,19 +168,24 @@ class CompactPlan:
         boxes = boxes.expand(count, *boxes.shape[1:]).contiguous()
         if noise is None:
             noise = torch.zeros(count, dtype=torch.int64, device=device)
-        return Plan(op, self.partners(device), lam.expand(count), boxes, noise)
+        size = self.size
+        if not isinstance(size, Tensor):
+            size = constants(size or [0] * (boxes.shape[2] // 2), torch.int64, device)
+            size = size.expand(count, -1).contiguous()
+        return Plan(op, self.partners(device), lam.expand(count), boxes, noise, size)
 
     def on(self, device: torch.device) -> Plan:
         """Return the plan on a device; one on the host is copied there once, in two transfers."""
         if self._moved is None or self._moved.op.device != device:
             plan = self.plan(device if not self.known else "cpu")
             if plan.op.device != device:
-                numbers = [x.view(self.count, -1) for x in (plan.op, plan.partner, plan.noise)]
-                moved = torch.cat([*numbers, plan.boxes.flatten(1)], 1)
-                moved = moved.to(device, non_blocking=True)
-                lam, boxes = plan.lam.to(device, non_blocking=True), moved[:, 3:]
-                boxes = boxes.view(plan.boxes.shape)
-                plan = Plan(moved[:, 0], moved[:, 1], lam, boxes, moved[:, 2])
+                numbers: Any = (plan.op, plan.partner, plan.noise, plan.boxes, plan.size)
+                columns = [x.reshape(self.count, math.prod(x.shape[1:])) for x in numbers]
+                moved = torch.cat(columns, 1).to(device, non_blocking=True)
+                widths = [column.shape[1] for column in columns]
+                op, partner, noise, boxes, *size = torch.split(moved, widths, 1)
+                lam, boxes = plan.lam.to(device, non_blocking=True), boxes.view(plan.boxes.shape)
+                plan = Plan(op[:, 0], partner[:, 0], lam, boxes, noise[:, 0], *size)
             self._moved = plan
         return self._moved
 
@@ -181,9 +195,9 @@ def compact(plan: Plan | CompactPlan, ops: tuple[int, ...] = APPLIED) -> Compact
     if isinstance(plan, CompactPlan):
         return plan
     count = len(plan.op)
-    if torch.compiler.is_compiling() or not plan.op.is_cpu:
+    if is_traced() or not plan.op.is_cpu:
         return CompactPlan(count, *plan, ops=ops, known=False)
-    op, partner, lam, boxes, _ = (x.numpy() for x in plan)
+    op, partner, lam, boxes = (x.numpy() for x in plan[:4])
     shift = -int(partner[0]) % count if count else 0
     is_roll = np.array_equal(partner, (np.arange(count) - shift) % max(count, 1))
     return CompactPlan(
@@ -193,6 +207,7 @@ def compact(plan: Plan | CompactPlan, ops: tuple[int, ...] = APPLIED) -> Compact
         float(lam[0]) if _is_constant(lam) else plan.lam,
         boxes[0].tolist() if _is_constant(boxes) else plan.boxes,
         plan.noise,
+        plan.size,
     )
 
 
@@ -220,18 +235,18 @@ def make_plan(
         noise: (B,) int64 seeds, or None.
 
     Raises:
-        TypeError: If numbers of the host are given while a graph is traced.
+        TracingError: If numbers of the host are given while a graph is traced.
     """
     applied, partner, lam, boxes, noise = (
         torch.from_numpy(x) if isinstance(x, np.ndarray) else x
         for x in (applied, partner, lam, boxes, noise)
     )
     sampled = [x for x in (applied, partner, lam, boxes) if isinstance(x, Tensor)]
-    known = not torch.compiler.is_compiling() and all(x.is_cpu for x in sampled)
+    known = not is_traced() and all(x.is_cpu for x in sampled)
     if not (known or sampled):
-        raise TypeError(
-            "sample() must return tensors inside torch.compile, got numbers of the host; sample "
-            "with tv_mixaug.engine.sampling, or mix in the DataLoader."
+        raise TracingError(
+            "sample() must return tensors inside torch.compile and torch.func, got numbers of the "
+            "host; sample with tv_mixaug.engine.sampling, or mix in the DataLoader."
         )
     if known and isinstance(boxes, Tensor) and len(boxes) == 1:
         boxes = boxes[0].tolist()
@@ -250,8 +265,8 @@ def make_plan(
         torch.where(applied, full.lam, 1.0),
         full.boxes * applied[:, None, None],
         noise,
-        (op,),
-        known,
+        ops=(op,),
+        known=known,
     )
 
 
@@ -267,7 +282,29 @@ def choose_plans(plans: Sequence[Plan], chosen: Tensor) -> Plan:
     for plan in (*plans, identity_plan(count, sides // 2, number, device=chosen.device)):
         pads = (0, sides - plan.boxes.shape[2], 0, number - plan.boxes.shape[1])
         padded.append(plan._replace(boxes=F.pad(plan.boxes, pads)))
-    return Plan(*(torch.stack(fields)[chosen, rows] for fields in zip(*padded, strict=True)))
+    columns = zip(*(plan[:5] for plan in padded), strict=True)
+    return Plan(*(torch.stack(column)[chosen, rows] for column in columns))
+
+
+def resize_plan(plan: Plan, size: Sequence[int]) -> Plan:
+    """Scale the boxes of a plan to images of another size, or raise if that is not exact.
+
+    The values of a plan on a GPU are not checked; boxes are rounded down there.
+    """
+    if plan.size is None or 2 * plan.size.shape[1] != plan.boxes.shape[2]:
+        return plan
+    known = plan.size.is_cpu and not is_traced()
+    new = constants(tuple(size), torch.int64, plan.size.device).expand_as(plan.size)
+    if known and (torch.equal(new, plan.size) or not plan.size.any()):
+        return plan
+    old, sides = (x.flip(1).repeat(1, 2)[:, None] for x in (plan.size, new))
+    old, sides = old.clamp(min=1), sides.where(old > 0, 1)
+    scaled = plan.boxes * sides
+    exact = not known or not (scaled % old).any()
+    expected = "of the size {} that the plan was sampled for, or one that scales its boxes exactly"
+    sampled = tuple(plan.size[0].tolist()) if known else ()
+    ensure(exact, "images", expected, tuple(size), ValueError, sampled)
+    return plan._replace(boxes=scaled // old, size=new)
 
 
 def identity_plan(

@@ -209,6 +209,31 @@ def _bounds(cells: Tensor, x: Tensor, y: Tensor) -> Tensor:
     return torch.stack(low + high, dim=-1)
 
 
+def cover_boxes(boxes: Tensor, size: Size, box_format: str) -> Tensor:
+    """Return (N, H, W) bool: the pixels that each box touches."""
+    x1, y1, x2, y2 = _to_corners(boxes, size, box_format)[..., None].unbind(1)
+    y, x = (torch.arange(n, device=boxes.device) for n in size)
+    columns, rows = (x < x2) & (x + 1 > x1), (y < y2) & (y + 1 > y1)
+    return rows[:, :, None] & columns[:, None]
+
+
+def shrink_boxes(target: Target, masks: Tensor, size: Size, box_format: str) -> dict[str, Any]:
+    """Shrink boxes to the visible pixels of their objects, and drop objects that have none.
+
+    A box may be up to a pixel wider, and an object of less than two pixels may have none, since
+    geometric transforms move pixels to the nearest.
+    """
+    boxes = target["boxes"]
+    if not len(boxes):
+        return dict(target)
+    before, (pixels, tight) = _to_corners(boxes, size, box_format), _measure_masks(masks)
+    after = tight.where(((tight - before).abs() > 1) & (pixels > 0)[:, None], before)
+    changed = (after != before).any(-1, keepdim=True)
+    new = _from_corners(after, boxes, size, box_format).where(changed, unwrap(boxes))
+    keep = (pixels > 0) | ((before[:, 2:] - before[:, :2]).amin(-1) < 2)
+    return _take({**target, "boxes": rewrap(new, boxes, canvas_size=size)}, keep)
+
+
 def _weigh(target: Target, weight: float | Tensor) -> dict[str, Any]:
     """Multiply the weights of objects and drop objects of weight 0."""
     new = (target["mix_weight"] * weight).float()

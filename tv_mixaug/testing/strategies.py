@@ -84,7 +84,6 @@ def label_batches(
         tensor([0])
     """
     _check_integer("num_classes", num_classes, 1)
-    # An index dtype must be able to represent all classes.
     fitting = [dtype for dtype in INDEX_DTYPES if torch.iinfo(dtype).max >= num_classes - 1]
 
     def labels(size: int, kind: str) -> SearchStrategy[Tensor]:
@@ -114,8 +113,7 @@ def plans(
         ops: operations to choose from: "none", "fill", "blend", "paste".
 
     Returns:
-        A strategy for :class:`~tv_mixaug.Plan`, boxes (B, 1, 4); the weights of pasted samples are
-        counted from their boxes.
+        A strategy for :class:`~tv_mixaug.Plan`, boxes (B, 1, 4), whose weights fit the boxes.
 
     Example:
         >>> from hypothesis import find
@@ -149,6 +147,7 @@ def plans(
             lam=torch.where(blends, lam, torch.where(pastes, 1 - area, 1.0)),
             boxes=torch.where((fills | pastes)[:, None], boxes, 0)[:, None],
             noise=draw(SEEDS) + torch.arange(size),
+            size=torch.tensor([[height, width]]).repeat(size, 1),
         )
 
     return build()

@@ -1,5 +1,6 @@
 """Chains of transforms whose labels are counted from what is visible at the end."""
 
+import functools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -12,7 +13,8 @@ from tv_mixaug.batch.spec import BatchOptions, Mix, ParsedBatch, Role, merge_opt
 from tv_mixaug.batch.tree import unflatten
 from tv_mixaug.engine.apply import replay
 from tv_mixaug.engine.plan import APPLIED, BLEND, NONE, CompactPlan, Plan
-from tv_mixaug.engine.sampling import sample_applied, seeded_global_rng
+from tv_mixaug.engine.sampling import sample_applied, seeded_global_rng, untraced
+from tv_mixaug.targets.detection import shrink_boxes
 from tv_mixaug.targets.labels import encode_labels
 from tv_mixaug.targets.rules import mix_fields
 from tv_mixaug.transforms import containers
@@ -113,8 +115,7 @@ class Chain(BatchTransform):
         """Apply the chain to a batch; the plan is the identity, as none describes the result."""
         from tv_mixaug.transforms import provenance  # registers kernels with torchvision
 
-        if torch.compiler.is_compiling():
-            raise TypeError("a Chain cannot be compiled; compile rules or a OneOf instead.")
+        untraced("a Chain")
         inplace, generator = how.get("inplace"), how.get("generator")
         parser = self.parser
         writes = any(rule.inplace for rule in self.rules) if inplace is None else inplace
@@ -130,15 +131,28 @@ class Chain(BatchTransform):
             if field.role is Role.LABEL
         }
         pixels, parsed = _number_samples(parsed), _without_labels(parsed)
+        form = parser.options.box_format
+        shown = provenance.find_objects(parsed, form)  # what earlier steps hid stays hidden
         for step, step_p in steps:
             if isinstance(step, MixTransform):
+                parsed = provenance.put_objects(parsed, shown, lambda t, m, _: {**t, "masks": m})
                 parsed, plan = step.mix_parsed(parsed, step_p, generator, inplace)
                 pixels = self._follow(pixels, plan.plan())
+                for field, targets in parsed.fields():
+                    if field.path in shown:
+                        shown[field.path] = [target.pop("masks") for target in targets]
                 continue
             with seeded_global_rng(generator):
                 parsed, moved = provenance.apply(step, parsed, parser)
             parsed = _without_labels(parsed)
-            pixels = pixels if moved is None else provenance.carry(pixels, moved)
+            if moved is not None:
+                pixels = provenance.carry(pixels, moved)
+                for path, masks in shown.items():
+                    pairs = zip(masks, moved[:, None], strict=True)
+                    shown[path] = [provenance.carry(m[None], numbers)[0] for m, numbers in pairs]
+        parsed = provenance.put_objects(
+            parsed, shown, functools.partial(shrink_boxes, box_format=form)
+        )
         # Masks and targets get their format, too, if no rule was applied.
         rule = next((rule for rule in self.rules if rule.masks == "soft"), self.rules[0])
         parsed = mix_fields(Mix(CompactPlan(parsed.length), parsed, rule.options))

@@ -19,6 +19,7 @@ from tv_mixaug._validation import ensure
 from tv_mixaug.batch.parser import BatchParser
 from tv_mixaug.batch.spec import FieldSpec, ParsedBatch, Role
 from tv_mixaug.batch.tree import unflatten
+from tv_mixaug.targets.detection import cover_boxes
 
 # All functionals of v2 that move pixels; any other leaves a probe unchanged.
 GEOMETRIC = (
@@ -153,6 +154,31 @@ def carry(values: Tensor, numbers: Tensor) -> Tensor:
     flat = torch.nn.functional.pad(values.flatten(-2).flatten(1, -2), (1, 0))
     places = numbers.to(values.device).flatten(1)[:, None].expand(-1, flat.shape[1], -1)
     return flat.gather(2, places).view(*values.shape[:-2], *numbers.shape[1:])
+
+
+def find_objects(batch: ParsedBatch, box_format: str) -> dict[Any, list[Tensor]]:
+    """Return the pixels of all objects, (N, H, W) bool per image, by the path of their field.
+
+    Targets with masks of their own need none: their masks keep what is hidden.
+    """
+    shown = {}
+    for field, targets in batch.fields():
+        if field.role is Role.DETECTION and not any("masks" in target for target in targets):
+            pairs = zip(targets, batch.sizes, strict=True)
+            shown[field.path] = [cover_boxes(t["boxes"], size, box_format) for t, size in pairs]
+    return shown
+
+
+def put_objects(
+    batch: ParsedBatch, shown: dict[Any, list[Tensor]], put: Callable[..., Any]
+) -> ParsedBatch:
+    """Replace each target by ``put(target, masks, size)``."""
+    values = list(batch.values)
+    for place, field in enumerate(batch.specs):
+        if field.path in shown:
+            rows = zip(values[place], shown[field.path], batch.sizes, strict=True)
+            values[place] = type(values[place])(put(*row) for row in rows)
+    return batch._replace(values=values)
 
 
 def _distinct(planes: Tensor) -> Tensor:
