@@ -36,7 +36,7 @@ def main():
     mixup_off_epoch, epochs = 2, 3
     for epoch in range(epochs):
         if epoch == mixup_off_epoch:
-            collate_fn.set_p([0.0, 0.0])  # also reaches persistent workers
+            collate_fn.set_p(0)  # also reaches persistent workers
         for x, y in loader:
             loss = criterion(model(x), y)
             optimizer.zero_grad()
