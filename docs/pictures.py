@@ -8,8 +8,11 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from torch.utils.data import default_collate
+from torchvision import tv_tensors
+from torchvision.transforms import v2
 
-from tv_mixaug import CutMix, Cutout, Mixup, functional, viz
+from tv_mixaug import CutMix, Cutout, Mixup, functional, make_collate_fn, viz
 from tv_mixaug.extras import flowers
 
 ORIGINAL, PARTNER = "#b3205d", "#2f6fb0"  # the colours of the label weights
@@ -132,9 +135,53 @@ def pair_with_next(labels):
     return torch.arange(len(labels)).roll(-1)
 
 
-def contact_sheet():
-    """Draw the picture of the landing page: the same flowers in four rows."""
-    images, labels = flowers.draw_flowers(6, 160, seed=1)
+def targets_of(flowers_drawn):
+    """Return grey images, on which tints show, masks of classes 1 and 2, and targets."""
+    kinds = [i % 2 for i in range(len(flowers_drawn))]
+    images = torch.stack([v2.functional.rgb_to_grayscale(one.image, 3) for one in flowers_drawn])
+    masks = torch.stack(
+        [flower.mask * (1 + i) for flower, i in zip(flowers_drawn, kinds, strict=True)]
+    )
+    targets = [
+        {"boxes": flower.box, "labels": torch.tensor([1 + i])}
+        for flower, i in zip(flowers_drawn, kinds, strict=True)
+    ]
+    return tv_tensors.Image(images), tv_tensors.Mask(masks), targets
+
+
+def draw_some(size, count=6):
+    """Draw the flowers of :func:`contact_sheet`."""
+    seeds = [1 + 1_000_003 * i for i in range(count)]
+    return [flowers.draw_flower(flowers.CLASS_NAMES[i % 2], size, s) for i, s in enumerate(seeds)]
+
+
+def mask_left_behind():
+    """Draw what becomes of masks in torchvision after `default_collate`, and here."""
+    drawn = draw_some(160)
+    images, masks, _ = targets_of(drawn)
+    samples = [
+        {"image": image, "mask": mask, "label": i % 2}
+        for i, (image, mask) in enumerate(zip(images, masks, strict=True))
+    ]
+    rows = {
+        "torchvision: CutMix after default_collate leaves the mask behind": lambda: v2.CutMix(
+            alpha=8.0, num_classes=2
+        )(default_collate(samples)),
+        "tv_mixaug: CutMix in make_collate_fn": lambda: make_collate_fn(
+            CutMix(8.0, num_classes=2, pairing=pair_with_next), seed=1
+        )([{**one, "mask": tv_tensors.Mask(one["mask"])} for one in samples]),
+    }
+    sheets = []
+    for title, mix in rows.items():
+        torch.manual_seed(3)
+        batch = mix()
+        sheets.append(viz.draw_batch(batch["image"], masks=batch["mask"], title=title, cell=160))
+    return np.concatenate(sheets)
+
+
+def contact_sheet(columns=6):
+    """Draw the picture of the landing page: the same flowers in five rows."""
+    images, labels = flowers.draw_flowers(columns, 160, seed=1)
     # Each rose is paired with a tulip, and Beta(4, 4) seldom samples a weight near 0 or 1, so that
     # every picture shows its mix.
     options = {"num_classes": 2, "mode": "sample", "pairing": pair_with_next}
@@ -149,6 +196,11 @@ def contact_sheet():
         viz.draw_batch(*transform(images, labels), flowers.CLASS_NAMES, title=title, cell=160)
         for title, transform in rows.items()
     ]
+    images, masks, targets = CutMix(4, mode="sample", pairing=pair_with_next)(
+        *targets_of(draw_some(160, columns))
+    )
+    title = "CutMix with masks and boxes"
+    sheets.append(viz.draw_batch(images, masks=masks, boxes=targets, title=title, cell=160))
     return np.concatenate(sheets)
 
 
@@ -171,15 +223,18 @@ def draw_all(folder: Path) -> None:
     modes(folder / "modes.png")
     pairings(folder / "pairings.png")
     plt.imsave(folder / "contact_sheet.png", contact_sheet())
+    plt.imsave(folder / "contact_sheet_narrow.png", contact_sheet(columns=3))
+    plt.imsave(folder / "mask_left_behind.png", mask_left_behind())
     plt.imsave(folder / "thumbnail.png", thumbnail())
     for name, flower in zip(flowers.CLASS_NAMES, flowers.draw_flowers(2, SIZE)[0], strict=True):
         plt.imsave(folder / f"play_{name}.png", flower.permute(1, 2, 0).numpy())
 
 
 if __name__ == "__main__":
-    # The README is displayed without a build, so its picture is part of the repository.
-    plt.imsave(
-        Path(__file__).parent / "_static" / "contact_sheet.jpg",
-        contact_sheet(),
-        pil_kwargs={"quality": 88, "optimize": True},
-    )
+    # The README is displayed without a build, so its pictures are part of the repository.
+    for draw in (contact_sheet, mask_left_behind):
+        plt.imsave(
+            Path(__file__).parent / "_static" / f"{draw.__name__}.jpg",
+            draw(),
+            pil_kwargs={"quality": 88, "optimize": True},
+        )

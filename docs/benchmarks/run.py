@@ -107,7 +107,7 @@ class Row(NamedTuple):
     to_plain: float
     to_ours: float
 
-    HEAD = "work | | | ms | / plain | / ours"
+    HEAD = "work | library | how | ms | / plain | / ours"
     CELLS = "{0.work} | {0.library} | {0.how} | {0.ms:.3g} | {0.to_plain:.2f} | {0.other}"
 
     @property
@@ -127,7 +127,7 @@ class Comparison(NamedTuple):
     other_us: float
     ratio: float
 
-    HEAD = "work | tv_mixaug | compared with | | tv_mixaug, µs | other, µs | ratio"
+    HEAD = "work | tv_mixaug | library | its function | tv_mixaug, µs | other, µs | ratio"
     CELLS = "{0.work} | {0.how} | {0.library} | {0.other_how} | {0.us:.0f} | {0.other_us:.0f} | "
     CELLS += "{0.ratio:.2f}"
 
@@ -145,9 +145,15 @@ class Counts(NamedTuple):
     moved: float  # mean, as a multiple of the bytes of the batch
     limit: int
 
-    HEAD = "work | | | launches | at most | copies to the device | moved | limit"
-    CELLS = "{0.work} | {0.library} | {0.how} | {0.launches:g} | {0.most_launches} | {0.copies} | "
-    CELLS += "{0.moved:.1f} | {0.limit}"
+    HEAD = "work | library | how | launches | copies to the device | moved | limit"
+    CELLS = (
+        "{0.work} | {0.library} | {0.how} | {0.launched} | {0.copies} | {0.moved:.1f} | {0.limit}"
+    )
+
+    @property
+    def launched(self) -> str:
+        most = f" (at most {self.most_launches})" if self.most_launches != self.launches else ""
+        return f"{self.launches:g}{most}"
 
 
 class Speed(NamedTuple):
@@ -162,7 +168,7 @@ class Speed(NamedTuple):
     of_copying: float
     host_us: float
 
-    HEAD = "work | | | µs | GB/s | of copying | host, µs"
+    HEAD = "work | library | how | µs | GB/s | of copying | host, µs"
     CELLS = "{0.work} | {0.library} | {0.how} | {0.us:.0f} | {0.gb_per_s:,.0f} | "
     CELLS += "{0.of_copying:.0%} | {0.host_us:.0f}"
 
@@ -176,7 +182,7 @@ class Fused(NamedTuple):
     image_kernels: int
     kernels: int
 
-    HEAD = "work | | kernels that write images | all kernels"
+    HEAD = "work | how | kernels that write images | all kernels"
     CELLS = "{0.work} | {0.how} | {0.image_kernels} | {0.kernels}"
 
 
@@ -1100,23 +1106,107 @@ def write(name: str, rows: list[Any], options: argparse.Namespace) -> None:
         table.writerows(
             [f"{value:.4g}" if isinstance(value, float) else value for value in row] for row in rows
         )
-    text = f"{as_table(rows)}\n{circumstances(options)}\n"
-    (options.out / f"{name}.md").write_text(text)
-    if name in ("collate", "loader", "batch"):
-        plot(rows, options.out / f"{name}.svg", name)
-    print(as_table(rows))
+    print(show(name, rows, circumstances(options), options.out))
     print(f"written to {options.out / name}.*")
 
 
+def redraw(out: Path) -> None:
+    """Write tables and plots of earlier runs again, from their numbers."""
+    for path in sorted(out.glob("*.csv")):
+        kind = KINDS.get(path.stem, Row)
+        types = [kind.__annotations__[name] for name in kind._fields]
+        with path.open(newline="") as file:
+            _, *lines = csv.reader(file)
+        rows = [
+            kind(*(make(cell) for make, cell in zip(types, line, strict=True))) for line in lines
+        ]
+        last = path.with_suffix(".md").read_text().splitlines()[-1]
+        show(path.stem, rows, last, out)
+
+
+def show(name: str, rows: list[Any], circumstances: str, out: Path) -> str:
+    """Write the table and, for some tasks, the plot, and return the table."""
+    table = as_pivot(name, rows) if name in PIVOTS else as_table(rows)
+    (out / f"{name}.md").write_text(f"{table}\n{circumstances}\n")
+    if name in ("collate", "loader", "batch"):
+        plot(rows, out / f"{name}.svg", name)
+    return table
+
+
 def as_table(rows: list[Any]) -> str:
+    """Return one table for each case, with a line for each row."""
     lines = []
     rule = " | ".join("---" if isinstance(value, str) else "--:" for value in rows[0][1:])
+    rule = " | ".join(rule.split(" | ")[: rows[0].HEAD.count("|") + 1])
     for case, group in itertools.groupby(rows, lambda row: row.case):
         lines += ["", f"**{case}**", "", f"| {rows[0].HEAD} |", f"| {rule} |"]
         for row in group:
             cells = row.CELLS.format(row)
             lines.append(f"| {cells.replace(f'| {OURS} |', f'| **{OURS}** |')} |")
     return "\n".join(lines).lstrip() + "\n"
+
+
+def as_pivot(name: str, rows: list[Any]) -> str:
+    """Return tables with a line for each contender and a column for each kind of work and case."""
+    table_of, line_of, column_of, cell_of = PIVOTS[name]
+    lines = []
+    for title, group in itertools.groupby(rows, table_of):
+        cells: dict[str, dict[str, str]] = {}
+        columns: dict[str, None] = {}
+        plain = []
+        for row in group:
+            if "main process, 2 threads" in row.case:
+                continue  # only in the numbers
+            if name not in ("bounds", "small") and row.library == PLAIN:
+                plain.append(f"{row.ms:.3g} ms {place_of(row)}".strip())
+                continue
+            columns[column_of(row)] = None
+            cells.setdefault(line_of(row), {})[column_of(row)] = cell_of(row)
+        if title:
+            lines += ["", f"**{title}**" + (f", plain: {'; '.join(plain)}" if plain else "")]
+        lines += ["", "| | " + " | ".join(columns) + " |", "| --- |" + " --: |" * len(columns)]
+        for label, found in cells.items():
+            lines.append(f"| {label} | " + " | ".join(found.get(c, "–") for c in columns) + " |")
+    return "\n".join(lines).lstrip() + "\n"
+
+
+def label_of(row: Any) -> str:
+    """Return the library and its way of mixing without the name of the work."""
+    words = {"MixUp", "CutMix", "RandomErasing", "RandomMixUpV2", "RandomCutMixV2"}
+    how = "" if row.how in words else row.how
+    return f"**{OURS}** {how}" if row.library == OURS else f"{row.library} {how}".strip()
+
+
+def place_of(row: Any) -> str:
+    """Return where a row was measured, which all rows of `loader` share."""
+    return row.case.partition(", ")[2].removeprefix("two workers").strip(", ")
+
+
+SHAPED = (
+    lambda row: row.case.partition(", ")[0],
+    label_of,
+    lambda row: ": ".join(filter(None, (place_of(row), row.work))),
+    lambda row: f"{row.to_plain:.2f}",
+)
+# For each task: the table, the line and the column of a row, and its cell.
+PIVOTS: dict[str, tuple[Callable[[Any], str], ...]] = {
+    "collate": SHAPED,
+    "loader": SHAPED,
+    "batch": SHAPED,
+    "bounds": (
+        lambda row: "",
+        lambda row: f"{row.work if row.library == OURS else ''} {row.how}".strip(),
+        lambda row: row.case.partition(", ")[0],
+        lambda row: f"{row.to_plain:.2f}",
+    ),
+    "small": (
+        lambda row: "",
+        lambda row: row.case,
+        lambda row: f"{row.work} {row.how} / {row.library} {row.other_how}",
+        lambda row: f"{row.ratio:.2f}",
+    ),
+}
+KINDS = {"small": Comparison, "trace": Counts, "kernels": Fused, "lines": Lines, "gpu": Speed}
 
 
 def circumstances(options: argparse.Namespace) -> str:
@@ -1133,6 +1223,10 @@ def circumstances(options: argparse.Namespace) -> str:
     )
 
 
+def rank_of(library: str) -> int:
+    return list(COLOURS).index(library.split(",")[0])
+
+
 def plot(rows: list[Row], path: Path, name: str) -> None:
     """Draw for each case the time of the fastest mode of each library as a multiple of plain."""
     import matplotlib
@@ -1141,11 +1235,13 @@ def plot(rows: list[Row], path: Path, name: str) -> None:
     matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": name, "font.size": 9})
     from matplotlib import pyplot
 
+    # With one thread and few classes; the tables have all cases.
     cases = list(dict.fromkeys(row.case for row in rows))
+    cases = [case for case in cases if "2 threads" not in case and "K =" not in case]
     columns = min(2, len(cases))
     lines = -(-len(cases) // columns)
     figure, axes = pyplot.subplots(
-        lines, columns, figsize=(5 * columns, 2.9 * lines), squeeze=False
+        lines, columns, figsize=(5.6 * columns, 3.1 * lines), squeeze=False
     )
     for axis, case in itertools.zip_longest(axes.flat, cases):
         if case is None:
@@ -1153,13 +1249,13 @@ def plot(rows: list[Row], path: Path, name: str) -> None:
             continue
         best: dict[tuple[str, str], float] = {}
         for row in rows:
-            if row.case == case and row.library != PLAIN:
-                library = f"{OURS}, reuse_memory" if "=True" in row.how else row.library
-                if "inplace" in row.how:
-                    library = f"{OURS}, inplace"
+            if row.case == case and row.library != PLAIN and "reuse_memory" not in row.how:
+                library = f"{OURS}, inplace" if "inplace" in row.how else row.library
                 key = (row.work, library)
                 best[key] = min(row.to_plain, best.get(key, row.to_plain))
-        order = sorted(best, key=lambda key: ("Mixup CutMix Cutout".index(key[0]), best[key]))
+        # One order everywhere, whatever the times.
+        works = ("Mixup", "CutMix", "Cutout")
+        order = sorted(best, key=lambda key: (works.index(key[0]), rank_of(key[1]), key[1]))
         for place, key in enumerate(order):
             library = key[1].split(",")[0]
             axis.barh(place, best[key], color=COLOURS[library])
@@ -1205,8 +1301,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--batches", type=int, default=24, help="timed batches of a loader")
     parser.add_argument("--draws", type=int, default=32, help="calls that trace counts")
     parser.add_argument("--tiny", action="store_true", help="toy sizes, for tests")
+    parser.add_argument("--redraw", action="store_true", help="only write the tables again")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args(arguments)
+    if options.redraw:
+        redraw(options.out)
+        return
     unknown = [name for name in options.task if name not in TASKS]
     if unknown:
         parser.error(f"unknown task {unknown[0]}; choose from {', '.join(TASKS)}")

@@ -685,7 +685,6 @@ def example_batch(options: Mapping[str, Any]) -> tuple[Any, ...]:
 
 def markdown(answers: dict[str, dict[str, Answer]], today: str) -> str:
     """Return the page: the table, notes, and the causes of wrong cells."""
-    titles = [question.title for question in QUESTIONS.values()]
     lines = [
         "---",
         "orphan: true",
@@ -695,14 +694,14 @@ def markdown(answers: dict[str, dict[str, Answer]], today: str) -> str:
         "",
         INTRODUCTION,
         f"With Python {platform.python_version()} and torch {version('torch')}.",
-        "",
-        "| | version, date | " + " | ".join(titles) + " |",
-        "| --- | --- |" + " --- |" * len(titles),
     ]
-    for system, row in answers.items():
-        cells = [str(row.get(key, Answer(""))) for key in QUESTIONS]
-        source = f"{version_of(system)}, {today}"
-        lines.append(f"| {system} | {source} | " + " | ".join(cells) + " |")
+    for systems in groups(answers):
+        sources = [f"{version_of(system)}, {today}" for system in systems]
+        lines += ["", "| | " + " | ".join(systems) + " |", "| --- |" + " --- |" * len(systems)]
+        lines.append("| version, date | " + " | ".join(sources) + " |")
+        for key, question in QUESTIONS.items():
+            cells = [str(answers[system].get(key, Answer(""))) for system in systems]
+            lines.append(f"| {question.title} | " + " | ".join(cells) + " |")
     lines += [
         "",
         NOTES,
@@ -713,6 +712,20 @@ def markdown(answers: dict[str, dict[str, Answer]], today: str) -> str:
         *reasons(answers, "refuses"),
     ]
     return "\n".join(lines) + "\n"
+
+
+def groups(answers: dict[str, dict[str, Answer]]) -> list[list[str]]:
+    """Split systems into tables that fit a page: this package, then one or several libraries."""
+    found: dict[str, list[str]] = {}
+    for system in [name for name in answers if "tv_mixaug" in name] + [*answers]:
+        library = SYSTEMS[system].package
+        small = {"torchvision": "tv_mixaug", "keras": "monai"} | dict.fromkeys(
+            ("fastai", "mmpretrain"), "monai"
+        )
+        table = found.setdefault(small.get(library, library), [])
+        if system not in table:
+            table.append(system)
+    return list(found.values())
 
 
 def reasons(answers: dict[str, dict[str, Answer]], verdict: str) -> list[str]:

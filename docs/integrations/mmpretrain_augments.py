@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from tv_mixaug import CutMix, Mixup
+from tv_mixaug.extras import flowers
 
 
 class Preprocessor(nn.Module):
@@ -28,35 +29,22 @@ class Preprocessor(nn.Module):
         return self.augments[number](images, scores)
 
 
-def train():
+def main():
     torch.manual_seed(0)
     np.random.seed(0)  # chooses the augmentation, which uses torch's generator
-    labels = torch.arange(64) % 2
-    # All pixels of an image are its class, 0 or 1, so its mean must equal its label.
-    images = (255 * labels).to(torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 32, 32)
-    loader = DataLoader(TensorDataset(images, labels), batch_size=16, shuffle=True)
+    loader = DataLoader(TensorDataset(*flowers.draw_flowers(64, size=32)), 16, shuffle=True)
     # mmpretrain: augments=[dict(type="Mixup", alpha=0.8), dict(type="CutMix", alpha=1.0)]
     preprocess = Preprocessor([Mixup(0.8), CutMix(1.0)], probs=[0.4, 0.4], num_classes=2)
     model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 2))
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-    seen = []
-    for _ in range(2):
+    for epoch in range(2):
         for batch in loader:
             x, y = preprocess(*batch, training=True)
-            torch.testing.assert_close(x.mean((1, 2, 3)), y[:, 1])
             loss = nn.functional.cross_entropy(model(x), y)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            seen.append(y)
-    return torch.cat(seen)
-
-
-def main():
-    labels = train()
-    if not torch.equal(labels, train()):
-        raise SystemExit("a second run with the same seed has different mixes.")
-    print(f"{int((labels.max(1).values < 1).sum())} of {len(labels)} labels of two epochs mixed")
+        print(f"epoch {epoch}: loss {loss.item():.3f}")
 
 
 if __name__ == "__main__":

@@ -10,20 +10,17 @@ if find_spec("spdl") is None:
 import torch
 from spdl.pipeline import PipelineBuilder
 from torch import nn
+from torch.utils.data import TensorDataset
 
 from tv_mixaug import CutMix, Mixup, make_collate_fn
+from tv_mixaug.extras import flowers
 
 
-def read(index):
-    """Return an image whose pixels are all its class, 0 or 1, and the class."""
-    return torch.full((3, 32, 32), index % 2.0), index % 2
-
-
-def make_pipeline(collate_fn):
+def make_pipeline(dataset, collate_fn):
     return (
         PipelineBuilder()
-        .add_source(torch.randperm(64).tolist())
-        .pipe(read, concurrency=2, output_order="input")
+        .add_source(torch.randperm(len(dataset)).tolist())
+        .pipe(dataset.__getitem__, concurrency=2, output_order="input")
         .aggregate(16)
         .pipe(collate_fn)  # one call at a time, since calls are numbered in order
         .add_sink(buffer_size=2)
@@ -31,31 +28,23 @@ def make_pipeline(collate_fn):
     )
 
 
-def train():
+def main():
     torch.manual_seed(0)
+    images, labels = flowers.draw_flowers(64, size=32)
+    dataset = TensorDataset(images / 255, labels)
     collate_fn = make_collate_fn([Mixup(0.4, num_classes=2), CutMix(num_classes=2)], seed=0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 2))
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-    seen = []
     for epoch in range(2):
         collate_fn.set_epoch(epoch)
-        pipeline = make_pipeline(collate_fn)
+        pipeline = make_pipeline(dataset, collate_fn)
         with pipeline.auto_stop():
             for x, y in pipeline:
-                torch.testing.assert_close(x.mean((1, 2, 3)), y[:, 1])
                 loss = nn.functional.cross_entropy(model(x), y)
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
-                seen.append(y)
-    return torch.cat(seen)
-
-
-def main():
-    labels = train()
-    if not torch.equal(labels, train()):
-        raise SystemExit("a second run with the same seed has different mixes.")
-    print(f"{int((labels.max(1).values < 1).sum())} of {len(labels)} labels of two epochs mixed")
+        print(f"epoch {epoch}: loss {loss.item():.3f}")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from tv_mixaug.extras import flowers
 def main():
     torch.manual_seed(0)
     images, labels = flowers.draw_flowers(64, size=64)
-    images = images.as_subclass(torch.Tensor) / 255
+    images = images / 255
 
     # timm: Mixup(mixup_alpha=0.8, cutmix_alpha=1.0, prob=1.0, switch_prob=0.5,
     #             mode="elem", label_smoothing=0.1, num_classes=2)
@@ -36,15 +36,13 @@ def main():
     mixup_off_epoch, epochs = 2, 3
     for epoch in range(epochs):
         if epoch == mixup_off_epoch:
-            collate_fn.set_p([0.0, 0.0])  # also reaches persistent workers
+            collate_fn.set_p(0)  # also reaches persistent workers
         for x, y in loader:
             loss = criterion(model(x), y)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
         print(f"epoch {epoch}: loss {loss.item():.3f}, first label {y[0].tolist()}")
-    if not torch.allclose(y.max(1).values, torch.tensor(0.95)):
-        raise SystemExit("the labels of the last epoch must be smoothed and no longer mixed.")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The scripts with other libraries run, and say so if a library is missing."""
 
+import json
 import os
 import re
 import runpy
@@ -21,20 +22,51 @@ EACH_NEED = pytest.mark.parametrize(
 )
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
-def test_script_runs(script, tmp_path):
-    """A script runs without the network, and the properties that it checks hold."""
-    if script.stem == "torchrun_ddp":
-        pytest.skip("tests/loading/test_distributed.py runs it with two processes")
-    done = subprocess.run(  # noqa: S603  # a script of this project
-        [sys.executable, script],
-        cwd=tmp_path,
+# Scripts without a loss; the others are trained. Smoothing, and erasing, change the labels' truth.
+UNTRAINED = {"albumentations_dataset", "stateful_dataloader", "tensorboard_images", "torchrun_ddp"}
+SMOOTHING = {"deit_loop": 0.1, "timm_training": 0.1}
+TRAINED = [script for script in SCRIPTS if script.stem not in UNTRAINED]
+
+
+def run_script(arguments, folder):
+    return subprocess.run(  # noqa: S603  # a script of this project
+        [sys.executable, *arguments],
+        cwd=folder,
         env={**os.environ, **OFFLINE, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=300,
+        check=False,
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", TRAINED, ids=lambda path: path.stem)
+def test_script_mixes_truly_and_reproducibly(script, tmp_path):
+    """Labels equal pixels, epochs differ, and a second run has the same mixes."""
+    for package in NEEDS.get(script, ()):
+        pytest.importorskip(package)
+    recorder, runs = FOLDER.parents[1] / "tests" / "helpers" / "record_losses.py", []
+    for _ in range(2):
+        done = run_script([recorder, script], tmp_path)
+        assert done.returncode == 0, done.stdout + done.stderr
+        runs.append(json.loads(done.stdout.splitlines()[-1]))
+    assert runs[0] == runs[1]
+    batches = [batch for batch in runs[0] if batch[0] is not None]  # validation has indices
+    assert batches[: len(batches) // 2] != batches[len(batches) // 2 :]
+    smoothing = SMOOTHING.get(script.stem, 0)
+    labels = [(w - smoothing / 2) / (1 - smoothing) for batch in batches for w in batch[0]]
+    assert any(0.01 < weight < 0.99 for weight in labels)
+    if script.stem != "torchvision_references":  # which erases pixels
+        means = [mean for batch in batches for mean in batch[1]]
+        assert labels == pytest.approx(means, abs=0.003)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stem", sorted(UNTRAINED - {"torchrun_ddp"}))
+def test_script_runs(stem, tmp_path):
+    """A script runs without the network; tests/loading/test_distributed.py runs torchrun_ddp."""
+    done = run_script([FOLDER / f"{stem}.py"], tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     if done.stdout.startswith("skipped: "):
         pytest.skip(done.stdout.strip())
@@ -72,8 +104,9 @@ def test_all_scripts_but_three_look_for_their_package():
     assert others == {"mmpretrain_augments", "torchrun_ddp", "torchvision_references"}
 
 
-def test_page_shows_every_script():
-    """The page includes the scripts of its folder and no other file."""
-    page = (FOLDER / "index.md").read_text("utf-8")
-    shown = re.findall(r"^```\{literalinclude\} (\S+)$", page, re.M)
+def test_pages_show_every_script():
+    """The pages include the scripts of their folder and no other file, and the index lists them."""
+    pages = {page.stem: page.read_text("utf-8") for page in FOLDER.glob("*.md")}
+    shown = re.findall(r"^```\{literalinclude\} (\S+)$", "\n".join(pages.values()), re.M)
     assert sorted(shown) == [script.name for script in SCRIPTS]
+    assert {*re.findall(r"\((\w+)\.md\)", pages.pop("index"))} == pages.keys()

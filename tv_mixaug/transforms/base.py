@@ -220,8 +220,8 @@ class MixTransform(BatchTransform):
     ``cut``, ``min_visible``, ``fill`` and ``mask_fill`` decide how its boxes are applied.
 
     Args:
-        p: Probability that the batch (``mode="batch"``) or a sample (``mode="sample"``) is
-            transformed, in [0, 1].
+        p: **Everyday:** the probability that the batch (``mode="batch"``) or a sample
+            (``mode="sample"``) is transformed, in [0, 1].
         mode: ``"batch"``: one draw for the batch; ``"sample"``: one for each sample.
         num_classes: K > 0 for class indices; ``"multi"`` for (B, K) multi-hot rows,
             ``"regression"`` for real targets, which are mixed linearly; a mapping from label key or
@@ -234,20 +234,20 @@ class MixTransform(BatchTransform):
         labels_getter: ``"default"`` finds labels by their key ("labels", "label", "target", ...) or
             by what fits, and raises if several fit; a function of the batch returns them, or a view
             of them; None if there are none.
-        ignore_index: Class index of samples, and value of mask pixels, without a label.
-        masks: The format of segmentation masks in every batch. None or ``"dominant"``: class ids,
-            cut as the images are; where images are blended, the mask of the larger weight with
-            ``"dominant"`` and an error with None. ``"soft"``: (B, K, H, W) float32 planes.
+        masks: **Masks and boxes:** the format of masks in every batch. None or ``"dominant"``:
+            class ids, cut as images are; where images are blended, the mask of the larger weight
+            with ``"dominant"`` and an error with None. ``"soft"``: (B, K, H, W) float32 planes.
         num_mask_classes: K of ``masks="soft"``.
-        passthrough: Keys or positions of fields that stay unchanged.
-        layout: The axes of plain image tensors, B first, for example ``"BCDHW"`` for volumes; None
-            for (B, C, H, W) and (B, T, C, H, W).
-        sizes: ``"equal"``: all images of a list have one size; ``"overlap"``: they may differ, are
-            aligned at their upper left corners, keep their sizes, and are mixed where both have
-            pixels. Labels count the pixels of the original. Boxes are then sampled for each image.
+        ignore_index: Class index of samples, and value of mask pixels, without a label.
         box_format: The format of detection boxes in plain tensors: ``"xyxy"``, ``"xywh"`` or
             ``"cxcywh"`` in pixels, or ``"cxcywh_normalised"`` in shares of width and height;
             ``BoundingBoxes`` have their own.
+        layout: **Layout and advanced:** the axes of plain image tensors, B first, for example
+            ``"BCDHW"`` for volumes; None for (B, C, H, W) and (B, T, C, H, W).
+        sizes: ``"equal"``: all images of a list have one size; ``"overlap"``: they may differ, are
+            aligned at their upper left corners, keep their sizes, and are mixed where both have
+            pixels. Labels count the pixels of the original. Boxes are then sampled for each image.
+        passthrough: Keys or positions of fields that stay unchanged.
         inplace: Whether to write the result into the given images.
 
     Raises:
@@ -264,13 +264,13 @@ class MixTransform(BatchTransform):
     label_smoothing: float = checked(0.0, validation.check_number, "[0, 1)")
     targets: Targets = checked("soft", validation.check_choice, ("soft", "pair"))
     labels_getter: LabelsGetter = checked("default", validation.check_labels_getter)
-    ignore_index: int | None = checked(None, optional, validation.check_integer)
     masks: Masks | None = checked(None, optional, validation.check_choice, ("soft", "dominant"))
     num_mask_classes: int | None = checked(None, optional, validation.check_integer, 1)
-    passthrough: Sequence[str | int] = checked((), validation.check_passthrough)
+    ignore_index: int | None = checked(None, optional, validation.check_integer)
+    box_format: BoxFormat = checked("xyxy", validation.check_choice, BOX_FORMATS)
     layout: str | None = checked(None, validation.check_layout)
     sizes: Sizes = checked("equal", validation.check_choice, ("equal", "overlap"))
-    box_format: BoxFormat = checked("xyxy", validation.check_choice, BOX_FORMATS)
+    passthrough: Sequence[str | int] = checked((), validation.check_passthrough)
     inplace: bool = checked(False, validation.check_bool)
 
     def __init_subclass__(cls) -> None:
