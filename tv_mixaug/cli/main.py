@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if sheet is not None:
             write_image(args.out, sheet)
             print(f"\nContact sheet: {args.out.resolve()}")
-    except (OSError, ValueError) as error:
+    except (ImportError, OSError, ValueError) as error:
         print(f"tv-mixaug: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
