@@ -7,6 +7,10 @@ from dataclasses import field, fields
 from typing import Any
 
 
+class Numbers(tuple[float, ...]):
+    """A tuple whose items are inputs of a compiled graph; those of a plain one are constants."""
+
+
 def ensure(
     holds: bool,
     name: str,
@@ -83,13 +87,13 @@ def check_integer(
     return int(value)
 
 
-def check_range(name: str, value: Any, interval: str = "(-inf, inf)") -> tuple[float, float]:
+def check_range(name: str, value: Any, interval: str = "(-inf, inf)") -> Numbers:
     """Return the two ends of a range, the lower one first, both in an interval."""
     ensure_kind(isinstance(value, (list, tuple)), name, "a pair (low, high)", value)
     ends = [check_number(name, end, interval) for end in value]
     is_pair = len(ends) == 2 and ends[0] <= ends[1]
     ensure(is_pair, name, "a pair (low, high) with low <= high", repr(value))
-    return ends[0], ends[1]
+    return Numbers(ends)
 
 
 def check_bool(name: str, value: Any, *, expected: str = "a bool") -> bool:
@@ -106,9 +110,11 @@ def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
 
 
 def check_shares(p: Any, count: int) -> list[float]:
-    """Return the probability of each of ``count`` transforms; equal shares for None."""
+    """Return the probability of each of ``count`` transforms; equal shares for None, or all 0."""
     if p is None:
         return [1 / count] * count
+    if isinstance(p, numbers.Real) and not isinstance(p, bool) and p == 0:
+        return [0.0] * count
     is_list = isinstance(p, Sequence) and not isinstance(p, (str, bytes))
     ensure_kind(is_list, "p", "a list with a probability for each transform", p)
     ensure(len(p) == count, "p", f"a list of {count} values, one for each transform", len(p))
@@ -117,16 +123,15 @@ def check_shares(p: Any, count: int) -> list[float]:
     return values
 
 
-def check_alpha(name: str, alpha: Any) -> float | tuple[float, float]:
+def check_alpha(name: str, alpha: Any) -> float | Numbers:
     """Return the parameter of Beta(alpha, alpha), or the pair of Beta(a, b); all above 0."""
     if not isinstance(alpha, (list, tuple)):
         return check_number(name, alpha, "(0, inf)")
     ensure_kind(len(alpha) == 2, name, "a number or a pair (a, b)", alpha)
-    first, second = (check_number(name, a, "(0, inf)") for a in alpha)
-    return first, second
+    return Numbers(check_number(name, a, "(0, inf)") for a in alpha)
 
 
-def check_lam(name: str, lam: Any) -> float | tuple[float, float]:
+def check_lam(name: str, lam: Any) -> float | Numbers:
     """Return a fixed label weight, or the ends of a uniform distribution; in [0, 1]."""
     if isinstance(lam, (list, tuple)):
         return check_range(name, lam, "[0, 1]")

@@ -15,7 +15,7 @@ from torch import Tensor
 from tv_mixaug._validation import check_bool, check_number, check_probability, check_range, ensure
 from tv_mixaug.batch.spec import ParsedBatch
 from tv_mixaug.engine.plan import BLEND, NONE, PASTE, CompactPlan, box_volumes
-from tv_mixaug.engine.sampling import Source, is_on_device, join_corners, sample_lam, sample_uniform
+from tv_mixaug.engine.sampling import Source, join_corners, sample_lam, sample_uniform, untraced
 from tv_mixaug.loading.collate import CollateFn
 from tv_mixaug.transforms.base import MixTransform
 
@@ -118,8 +118,7 @@ class Mixup(MixTransform):
 
     def sample(self, batch: ParsedBatch, p: float, source: Source) -> CompactPlan:
         """Sample for the batch, the pairs or the samples; partners are at the other end."""
-        if is_on_device(source):
-            raise TypeError("tv_mixaug.timm samples on the CPU; use OneOf([Mixup(), CutMix()]).")
+        untraced("tv_mixaug.timm", source)
         count, p = batch.length, p if self.mixup_enabled else 0.0
         sizes = torch.tensor(batch.sizes, device="cpu").reshape(count, 2)
         original = torch.arange(count, device="cpu")

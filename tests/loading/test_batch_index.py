@@ -77,8 +77,9 @@ def test_a_copy_counts_for_itself():
     assert batch_index.find() == (0, -1, 1)
 
 
-def test_frames_are_found_by_a_name_and_a_variable():
-    """Of several frames the innermost counts; frames without the variable do not."""
+def test_frames_are_found_by_a_name_and_a_variable(monkeypatch):
+    """Of several frames of torch the innermost counts; frames without the variable do not."""
+    monkeypatch.setitem(globals(), "__name__", "torch.utils.data")
 
     class Iterator:
         def __init__(self, queues=None):

@@ -247,14 +247,7 @@ def test_a_seed_gives_the_same_for_every_number_of_workers(name):
     testing.assert_reproducible(make_loader, num_workers=(0, 2))
 
 
-FAILS = pytest.mark.xfail(strict=True, reason="creates tensors on the default device")
-DEFECTS = ("random erasing, noise", "one of, sample")
-
-
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(n, marks=FAILS if n in DEFECTS else ()) for n in names(has_plan=True)],
-)
+@pytest.mark.parametrize("name", names(has_plan=True))
 def test_the_default_device_does_not_move_a_batch(name):
     """Plans and results stay on the CPU, whatever device torch creates new tensors on."""
     images, labels, mix = coded_images(4), torch.arange(4), make(name)

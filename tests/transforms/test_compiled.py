@@ -374,7 +374,7 @@ SAMPLES, V2 = [(image, 1) for image in make_images()], v2.MixUp(num_classes=B)
 REFUSED = {
     "detection targets": (CutMix(), (make_images(), OBJECTS), "detection targets"),
     "a rule of the host": (HostRule(**K), BATCH, "must return tensors"),
-    "timm's Mixup": (make("timm, batch", **K), BATCH, "samples on the CPU"),
+    "timm's Mixup": (make("timm, batch", **K), BATCH, "timm cannot be compiled"),
     "a transform of v2": (OneOf([Mixup(**K), V2]), BATCH, "must be rules of tv_mixaug on a device"),
     "a chain": (Chain([Mixup(**K)]), BATCH, "Chain cannot be compiled"),
     "a collate function": (make_collate_fn(Mixup(**K)), (SAMPLES,), "collate function cannot be"),

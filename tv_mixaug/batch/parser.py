@@ -11,6 +11,7 @@ from tv_mixaug.batch import tree
 from tv_mixaug.batch.infer import Inference
 from tv_mixaug.batch.spec import FIELD_RULES, BatchOptions, ParsedBatch
 from tv_mixaug.batch.validate import check_writable
+from tv_mixaug.engine.sampling import is_traced
 
 # A loader gives two signatures, of full batches and of the last one.
 MAX_SPECS = 64
@@ -41,7 +42,7 @@ class BatchParser:
                 would be left behind unmixed, or images must not be written to.
         """
         values: list[Any] = []  # list[Any]() cannot be compiled
-        if torch.compiler.is_compiling():  # once per graph, and without a look at values
+        if is_traced():  # once per graph, and without a look at values
             signature = tree.flatten(batch, values)
             returned = self._returned_labels(batch, values)
             return self._infer(batch, signature, values, returned)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torchvision import tv_tensors
 
+from tv_mixaug._tv_tensors import unwrap
 from tv_mixaug.batch.spec import PairedLabels, ParsedBatch, Path
 from tv_mixaug.engine.kernels import MIXED_DTYPES
 
@@ -112,7 +113,8 @@ def _is_one_image(value: Any) -> bool:
     """Whether an item of a list is an image; a list of batches has one more axis."""
     other = (tv_tensors.Mask, tv_tensors.BoundingBoxes)
     is_image = isinstance(value, Tensor) and not isinstance(value, other)
-    return is_image and value.ndim == 3 and value.dtype in MIXED_DTYPES
+    # A graph knows the attributes of plain tensors.
+    return is_image and unwrap(value).ndim == 3 and unwrap(value).dtype in MIXED_DTYPES
 
 
 def is_detection(values: Any) -> bool:

@@ -102,7 +102,7 @@ def check_sizes(images: Sequence[FieldSpec], options: BatchOptions) -> tuple[int
 def check_ragged(fields: Iterable[tuple[FieldSpec, Any]]) -> tuple[tuple[int, int], ...]:
     """Return the size of each image if those of a list differ; then all images are such lists."""
     images = {
-        field.where: tuple(tuple(v.shape[axis - 1] for axis in field.axes[-2:]) for v in value)
+        field.where: tuple(tuple(unwrap(v).shape[a - 1] for a in field.axes[-2:]) for v in value)
         if field.is_list
         else None
         for field, value in fields

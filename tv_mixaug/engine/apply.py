@@ -1,9 +1,8 @@
 """Apply a plan: the one place where samples are blended, pasted into and filled.
 
-There are three ways, and all give the same pixels. Large samples on the CPU are mixed one by one,
-so that each is read from memory once. A batch with one operation is mixed in at most two pieces, in
-which all partners lie in a row. Everything else goes through the kernels as one batch: mixed
-operations, gradients, and plans whose values are not looked at.
+There are three ways, and all give the same pixels. Samples on the CPU are mixed one by one, so that
+each is read from memory once. A batch with one operation for all is mixed in at most two pieces.
+Everything else goes through the kernels as one batch: gradients and plans that are not looked at.
 """
 
 import math
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd.forward_ad import unpack_dual
 
 from tv_mixaug._validation import check_fill, ensure
 from tv_mixaug.engine import kernels
@@ -105,14 +105,14 @@ def apply_plan(
     large, noisy = not kernels.is_small(source), plan.only == FILL and isinstance(fill, str)
     alike = plan.only is not None and not noisy  # so that pieces of the batch are mixed at once
     if isinstance(source, Tensor):
-        differentiable = source.requires_grad and torch.is_grad_enabled()
-        if not plan.known or differentiable or not (source.is_cpu or alike):
+        gradients = source.requires_grad and torch.is_grad_enabled()
+        gradients |= unpack_dual(source).tangent is not None  # type: ignore[no-untyped-call]
+        if not plan.known or gradients or not (source.is_cpu or alike):
             mixed = job.mix_tensors(source)
             return source.copy_(mixed) if inplace else mixed
     rolls = plan.only == FILL or plan.shift is not None or not source.is_cpu
     one_box = plan.only != BLEND and not isinstance(plan.boxes, Tensor)
-    as_block = alike and one_box and rolls and not lazy
-    together = plan.only == BLEND and not large
+    as_block, together = alike and one_box and rolls and not lazy, plan.only == BLEND and not large
     by_row = lazy or (source.is_cpu and not (as_block or together))
     overwrites = plan.only == BLEND or not (by_row or as_block)
     if isinstance(source, LazyStack):
@@ -381,7 +381,7 @@ class _Job:
             counts = [numbers.size for *_, numbers in part]
             flat = np.concatenate([numbers.ravel() for *_, numbers in part])
             each: Any = [seed for *_, seed, _ in part]
-            each = torch.as_tensor(np.repeat(each, counts) if len(each) > 1 else each)
+            each = torch.from_numpy(np.repeat(each, counts if len(each) > 1 else 1))
             values = kernels.noise(each, torch.from_numpy(flat), out.dtype)
             split = np.split(_as_array(values), np.cumsum(counts)[:-1])
             for (target, region, _, numbers), one in zip(part, split, strict=True):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from tv_mixaug._validation import check_fill, ensure, ensure_kind
-from tv_mixaug.engine.sampling import constants
+from tv_mixaug.engine.sampling import constants, is_traced
 
 MIXED_DTYPES = (torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # A smaller sample, in bytes, costs less than the calls that would treat it by itself.
@@ -174,7 +174,7 @@ def blend(
     ``lam`` is a number, or a float32 or float64 tensor that broadcasts to the images.
     """
     if images.dtype == torch.uint8:
-        is_host = images.is_cpu and not torch.compiler.is_compiling()
+        is_host = images.is_cpu and not is_traced()
         mixed = (_blend_host_bytes if is_host else _blend_bytes)(images, partners, lam, out)
     elif isinstance(lam, float) or lam.dtype == images.dtype:
         return torch.lerp(images, partners, 1 - lam, out=out)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tv_mixaug._validation import ensure
-from tv_mixaug.engine.sampling import constants
+from tv_mixaug.engine.sampling import TracingError, constants, is_traced
 
 NONE, FILL, BLEND, PASTE = range(4)
 APPLIED = (BLEND, PASTE, FILL)  # the order in which operations are applied to a batch
@@ -180,7 +180,7 @@ class CompactPlan:
             plan = self.plan(device if not self.known else "cpu")
             if plan.op.device != device:
                 numbers: Any = (plan.op, plan.partner, plan.noise, plan.boxes, plan.size)
-                columns = [x.reshape(self.count, -1) for x in numbers]
+                columns = [x.reshape(self.count, math.prod(x.shape[1:])) for x in numbers]
                 moved = torch.cat(columns, 1).to(device, non_blocking=True)
                 widths = [column.shape[1] for column in columns]
                 op, partner, noise, boxes, *size = torch.split(moved, widths, 1)
@@ -195,7 +195,7 @@ def compact(plan: Plan | CompactPlan, ops: tuple[int, ...] = APPLIED) -> Compact
     if isinstance(plan, CompactPlan):
         return plan
     count = len(plan.op)
-    if torch.compiler.is_compiling() or not plan.op.is_cpu:
+    if is_traced() or not plan.op.is_cpu:
         return CompactPlan(count, *plan, ops=ops, known=False)
     op, partner, lam, boxes = (x.numpy() for x in plan[:4])
     shift = -int(partner[0]) % count if count else 0
@@ -235,18 +235,18 @@ def make_plan(
         noise: (B,) int64 seeds, or None.
 
     Raises:
-        TypeError: If numbers of the host are given while a graph is traced.
+        TracingError: If numbers of the host are given while a graph is traced.
     """
     applied, partner, lam, boxes, noise = (
         torch.from_numpy(x) if isinstance(x, np.ndarray) else x
         for x in (applied, partner, lam, boxes, noise)
     )
     sampled = [x for x in (applied, partner, lam, boxes) if isinstance(x, Tensor)]
-    known = not torch.compiler.is_compiling() and all(x.is_cpu for x in sampled)
+    known = not is_traced() and all(x.is_cpu for x in sampled)
     if not (known or sampled):
-        raise TypeError(
-            "sample() must return tensors inside torch.compile, got numbers of the host; sample "
-            "with tv_mixaug.engine.sampling, or mix in the DataLoader."
+        raise TracingError(
+            "sample() must return tensors inside torch.compile and torch.func, got numbers of the "
+            "host; sample with tv_mixaug.engine.sampling, or mix in the DataLoader."
         )
     if known and isinstance(boxes, Tensor) and len(boxes) == 1:
         boxes = boxes[0].tolist()
@@ -293,7 +293,7 @@ def resize_plan(plan: Plan, size: Sequence[int]) -> Plan:
     """
     if plan.size is None or 2 * plan.size.shape[1] != plan.boxes.shape[2]:
         return plan
-    known = plan.size.is_cpu and not torch.compiler.is_compiling()
+    known = plan.size.is_cpu and not is_traced()
     new = constants(tuple(size), torch.int64, plan.size.device).expand_as(plan.size)
     if known and (torch.equal(new, plan.size) or not plan.size.any()):
         return plan

@@ -7,20 +7,58 @@ looked at. What follows from the numbers is computed by operators that both kind
 """
 
 import contextlib
+import functools
+import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
 import torch
 from torch import Generator, Tensor
+from torch.compiler import is_compiling
 
 from tv_mixaug._validation import ensure
 
 Pairing = Literal["roll", "shuffle"] | Callable[[Tensor], Tensor]
 Source = Generator | torch.device | None
+Method = TypeVar("Method", bound=Callable[..., Any])
 
-_global_rng_lock = threading.RLock()
+_global_rng_locks: dict[int, Any] = {}  # by process: a fork copies a lock that a thread holds
+
+
+class TracingError(TypeError):
+    """What is done to a batch cannot be a part of a graph, or of torch.func."""
+
+
+def is_traced() -> bool:
+    """Whether values cannot be looked at: while a graph is traced, and inside torch.func."""
+    return is_compiling() or torch._C._are_functorch_transforms_active()
+
+
+def untraced(what: str, source: Source = None) -> None:
+    """Raise if the host cannot look at values, or samples on a device."""
+    if is_traced() or is_on_device(source):
+        where = "compiled, used inside torch.func or sampled on a device"
+        raise TracingError(f"{what} cannot be {where}; use rules or a OneOf of them.")
+
+
+def leave_graph(method: Method) -> Method:
+    """Let a method that raises TracingError run outside of the graph, with all that it calls."""
+    run_outside = torch.compiler.disable(method)  # type: ignore[no-untyped-call]
+
+    @functools.wraps(method)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return method(*args, **kwargs)
+        except TracingError as error:
+            if not is_compiling():
+                raise
+            reason = str(error)
+        torch._dynamo.graph_break(msg=f"raised exception {reason}")  # an error with fullgraph
+        return run_outside(*args, **kwargs)
+
+    return cast(Method, run)
 
 
 def sampling_kwargs(source: Source) -> dict[str, Any]:
@@ -83,7 +121,7 @@ def sample_lam(
     shape = torch.full((*size, 2), pair[0], dtype=torch.float64, device=kwargs["device"])
     if pair[0] != pair[1]:
         shape[..., 1] = pair[1]
-    if min(pair) >= 0.1 and max(pair) <= 1e9:
+    if not is_compiling() and min(pair) >= 0.1 and max(pair) <= 1e9:  # graphs have no Dirichlet
         return _for_source(torch._sample_dirichlet(shape, generator)[..., 0], source)
     # Gamma variates of small parameters underflow to 0 and those of large ones overflow. Their
     # logarithms do not: log Gamma(a) = log Gamma(a + 1) + log(U) / a.
@@ -95,7 +133,7 @@ def sample_lam(
 
 def constants(values: Sequence[float], dtype: torch.dtype, device: torch.device | str) -> Tensor:
     """Return numbers as a tensor that is filled on its device, not copied to it."""
-    if torch.device(device).type == "cpu" and not torch.compiler.is_compiling():
+    if torch.device(device).type == "cpu" and not is_compiling():
         return torch.tensor(values, dtype=dtype, device=device)
     # Not torch.stack: a graph fuses this into the kernels that use it.
     place = torch.arange(len(values), device=device)
@@ -223,7 +261,7 @@ def seeded_global_rng(source: Source) -> Iterator[None]:
         yield
         return
     seed = int(torch.randint(2**62, (1,), generator=source, device="cpu"))
-    with _global_rng_lock:
+    with _global_rng_locks.setdefault(os.getpid(), threading.RLock()):
         state = torch.default_generator.get_state()
         torch.default_generator.manual_seed(seed)
         try:

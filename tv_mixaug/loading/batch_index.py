@@ -31,12 +31,14 @@ OUTSIDE = -1  # the index of all calls outside a DataLoader; threads of workers 
 def find_frame(**marks: str) -> tuple[str, dict[str, Any]]:
     """Return the name and the variables of the innermost frame of some functions, or ("", {}).
 
-    A mark is the local variable, or attribute of ``self``, that only torch's function has.
+    A mark is the local variable, or attribute of ``self``, that only one of torch's functions of
+    this name has.
     """
     frame: Any = sys._getframe()
     while frame is not None:
-        mark = marks.get(frame.f_code.co_name)
-        if mark and (mark in frame.f_locals or hasattr(frame.f_locals.get("self"), mark)):
+        mark = marks.get(frame.f_code.co_name, "")
+        fits = mark and str(frame.f_globals.get("__name__")).startswith(("torch.", "torchdata."))
+        if fits and (mark in frame.f_locals or hasattr(frame.f_locals.get("self"), mark)):
             return frame.f_code.co_name, frame.f_locals
         frame = frame.f_back
     return "", {}
@@ -66,18 +68,19 @@ class BatchIndex:
         # The loader that has started an epoch. A process that starts one writes only this number,
         # and set_epoch writes only the others, so neither undoes a change by the other.
         self._loader = share_numbers("q", [0])
+        self.used_rank = share_numbers("q", [-1])  # the rank that was last a part of a seed
         self._own_epoch = epoch  # not shared: a worker keeps the epoch in which it was started
         self._own_start: tuple[int, int | None] | None = None
-        self._home = os.getpid()
+        self.home = os.getpid()
         self._counts: WeakKeyDictionary[Any, _Epoch] = WeakKeyDictionary()
         self._calls_outside = itertools.count()
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Share memory with a process that is being spawned; copy the epoch otherwise."""
-        state: dict[str, Any] = {"_home": self._home}
         if get_spawning_popen() is None:
-            return BatchIndex, tuple(self._epoch.get()[:2]), state
-        state |= {"_epoch": self._epoch, "_loader": self._loader, "_own_epoch": self._own_epoch}
+            return BatchIndex, tuple(self._epoch.get()[:2]), {"home": self.home}
+        shared = "home", "used_rank", "_epoch", "_loader", "_own_epoch"
+        state = {name: getattr(self, name) for name in shared}
         return BatchIndex, (), {**state, "_own_start": _describe_start(os.getpid())}
 
     @property
@@ -104,7 +107,7 @@ class BatchIndex:
                 index, calls = self._find_in_main(variables["self"])
             return epoch, index + first_batch, calls
         info = get_worker_info()
-        if info is None and os.getpid() != self._home:
+        if info is None and os.getpid() != self.home:
             warnings.warn(
                 "this process neither made the collate function nor is a DataLoader's worker, so "
                 "its mixes cannot be reproduced; make the function in this process, with "

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import copy
+import functools
 import hashlib
+import operator
 import os
+import warnings
+from collections import namedtuple
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 
 from tv_mixaug._validation import check_bool, check_integer, ensure, ensure_kind
-from tv_mixaug.engine.sampling import seeded_global_rng
+from tv_mixaug.batch.tree import rebuild
+from tv_mixaug.engine.sampling import leave_graph, seeded_global_rng, untraced
 from tv_mixaug.loading import memory_pool
 from tv_mixaug.loading.batch_index import BatchIndex, find_frame
 from tv_mixaug.loading.default_collate import collate_samples
@@ -19,7 +24,8 @@ from tv_mixaug.loading.shared_value import SharedValue
 from tv_mixaug.transforms.base import MixTransform
 from tv_mixaug.transforms.one_of import OneOf, as_batch_transform
 
-RANK_VARIABLES = ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
+LAUNCHERS = "OMPI_COMM_WORLD", "PMI", "PMIX", "MV2_COMM_WORLD", "HOROVOD"
+RANK_VARIABLES = "RANK", "SLURM_PROCID", *(f"{launcher}_RANK" for launcher in LAUNCHERS)
 
 
 def make_collate_fn(
@@ -42,11 +48,13 @@ def make_collate_fn(
         collate_fn: Collates the samples. The default does what ``default_collate`` does, but
             tv_tensors keep their types, and detection targets stay a list of mappings.
         seed: If given, a plan depends only on seed, rank, epoch and batch index, so it is the same
-            for any number of workers. Otherwise torch's global generator is used.
+            for any number of workers. Pipelines that are not a DataLoader number their batches by
+            the calls in each process. Otherwise torch's global generator is used.
         rank: Rank of this process among those that train together; a part of the seed. By default
             that of ``torch.distributed`` or of the launcher's environment variables.
         record: Whether to add the :class:`~tv_mixaug.engine.plan.Plan` to the batch: as the last
-            element of a list or tuple, or under the key ``"mix"`` of a dict.
+            element of a list or tuple, under the key ``"mix"`` of a dict, or as the field ``mix``
+            of a named tuple.
         reuse_memory: Whether workers write batches into the memory of batches that are no longer in
             use. This is possible, and the default, for the default collating on Linux.
 
@@ -84,8 +92,7 @@ class CollateFn:
     ) -> None:
         is_list = isinstance(transforms, Sequence)
         self.transform = OneOf(transforms, p) if is_list else as_batch_transform(transforms)
-        is_function = collate is None or callable(collate)
-        ensure_kind(is_function, "collate_fn", "callable", collate)
+        ensure_kind(collate is None or callable(collate), "collate_fn", "callable", collate)
         kind = "an int or None"
         self.seed = None if seed is None else check_integer("seed", seed, 0, expected=kind)
         self.rank = None if rank is None else check_integer("rank", rank, 0, expected=kind)
@@ -100,10 +107,10 @@ class CollateFn:
         self._p = SharedValue(self.transform.p if p is None else self.transform.check_p(p), "d")
         self._batch_index = BatchIndex()
 
+    @leave_graph
     def __call__(self, samples: Sequence[Any]) -> Any:
         """Collate a list of samples, each a tuple or mapping of an image and other fields."""
-        if torch.compiler.is_compiling():
-            raise TypeError("a collate function cannot be compiled; compile its transform.")
+        untraced("a collate function")
         is_list = isinstance(samples, (list, tuple))
         ensure(is_list, "samples", "a list", type(samples).__name__, TypeError)
         ensure(len(samples) > 0, "samples", "a list of at least one sample", "an empty list")
@@ -131,8 +138,7 @@ class CollateFn:
 
     def set_p(self, p: float | Sequence[float]) -> None:
         """Set ``p`` for the batches that are collated from now on, also in running workers."""
-        if p is None:
-            raise TypeError("p must be a number or a list of numbers, got None.")
+        ensure(p is not None, "p", "a number or a list of numbers", None, TypeError)
         self._p.set(self.transform.check_p(p))
 
     @property
@@ -150,6 +156,12 @@ class CollateFn:
                 ``StatefulDataLoader`` does not need it.
         """
         self._batch_index.set_epoch(epoch, first_batch)
+        used, rank = self._batch_index.used_rank[0], self._find_rank()
+        if os.getpid() == self._batch_index.home and used not in (-1, rank):
+            text = (
+                f"batches were mixed as rank {used}, but this is rank {rank}; start workers after"
+            )
+            warnings.warn(f"{text} init_process_group, or give `rank=`.", stacklevel=2)
 
     def for_validation(self) -> CollateFn:
         """Return a function for the validation loader, which collates alike and never mixes.
@@ -177,8 +189,8 @@ class CollateFn:
     def __getstate__(self) -> dict[str, Any]:
         """Return the state of a copy, which shares memory only if a process is being spawned."""
         shared = {"_p": copy.copy(self._p), "_batch_index": copy.copy(self._batch_index)}
-        is_starting_worker = find_frame(__init__="_index_queues")[0]  # which cannot find its rank
-        rank = self._find_rank() if is_starting_worker else self.rank
+        # A worker that is being started cannot find its rank.
+        rank = self._find_rank() if find_frame(__init__="_index_queues")[0] else self.rank
         return {**self.__dict__, **shared, "rank": rank}
 
     def _find_rank(self) -> int:
@@ -193,15 +205,32 @@ class CollateFn:
         """Return the generator of the batch; None stands for torch's global one."""
         if self.seed is None:
             return None
-        key = ",".join(map(str, (self.seed, self._find_rank(), *self._batch_index.find())))
+        self._batch_index.used_rank[0] = rank = self._find_rank()
+        key = ",".join(map(str, (self.seed, rank, *self._batch_index.find())))
         digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
         return torch.Generator("cpu").manual_seed(int.from_bytes(digest, "little") >> 1)
 
 
 def _add_plan(batch: Any, plan: Any) -> Any:
+    names = batch if isinstance(batch, Mapping) else getattr(batch, "_fields", ())
+    expected = "False for batches with the key 'mix', which is the plan's"
+    ensure("mix" not in names, "record", expected, True)
     if isinstance(batch, Mapping):
-        expected = "False for batches with the key 'mix', which is the plan's"
-        ensure("mix" not in batch, "record", expected, True)
-        return {**batch, "mix": plan}
-    parts = batch if isinstance(batch, (list, tuple)) else (batch,)
-    return [*parts, plan] if isinstance(batch, list) else (*parts, plan)
+        return rebuild(batch, {**batch, "mix": plan})
+    if names:
+        return _name_fields(type(batch), *batch, plan)
+    if isinstance(batch, list):  # perhaps of a user's class, which += keeps
+        return operator.iconcat(copy.copy(batch), [plan])  # type: ignore[no-untyped-call]
+    return rebuild(batch, (*batch, plan)) if isinstance(batch, tuple) else (batch, plan)
+
+
+@functools.cache
+def _with_mix(kind: Any) -> Any:
+    """Return the class of a named tuple with the further field ``mix``."""
+    longer: Any = namedtuple(kind.__name__, (*kind._fields, "mix"))  # type: ignore[misc]
+    members = {"__slots__": (), "__reduce__": lambda self: (_name_fields, (kind, *self))}
+    return type(kind.__name__, (longer, kind), members)
+
+
+def _name_fields(kind: Any, *values: Any) -> Any:
+    return _with_mix(kind)(*values)

@@ -4,12 +4,14 @@ Fresh pages of shared memory cost more time than mixing. A worker therefore keep
 and writes into a block again once neither the worker nor the main process holds the last tensor in
 it. A process knows that from the tensor's storage, which every view, array or DLPack capsule of the
 tensor keeps alive. The storage in turn keeps the block mapped, because an array may point into the
-block even after torch has moved the tensor's data. A block is an anonymous file of Linux and takes
-no space in ``/dev/shm``, which is often small.
+block even after torch has moved the tensor's data. Only the storage is sent in another way than
+torch's, so tensors keep their types, attributes, strides and shared elements. A block is an
+anonymous file of Linux and takes no space in ``/dev/shm``, which is often small.
 """
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import multiprocessing
 import os
@@ -17,23 +19,26 @@ import threading
 import weakref
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import ForkingPickler
+from multiprocessing.util import Finalize
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.multiprocessing.reductions import reduce_tensor
+from torch import Tensor, UntypedStorage
+from torch.multiprocessing import get_sharing_strategy
+from torch.multiprocessing.reductions import reduce_storage
 from torch.utils.data import get_worker_info
-from torchvision.tv_tensors import Image, Mask, Video
 
 from tv_mixaug.engine.apply import Allocate
 from tv_mixaug.loading.batch_index import find_frame
 
 # Three tensors in each of five batches: two that wait, one that is made, one or two in use.
 POOL_BLOCKS = 16
-# A full pool replaces a block that is still in use after this number of later tensors.
+# After this number of later tensors, the memory of a block that is not in use is returned to the
+# system, and a full pool replaces a block that is still in use.
 PATIENCE = 64
 WORTHWHILE = 1 << 16  # bytes; smaller tensors are sent as fast in fresh memory
 # The last byte of a block is its state. A block is given up if a forked child may still read it.
+# The byte before it is 1 after the worker has ended.
 FREE, SENT, RECEIVED, GIVEN_UP = range(4)
 
 _pool: SharedMemoryPool | None = None  # of this process, if it is a worker
@@ -45,22 +50,23 @@ def allocator(reuse: bool) -> Allocate | None:
     global _pool
     if get_worker_info() is None:
         return None
-    if not (reuse and hasattr(os, "memfd_create")):
+    # A mapped block keeps a file open, which the strategy "file_system" is there to avoid.
+    if not (reuse and hasattr(os, "memfd_create")) or get_sharing_strategy() == "file_system":  # type: ignore[no-untyped-call]
         return allocate
     if _pool is None or _pool.name[0] != os.getpid():
         queue = find_frame(_worker_loop="data_queue")[1].get("data_queue")
         if not hasattr(queue, "_thread"):  # the thread that sends batches
             return allocate
         _pool = SharedMemoryPool(queue)
-        for kind in (Tensor, Image, Mask, Video):
-            ForkingPickler.register(kind, _pool.reduce)
+        ForkingPickler.register(UntypedStorage, _pool.reduce)
+        Finalize(None, _pool.close, exitpriority=0)
     return _pool.allocate
 
 
-def allocate(size: torch.Size, dtype: torch.dtype) -> Tensor:
-    """Return an uninitialised tensor in fresh shared memory."""
+def allocate(size: torch.Size, dtype: torch.dtype, block: Block | None = None) -> Tensor:
+    """Return an uninitialised tensor in a block, or in fresh shared memory."""
     count = max(1, size.numel() * dtype.itemsize)
-    storage = torch.UntypedStorage._new_shared(count)  # type: ignore[no-untyped-call]
+    storage = block.lend(count) if block else UntypedStorage._new_shared(count)  # type: ignore[no-untyped-call]
     return torch.empty(0, dtype=dtype, device="cpu").set_(storage, 0, size)  # type: ignore[call-overload, no-any-return]
 
 
@@ -71,18 +77,25 @@ class Block:
         self.memory = mmap.mmap(file.fileno(), 0)
         self.storage: Any = lambda: None  # weak reference to the last tensor's storage
         self.start = self.lent_at = 0
+        self.is_forked = False  # in a worker: whether a forked child may still read the block
         self.file: Connection | None = None  # in a worker, until it was sent
 
     def is_free(self) -> bool:
         """Whether no process holds the last tensor in the block."""
-        return self.memory[-1] == FREE and self.storage() is None
+        return self.memory[-1] == FREE and self.storage() is None and not self.is_forked
 
-    def lend(self, size: torch.Size, dtype: torch.dtype) -> Tensor:
-        """Return a tensor over the block."""
-        tensor = torch.frombuffer(self.memory, dtype=dtype, count=size.numel()).view(size)
-        storage: Any = tensor.untyped_storage()
-        storage.block, self.storage, self.start = self, weakref.ref(storage), tensor.data_ptr()
-        return tensor
+    def lend(self, size: int) -> Any:
+        """Return a storage over the block."""
+        storage: Any = torch.frombuffer(
+            self.memory, dtype=torch.uint8, count=size
+        ).untyped_storage()
+        storage.block, self.storage, self.start = self, weakref.ref(storage), storage.data_ptr()
+        return storage
+
+    def empty(self) -> None:
+        """Return the memory to the system; the block can still be used."""
+        with contextlib.suppress(AttributeError, OSError):  # of systems without MADV_REMOVE
+            self.memory.madvise(mmap.MADV_REMOVE)
 
 
 class SharedMemoryPool:
@@ -95,14 +108,18 @@ class SharedMemoryPool:
 
     def allocate(self, size: torch.Size, dtype: torch.dtype) -> Tensor:
         """Return an uninitialised tensor in a block, or in fresh memory if there is no block."""
-        count = size.numel() * dtype.itemsize + 1
+        count = size.numel() * dtype.itemsize
         with self._lock:
-            block = self._find_block(count) if count > WORTHWHILE else None
-            return allocate(size, dtype) if block is None else block.lend(size, dtype)
+            block = self._find_block(count + 2) if count >= WORTHWHILE else None
+            return allocate(size, dtype, block)
 
     def _find_block(self, size: int) -> Block | None:
         self._lent += 1
-        fitting = (b for b in self._blocks if b.is_free() and size <= len(b.memory) <= 2 * size)
+        free = [block for block in self._blocks if block.is_free()]
+        for old in free if self._lent % PATIENCE == 0 else []:
+            if old.lent_at <= self._lent - PATIENCE:
+                old.empty()
+        fitting = (block for block in free if size <= len(block.memory) <= 2 * size)
         block = next(fitting, None) or self._make_block(size)
         if block is not None:
             block.lent_at = self._lent
@@ -112,7 +129,7 @@ class SharedMemoryPool:
         """Add a block, or replace one if the pool is full; a tensor in it keeps its memory."""
         blocks, place, late = self._blocks, len(self._blocks), self._lent - PATIENCE
         if place == POOL_BLOCKS:
-            old = [b for b in blocks if b.is_free() or (b.lent_at < late and b.memory[-1] > SENT)]
+            old = [b for b in blocks if b.is_free() or (b.lent_at < late and b.memory[-1] != SENT)]
             if not old:
                 return None
             place = blocks.index(min(old, key=lambda block: block.lent_at))
@@ -126,26 +143,31 @@ class SharedMemoryPool:
         blocks[place : place + 1] = [block]
         return block
 
-    def reduce(self, tensor: Tensor) -> Any:
-        """Describe a tensor for another process, by its block if possible or as torch does.
+    def reduce(self, storage: UntypedStorage) -> Any:
+        """Describe a storage for another process, by its block if possible or as torch does.
 
-        A block is sent for a tensor that has its bytes in their order, unless the main process has
-        it already. Other processes get no blocks, because the file of a block is sent only once.
+        A block is sent unless the main process has it already. Other processes get no blocks,
+        because the file of a block is sent only once.
         """
+        block = getattr(storage, "block", None)
         in_queue = threading.current_thread() is self._queue._thread
-        is_dense = tensor.layout == torch.strided and tensor.is_contiguous()
-        block = getattr(tensor.untyped_storage(), "block", None) if in_queue and is_dense else None
-        if block is not None and tensor.data_ptr() == block.start and not tensor.requires_grad:
+        if block is not None and in_queue and storage.data_ptr() == block.start:
             with self._lock:
                 if block in self._blocks and block.memory[-1] == FREE:
                     block.memory[-1], file, block.file = SENT, block.file, None
-                    traits = tensor.shape, tensor.dtype, type(tensor)
-                    return _receive, (self.name, self._blocks.index(block), file, *traits)
-        return reduce_tensor(tensor) if type(tensor) is Tensor else tensor.__reduce_ex__(4)  # type: ignore[no-untyped-call]
+                    return _receive, (self.name, self._blocks.index(block), file, storage.nbytes())
+        return reduce_storage(storage)  # type: ignore[no-untyped-call]
+
+    def close(self) -> None:
+        """Return memory when the worker ends; the main process does so for blocks it uses."""
+        for block in self._blocks:
+            block.memory[-2] = 1
+            if block.is_free():
+                block.empty()
 
 
-def _receive(pool: Any, place: int, file: Any, size: Any, dtype: Any, kind: type[Tensor]) -> Tensor:
-    """Return a tensor in the main process, whose storage frees the block when it is dropped."""
+def _receive(pool: Any, place: int, file: Any, size: int) -> Any:
+    """Return a storage in the main process, which frees its block when it is dropped."""
     if pool not in _received:
         _received[pool] = {}
         for process in multiprocessing.active_children():
@@ -155,23 +177,26 @@ def _receive(pool: Any, place: int, file: Any, size: Any, dtype: Any, kind: type
         _received[pool][place] = Block(file)
     block = _received[pool][place]
     block.memory[-1] = RECEIVED
-    batch = block.lend(size, dtype)
-    weakref.finalize(batch.untyped_storage(), _release, block.memory, os.getpid()).atexit = False
-    return batch.as_subclass(kind)
+    storage = block.lend(size)
+    weakref.finalize(storage, _release, block, os.getpid()).atexit = False
+    return storage
 
 
-def _release(memory: mmap.mmap, process: int) -> None:
+def _release(block: Block, process: int) -> None:
     # A forked child that drops its copy does not free the tensor of its parent.
-    if os.getpid() == process and memory[-1] == RECEIVED:
-        memory[-1] = FREE
+    if os.getpid() == process and block.memory[-1] == RECEIVED:
+        block.memory[-1] = FREE
+        if block.memory[-2]:
+            block.empty()
 
 
 def _give_up_blocks() -> None:
     """Give up the blocks of the tensors that a forked child inherits."""
-    for blocks in list(_received.values()):
-        for block in list(blocks.values()):
-            if block.memory[-1] == RECEIVED:
-                block.memory[-1] = GIVEN_UP
+    for block in [b for blocks in list(_received.values()) for b in list(blocks.values())]:
+        if block.memory[-1] == RECEIVED:
+            block.memory[-1] = GIVEN_UP
+    for block in _pool._blocks if _pool else []:
+        block.is_forked |= block.storage() is not None
 
 
 if hasattr(os, "register_at_fork"):

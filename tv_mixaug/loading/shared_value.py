@@ -1,12 +1,13 @@
 """Numbers that the main process sets and running workers read."""
 
+import os
 import threading
 from multiprocessing.context import get_spawning_popen
 from multiprocessing.sharedctypes import RawArray
 from typing import Any
 
 _kept: list[Any] = []
-_write_lock = threading.Lock()
+_write_locks: dict[int, Any] = {}  # by process: a fork copies a lock that a thread holds
 
 
 def share_numbers(kind: str, numbers: list[Any]) -> Any:
@@ -43,7 +44,7 @@ class SharedValue:
 
     def set(self, value: Any) -> None:
         """Change all numbers at once; one process may do this, in any of its threads."""
-        with _write_lock:
+        with _write_locks.setdefault(os.getpid(), threading.Lock()):
             self._rows[(self._count[0] + 1) % 2][:] = value if self._is_list else [value]
             self._count[0] += 1
 

@@ -84,7 +84,7 @@ def mix_labels(labels: Tensor, field: FieldSpec, mix: Mix) -> Tensor | PairedLab
         mixed = rows.mul_(plan.lam).add_(partners, alpha=1 - plan.lam)
     else:
         lam = plan.on(rows.device).lam.view(-1, *[1] * (rows.ndim - 1))
-        mixed = rows.mul_(lam).addcmul_(partners, 1 - lam)
+        mixed = torch.addcmul(rows * lam, partners, 1 - lam)  # vmap writes to no unmapped rows
     return mixed if ignored is None or code is None else mixed.masked_fill_(ignored, code)
 
 

@@ -100,9 +100,12 @@ WORKERS_REPEAT = Cause("workers have copies of one random generator and sample t
     "Seed it with `torch.initial_seed()` in the worker, or use torch's global generator.")
 EPOCHS_REPEAT = Cause("every epoch starts with the same seed.",
     "Make the epoch part of the seed: `set_epoch`; do not seed workers with a constant.")
+NOT_IN_WORKERS = Cause("batches are mixed in the main process and not in workers.",
+    "Look for a state that workers do not have, such as a variable that is set after they start.")
 SWITCH_LOST = Cause("the switch is set in the main process, and running workers hold copies.",
     "Keep the switch in shared memory (`torch.zeros(()).share_memory_()`), or make a new loader.")
 # fmt: on
 
 VAGUE = (FOREIGN, OTHER_PIXELS)  # reported if no other cause fits
+MIXED = (OTHER_LAM, BLEND_TRUNCATED, NOT_CORRECTED)  # found only where images are mixed
 ALIKE = ((NOT_CORRECTED, COVERED),)  # cannot be told apart in large images

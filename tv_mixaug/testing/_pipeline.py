@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import tv_tensors
 
 from tv_mixaug.testing._coded import Case, coded_batch, make_samples, to_unit
-from tv_mixaug.testing._runner import read_output, seeded
+from tv_mixaug.testing._runner import join_pair, read_output, seeded
 
 BATCH = 8  # samples in most batches
 KINDS = {"collate": "collate function", "batch": "batch transform", "loader": "DataLoader"}
@@ -61,6 +61,8 @@ class Target:
     def __call__(self, *fields: Any) -> tuple[Any, ...]:
         """Call the pipeline and return the fields of its output."""
         result = self.function(*self.feed(*fields))
+        if len(self.keys) == 2 and (self.sample is None or len(self.sample) == 2):
+            result = join_pair(result)
         try:
             images, *targets = (result[key] for key in self.keys[: len(fields)])
         except (KeyError, IndexError, TypeError) as error:

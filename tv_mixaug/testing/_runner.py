@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from tv_mixaug._validation import check_integer, ensure_kind
-from tv_mixaug.testing._causes import ALIKE, UNREPEATABLE, VAGUE, Cause
+from tv_mixaug.testing._causes import ALIKE, IMAGES_NOT_MIXED, MIXED, UNREPEATABLE, VAGUE, Cause
 from tv_mixaug.testing._coded import Case, CodedBatch, make_samples, to_unit
 
 
@@ -119,6 +119,7 @@ class Pipeline:
 
 def read_output(result: Any) -> tuple[Tensor, Any]:
     """Return the images and targets of a batch that a pipeline or loader returned."""
+    result = join_pair(result)
     is_pair = isinstance(result, (tuple, list)) and len(result) == 2
     if not is_pair or not isinstance(result[0], Tensor) or result[0].ndim != 4:
         raise TypeError(
@@ -126,6 +127,13 @@ def read_output(result: Any) -> tuple[Tensor, Any]:
             f"got {describe(result)}; wrap it to do so."
         )
     return result[0], result[1]
+
+
+def join_pair(result: Any) -> Any:
+    """Return `(images, (labels, partner_labels, lam))` for a flat tuple of these four."""
+    if isinstance(result, (tuple, list)) and len(result) == 4:
+        return result[0], tuple(result[1:])
+    return result
 
 
 def describe(value: Any) -> str:
@@ -194,20 +202,20 @@ def compare(
     """
     __tracebackhide__ = True
     rows = wrong = mixed = 0
-    first: Case | None = None
+    failing: list[Case] = []
     for case in cases:
         trial = attempt(case)
         rows += len(trial.wrong)
         mixed += trial.mixed
         wrong += int(trial.wrong.sum())
-        if first is None and trial.wrong.any():
-            first = case
-    if first is None:
+        if trial.wrong.any():
+            failing.append(case)
+    if not failing:
         return TruthReport(rows, mixed)
     heading += f" in {wrong} of {rows} rows."
-    case, trial, findings = _shrink(attempt, first, least_side)
+    case, trial, findings = _shrink(attempt, failing, least_side)
     if not findings:
-        heading += f"\nFirst seen for a {case}, but not again under the same seed."
+        heading += f"\nSeen for a {case}, but not again under the same seed."
         raise UntruthfulError(heading, UNREPEATABLE, case=str(case), wrong=wrong, rows=rows)
     row, worst = next(iter(findings.items()))
     place = f"{case}, row {row}"
@@ -226,22 +234,23 @@ def compare(
 
 
 def _shrink(
-    attempt: Callable[[Case], Trial], failing: Case, least_side: int
+    attempt: Callable[[Case], Trial], failing: list[Case], least_side: int
 ) -> tuple[Case, Trial, dict[int, Finding]]:
-    """Find the smallest case that fails for the most frequent cause of a failing case.
+    """Find the smallest case that fails for the most frequent cause of the failing cases.
 
-    A smaller case with another cause is skipped: with few samples one fault often looks like
-    another. The findings that have the cause come first.
+    With few samples one fault often looks like another. The largest batches are therefore judged,
+    and a smaller case with another cause is skipped. The findings that have the cause come first.
     """
-    case, trial = failing, attempt(failing)
-    findings = trial.findings()
+    largest = sorted(failing, key=lambda case: case.batch_size, reverse=True)[:4]
+    trials = [attempt(case) for case in largest]
+    case, trial, findings = largest[0], trials[0], trials[0].findings()
     if not findings:
         return case, trial, findings
-    likely = _likely(findings)
-    sides = [side for side in (4, 8, 16) if least_side <= side < min(failing.size)]
-    sizes = [*((side, side) for side in sides), failing.size]
-    for batch_size, size, n in product(range(1, failing.batch_size + 1), sizes, range(8)):
-        smaller = Case(batch_size, size, failing.dtype, failing.seed + n)
+    likely = _likely([found for one in trials for found in one.findings().values()])
+    sides = [side for side in (4, 8, 16) if least_side <= side < min(case.size)]
+    sizes = [*((side, side) for side in sides), case.size]
+    for batch_size, size, n in product(range(1, case.batch_size + 1), sizes, range(8)):
+        smaller = Case(batch_size, size, case.dtype, case.seed + n)
         try:
             smaller_trial = attempt(smaller)
         except Exception:  # noqa: S112 - a batch that the pipeline refuses is not an example
@@ -250,14 +259,16 @@ def _shrink(
         if found and (not likely or any(f.cause.remedy in likely for f in found.values())):
             case, trial, findings = smaller, smaller_trial, found
             break
-    likely = likely or _likely(findings)
+    likely = likely or _likely(list(findings.values()))
     order = sorted(findings, key=lambda row: findings[row].cause.remedy not in likely)
     return case, trial, {row: findings[row] for row in order}
 
 
-def _likely(findings: dict[int, Finding]) -> set[str]:
+def _likely(findings: list[Finding]) -> set[str]:
     """Return the remedies for the most frequent cause that is not vague, and for those like it."""
-    remedies = [found.cause.remedy for found in findings.values() if found.cause not in VAGUE]
+    remedies = [found.cause.remedy for found in findings if found.cause not in VAGUE]
+    if any(cause.remedy in remedies for cause in MIXED):  # a mix that is too faint to be seen
+        remedies = [remedy for remedy in remedies if remedy != IMAGES_NOT_MIXED.remedy]
     most = max(remedies, key=remedies.count, default=None)
     alike = {other.remedy for cause, other in ALIKE if cause.remedy == most}
     return alike if most is None else {most, *alike}

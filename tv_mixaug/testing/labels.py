@@ -58,7 +58,8 @@ def assert_labels_match_pixels(
     Args:
         pipeline: `(images, labels) -> (images, labels)`, images (B, C, H, W). The labels it
             returns are (B,) class indices, (B, K) weights, or a triple
-            `(labels, partner_labels, lam)` with lam the weight of the first.
+            `(labels, partner_labels, lam)` with lam the weight of the first, which may also be
+            flat: `(images, labels, partner_labels, lam)`.
         num_classes: number of classes K, at least 2.
         collate: whether the pipeline is a collate function of a list of `(image, label)`.
         label_format: labels that the pipeline takes: "index" (B,) int64 or "soft" (B, K) float32.
@@ -72,7 +73,7 @@ def assert_labels_match_pixels(
             1; False: labels are shares of all pixels and sum to the visible share.
         roundings: how often the pipeline rounds integer images; each costs half a grey level.
         tolerance: largest allowed difference of mean colours in [0, 1] units. None: 1e-5, the
-            precision of a half-width dtype, or `roundings` half grey levels.
+            precision of a half-width dtype of images or labels, or `roundings` half grey levels.
         batch_sizes: batch sizes to try; leave out those that the pipeline refuses.
         sizes: (height, width) of the images, in pixels.
         dtypes: dtypes of the images; float images are in [0, 1].
@@ -122,9 +123,13 @@ def assert_labels_match_pixels(
         weights = _read_weights(labels, num_classes, label_smoothing)
         if len(weights) != len(pixels):
             raise ValueError(f"pipeline returned {len(pixels)} images but {len(weights)} labels.")
+        parts = labels if isinstance(labels, (tuple, list)) else [labels]
+        widths = [n.dtype for n in parts if isinstance(n, Tensor) and n.is_floating_point()]
+        floor = 1e-3 if case.dtype.is_floating_point else 0.01
+        near = max([floor, *map(colour_tolerance, widths)])
         allowed = tolerance
         if allowed is None:
-            allowed = colour_tolerance(case.dtype, images.dtype, roundings=roundings)
+            allowed = colour_tolerance(case.dtype, images.dtype, *widths, roundings=roundings)
         visible = torch.ones_like(pixels[:, 0], dtype=torch.bool)
         if fill is not None:
             visible = ((pixels - fill).abs() > allowed).any(dim=1)
@@ -133,7 +138,9 @@ def assert_labels_match_pixels(
             visible = (pixels - palette).abs().amax(2).amin(0) <= allowed
         gaps = _gaps(pixels, visible, weights, batch.colours, renormalized=renormalized)
         slack = 3 * colour_tolerance(case.dtype, roundings=max(1, roundings))
-        explain = partial(_explain_label, batch, pixels, visible, weights, renormalized, slack)
+        explain = partial(
+            _explain_label, batch, pixels, visible, weights, renormalized, slack, near
+        )
         mixed = int((weights.amax(dim=1) < 1 - 1e-6).sum())
         # Not `gaps > allowed`: NaN is wrong too.
         return Trial(batch, pixels, gaps, ~(gaps <= allowed), mixed, explain)
@@ -189,9 +196,9 @@ def _dense(labels: Any, num_classes: int) -> Tensor:
 
 def _explain_label(
     batch: CodedBatch, pixels: Tensor, visible: Tensor, weights: Tensor, renormalized: bool,
-    slack: float, row: int,
+    slack: float, near: float, row: int,
 ) -> Finding:  # fmt: skip
-    """Explain a wrong row of a batch; `slack` is the tolerance by which its colours are read."""
+    """Explain a wrong row of a batch, read with these tolerances of colours and of weights."""
     own = int(batch.classes[row]) if len(pixels) == len(batch.classes) else None
     dtype, present = batch.images.dtype, batch.present
     integer = not dtype.is_floating_point
@@ -202,7 +209,6 @@ def _explain_label(
     held[present] = mixes.nan_to_num(0).sum(1) / total
     unknown = float(mixes.isnan().any(0).sum()) / total
 
-    near = 0.01 if integer else 1e-3
     if not weights.isfinite().all():
         cause = causes.NOT_FINITE
     elif _are_rounded(weights, held, dtype):
@@ -271,7 +277,8 @@ def _wrong_classes(
     if mixed and hard and (said & seen).any() and (held - weights).abs().max() > 2.5 * line:
         return causes.LAM_TRUNCATED if integer else causes.PARTNER_ALONE
     if not mixed and int(said.sum()) > 1:
-        return causes.IMAGES_NOT_MIXED
+        replaced = own is not None and not seen[own] and bool(said[own] and said[seen].all())
+        return causes.OTHER_LAM if replaced else causes.IMAGES_NOT_MIXED
     gone = said & ~seen
     if int((said | seen).sum()) > 2 and (bool(said[seen].all()) or not gone.any()):
         return causes.COVERED

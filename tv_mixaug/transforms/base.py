@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, overload
 
 import torch
 from torch import Generator
-from torch.compiler import assume_constant_result, is_compiling
+from torch.compiler import assume_constant_result
 from torchvision.transforms import v2
 
 from tv_mixaug import _validation as validation
@@ -17,9 +18,10 @@ from tv_mixaug._validation import checked, ensure, optional
 from tv_mixaug.batch.parser import BatchParser
 from tv_mixaug.batch.spec import BatchOptions, LabelsGetter, Mix, ParsedBatch, Role
 from tv_mixaug.batch.tree import unflatten
+from tv_mixaug.engine import sampling
 from tv_mixaug.engine.apply import Allocate
 from tv_mixaug.engine.plan import BLEND, PASTE, CompactPlan, Plan, clip_to_overlap, compact
-from tv_mixaug.engine.sampling import Source, sampling_kwargs
+from tv_mixaug.engine.sampling import Source, TracingError, is_traced, leave_graph
 from tv_mixaug.targets.detection import BOX_FORMATS, BoxFormat
 from tv_mixaug.targets.rules import mix_fields
 
@@ -57,12 +59,7 @@ class BatchTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no 
         super().__setattr__(name, self.check_p(value) if name == "p" else value)
 
     def check_p(self, p: Any) -> Any:
-        """Return a probability in the form of ``p``, checked.
-
-        Raises:
-            TypeError: If it is of the wrong kind.
-            ValueError: If it is out of range.
-        """
+        """Return a probability in the form of ``p``, checked."""
         return validation.check_probability("p", p)
 
     def choose(self, p: Any, source: Source) -> tuple[BatchTransform, Any]:
@@ -85,6 +82,7 @@ class BatchTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no 
         def __call__(self, *batch: Any) -> Any:
             """Transform a batch; see :meth:`forward`."""
 
+    @leave_graph
     def forward(self, *inputs: Any) -> Any:
         """Transform a batch.
 
@@ -102,6 +100,7 @@ class BatchTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no 
         """
         return self.run(inputs if len(inputs) != 1 else inputs[0], self.check_p(self.p))[0]
 
+    @leave_graph
     def mix(
         self,
         batch: T,
@@ -133,6 +132,7 @@ class BatchTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no 
             raise self._no_plan("mix()")
         return mixed, plan.plan()
 
+    @leave_graph
     def draw_plan(
         self,
         batch: Any,
@@ -148,8 +148,8 @@ class BatchTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no 
         Args:
             batch: The batch, as in :meth:`forward`.
             device: The device on which the plan is sampled; nothing waits for it and nothing is
-                copied, unless a rule samples with NumPy. By default that of ``generator``, or the
-                CPU; inside ``torch.compile`` that of the images.
+                copied, unless a rule samples with NumPy or images differ in size. By default that
+                of ``generator``, or the CPU; inside ``torch.compile`` that of the images.
             p: Probability to use instead of the transform's own.
             generator: The generator, on that device; by default torch's own.
 
@@ -174,11 +174,15 @@ class BatchTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no 
         if not isinstance(reader, MixTransform):
             raise reader._no_plan("draw_plan()")
         parsed = reader.parser.parse(batch)
-        source = _source_in_graph(parsed, source) if is_compiling() else source
+        source = _source_in_graph(parsed, source) if is_traced() else source
+        where = torch.device(sampling.sampling_kwargs(source)["device"])
+        if parsed.ragged and sampling.is_on_device(source):
+            expected, source = "on the CPU for images of unequal size", None
+            ensure(generator is None, "generator", expected, f"one on {where}")
         rule: Any
         rule, p = reader.choose(p, source)
         plan: CompactPlan = rule.sample_plan(parsed, p, source)
-        return plan.on(torch.device(sampling_kwargs(source)["device"]))
+        return plan.on(where)
 
     def _no_plan(self, method: str) -> ValueError:
         return ValueError(f"{method} is not available for {self.display_name}, which has no plan.")
@@ -274,12 +278,16 @@ class MixTransform(BatchTransform):
         return ", ".join(f"{name}={value!r}" for name, value, usual in given if value != usual)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Set an argument; all are checked again before the next batch, and ``p`` at once."""
+        """Set an argument; all are checked again, at the latest before the next batch."""
         if "_modules" not in self.__dict__:  # a module before its fields, which may be modules
             v2.Transform.__init__(self)
         super().__setattr__(name, value)
-        if name != "p":
-            self.__dict__.pop("_parser", None)
+        parser = None if name == "p" else self.__dict__.pop("_parser", None)
+        if parser is not None:
+            with suppress(TypeError, ValueError):  # until the other arguments are set
+                self.__post_init__()
+                if parser.options == self.options:  # kept, or a graph would be made again
+                    self.__dict__["_parser"] = parser
 
     @property
     def parser(self) -> BatchParser:
@@ -327,7 +335,7 @@ class MixTransform(BatchTransform):
         """Parse a batch, sample a plan, and apply it; see :class:`BatchTransform`."""
         parsed = self.parser.parse(batch, inplace=how.get("inplace"))
         source = how.pop("generator", None)
-        source = _source_in_graph(parsed, source) if is_compiling() else source
+        source = _source_in_graph(parsed, source) if is_traced() else source
         mixed, plan = self.mix_parsed(parsed, p, source, **how)
         return unflatten(mixed), plan
 
@@ -348,16 +356,16 @@ class MixTransform(BatchTransform):
 
 
 def _source_in_graph(batch: ParsedBatch, source: Source) -> torch.device:
-    """Return where a compiled graph samples: on the images' device, from its own stream."""
+    """Return where a graph and torch.func sample: on the images' device, with its generator."""
     if isinstance(source, torch.device):
         return source
-    where = "inside torch.compile"
-    ensure(source is None, "generator", f"None {where}, which has its own stream", "one")
+    where = "inside torch.compile and torch.func"
+    ensure(source is None, "generator", f"None {where}", "one", TracingError)
     for field in batch.specs:
         mixable = field.role is not Role.DETECTION
         name = f"targets at {field.where}"
         got = "detection targets, whose number changes"
-        ensure(mixable, name, f"mixed in the DataLoader and not {where}", got, TypeError)
-    ensure(not batch.ragged, "images", f"of one size {where}", "unequal sizes", TypeError)
+        ensure(mixable, name, f"mixed in the DataLoader and not {where}", got, TracingError)
+    ensure(not batch.ragged, "images", f"of one size {where}", "unequal sizes", TracingError)
     image: Any = next(value for field, value in batch.fields() if field.role is Role.IMAGE)
     return unwrap(image[0] if isinstance(image, (list, tuple)) else image).device

@@ -13,7 +13,7 @@ from tv_mixaug.batch.spec import BatchOptions, Mix, ParsedBatch, Role, merge_opt
 from tv_mixaug.batch.tree import unflatten
 from tv_mixaug.engine.apply import replay
 from tv_mixaug.engine.plan import APPLIED, BLEND, NONE, CompactPlan, Plan
-from tv_mixaug.engine.sampling import sample_applied, seeded_global_rng
+from tv_mixaug.engine.sampling import sample_applied, seeded_global_rng, untraced
 from tv_mixaug.targets.detection import shrink_boxes
 from tv_mixaug.targets.labels import encode_labels
 from tv_mixaug.targets.rules import mix_fields
@@ -115,8 +115,7 @@ class Chain(BatchTransform):
         """Apply the chain to a batch; the plan is the identity, as none describes the result."""
         from tv_mixaug.transforms import provenance  # registers kernels with torchvision
 
-        if torch.compiler.is_compiling():
-            raise TypeError("a Chain cannot be compiled; compile rules or a OneOf instead.")
+        untraced("a Chain")
         inplace, generator = how.get("inplace"), how.get("generator")
         parser = self.parser
         writes = any(rule.inplace for rule in self.rules) if inplace is None else inplace

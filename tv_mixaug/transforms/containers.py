@@ -9,6 +9,7 @@ from torchvision import transforms as v1
 from torchvision.transforms import v2
 
 from tv_mixaug._validation import ensure
+from tv_mixaug.engine.sampling import sampling_kwargs
 from tv_mixaug.transforms.base import MixTransform
 from tv_mixaug.transforms.one_of import CallableTransform, OneOf
 
@@ -62,6 +63,7 @@ def sample_steps(
 
     Each is sampled when it is reached, in the order in which torchvision samples.
     """
+    source = sampling_kwargs(generator)
     for transform in transforms:
         kind, held = _open(transform)
         p = getattr(transform, "p", None)
@@ -73,12 +75,13 @@ def sample_steps(
             is_rule = isinstance(transform, MixTransform) and not applied
             yield transform, transform.disabled_p if is_rule else p
             continue
-        if kind == "apply" and bool(torch.rand(1, generator=generator) >= transform.p):
+        if kind == "apply" and bool(torch.rand(1, **source) >= transform.p):
             continue
         if kind == "choice":
-            held = [held[int(torch.multinomial(torch.tensor(transform.p), 1, generator=generator))]]
+            weights = torch.tensor(transform.p, device="cpu")
+            held = [held[int(torch.multinomial(weights, 1, generator=generator))]]
         if kind == "order":
-            held = [held[place] for place in torch.randperm(len(held), generator=generator)]
+            held = [held[place] for place in torch.randperm(len(held), **source)]
         yield from sample_steps(held, applied, generator)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch.compiler import assume_constant_result, is_compiling
+from torch.compiler import assume_constant_result
 from torchvision.transforms import v2
 
 from tv_mixaug._validation import check_choice, check_shares, ensure, ensure_kind
@@ -13,7 +13,7 @@ from tv_mixaug.batch.parser import BatchParser
 from tv_mixaug.batch.spec import BatchOptions, ParsedBatch, merge_options
 from tv_mixaug.engine import sampling
 from tv_mixaug.engine.plan import APPLIED, CompactPlan, choose_plans, compact
-from tv_mixaug.engine.sampling import Source, is_on_device
+from tv_mixaug.engine.sampling import Source, TracingError, is_on_device, is_traced
 from tv_mixaug.transforms.base import BatchTransform, MixTransform, Mode
 from tv_mixaug.transforms.erase import Cutout
 
@@ -97,8 +97,8 @@ class OneOf(BatchTransform):
         """Return the transform that is applied to the next batch, and its probability."""
         if self.joint is not None:
             return self.joint, p
-        on_host = not (is_compiling() or is_on_device(source))
-        ensure(on_host, "transforms", "rules of tv_mixaug on a device and in a graph", self)
+        expected, traced = "rules of tv_mixaug on a device and in a graph", is_traced()
+        ensure(not (traced or is_on_device(source)), "transforms", expected, self, TracingError)
         _ = self.options  # an argument may have been set since
         transform: BatchTransform
         transform, p = _choose_one(self.transforms, p, source)
@@ -130,7 +130,7 @@ class JointRule(MixTransform):
 
     def choose(self, p: Any, source: Source) -> tuple[BatchTransform, Any]:
         """Return the rule for the whole batch, or this one to choose for each sample."""
-        if self.mode == "sample" or is_compiling() or is_on_device(source):
+        if self.mode == "sample" or is_traced() or is_on_device(source):
             return self, p
         return _choose_one(self.rules, p, source)
 
@@ -141,7 +141,8 @@ class JointRule(MixTransform):
         merge_options(members)
         point = sampling.sample_uniform((batch.length if self.mode == "sample" else 1,), source)
         chosen = sum(point >= end for end in itertools.accumulate(p))
-        chosen = torch.as_tensor(chosen - (chosen == len(p)) * (len(p) + 1)).expand(batch.length)
+        chosen, where = chosen - (chosen == len(p)) * (len(p) + 1), sampling.sampling_kwargs(source)
+        chosen = torch.as_tensor(chosen, device=where["device"]).expand(batch.length)
         plans = [rule.sample_plan(batch, rule.p, source) for rule in self.rules]
         ops = tuple(op for op in APPLIED if any(op in plan.ops for plan in plans))
         return compact(choose_plans([plan.plan(chosen.device) for plan in plans], chosen), ops)
