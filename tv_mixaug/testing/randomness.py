@@ -384,7 +384,7 @@ def _median_correlation(values: Tensor) -> float:
 
 
 def _find_plain_workers(
-    loader: Any, data: Dataset[Any], epochs: list[list[_Batch]]
+    loader: Any, data: Any, epochs: list[list[_Batch]]
 ) -> tuple[str, causes.Cause] | None:
     """Find out whether batches are mixed in the main process if workers mix none."""
     total = sum(map(len, epochs))
