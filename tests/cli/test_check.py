@@ -382,3 +382,66 @@ def test_command_runs_by_itself(tmp_path):
     assert done.returncode == 1, done.stderr
     assert "WRONG in" in done.stdout
     assert done.stderr == ""
+
+
+OPTIONS = """
+import torch
+from torch.utils.data import default_collate, get_worker_info
+from tv_mixaug import CutMix, Mixup, make_collate_fn
+
+K = 10
+cutmix, pairs = CutMix(num_classes=K), CutMix(targets="pair", pairing="shuffle")
+listed = make_collate_fn([Mixup(num_classes=K), cutmix], [0.3, 0.3])
+plain = make_collate_fn(cutmix, 0.0)
+faint = make_collate_fn(Mixup(0.2, num_classes=K), 1.0)
+
+def flat(images, labels):
+    images, (first, second, lam) = pairs(images, labels)
+    return images, first, second, lam
+
+def swapped(images, labels):
+    images, first, second, lam = flat(images, labels)
+    return images, second, first, lam
+
+def in_main_process(samples):
+    return (plain if get_worker_info() else listed)(samples)
+
+def rare(images, labels):
+    images, rows = cutmix(images, labels)
+    return images, rows.flip(1) if torch.initial_seed() % 100 == 30 else rows
+
+class Raises:
+    def __call__(self, samples):
+        return cutmix(*default_collate(samples))
+
+    def set_p(self, p):
+        raise RuntimeError("too late")
+
+raises = Raises()
+"""
+SWITCHED, NARROW = ("--switch", "set_p"), ("--dtype", "bfloat16", "--p", "1")
+ASKED = {
+    "a list is switched": ("listed", SWITCHED, 0, "the switch reaches running workers      holds"),
+    "a switch that raises": ("raises", SWITCHED, 2, "RuntimeError: too late"),
+    "faint mixes": ("faint", NARROW, 0, "each batch is mixed with probability p  holds"),
+    "another p": ("listed", ("--p", "0.95"), 1, "does not reach the transform"),
+    "four values": ("flat", (), 0, "labels equal pixels, float32            holds"),
+    "four values, swapped": ("swapped", (), 1, "the weights are swapped"),
+    "never in workers": ("in_main_process", (), 1, "in the main process and not in workers"),
+    "rare, with more seeds": (
+        "rare",
+        ("--seed", "10", "--draws", "10"),
+        1,
+        "batch of 5         WRONG",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ASKED)
+def test_options_are_answered_or_the_command_fails(check, name):
+    """Sound pipelines end with 0, faults with 1, and a question that is refused with 2."""
+    target, options, expected, text = ASKED[name]
+    code, out, err = check(OPTIONS, target, *options)
+    assert code == expected, out + err
+    assert text in out
+    assert err == "" or code == 2

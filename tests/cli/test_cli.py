@@ -231,3 +231,18 @@ def test_ctrl_c_ends_with_code_130(tmp_path):
         process.communicate(timeout=60)
     assert process.returncode == 130
     assert not list(tmp_path.glob("tv_mixaug*"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs file names that are any bytes")
+def test_names_that_are_not_utf8_are_drawn_and_printed(tmp_path, monkeypatch, capsys):
+    """A folder, a class and an output whose names are not UTF-8 end with 0, as others do."""
+    folder = tmp_path / "caf\udce9"
+    for name in ("ros\udce9", "tulip"):
+        (folder / name).mkdir(parents=True)
+        write_image(folder / name / "a.png", np.full((16, 16, 3), 90, np.uint8))
+    monkeypatch.chdir(folder)
+    for pictures in (folder, folder / "ros\udce9"):
+        assert cli.main(["preview", str(pictures), "--size", "32", "--batch-size", "1"]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert out.encode().count("caf\ufffd/tv_mixaug_preview.png".encode()) == 2

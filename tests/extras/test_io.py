@@ -176,3 +176,19 @@ def test_a_file_without_write_permission_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: path != file)
     with pytest.raises(OSError, match="--out must be in a folder that exists"):
         check_output("--out", file)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs permission bits")
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o664])
+def test_new_data_is_never_readable_by_more_than_the_old_file(tmp_path, monkeypatch, mode):
+    """The mode of an existing file is that of the temporary file before data is written."""
+    path, modes, write_bytes = write(tmp_path / "a.png", BGR), [], type(tmp_path).write_bytes
+    path.chmod(mode)
+
+    def spy(self, data):
+        modes.append(self.stat().st_mode & 0o777)
+        return write_bytes(self, data)
+
+    monkeypatch.setattr("pathlib.Path.write_bytes", spy)
+    write_image(path, HWC)
+    assert modes == [mode] == [path.stat().st_mode & 0o777]

@@ -72,7 +72,7 @@ def test_values_drawn_once_are_found_although_partners_are_permuted(wrong, right
         assert_draws_independent(wrong, dtype=dtype)
 
 
-class NumPyLam:
+class _NumPyLam:
     """Sample lam with a generator that workers copy, and partners with torch's own."""
 
     def __init__(self):
@@ -94,7 +94,7 @@ def collate_in_main_process(samples):
 
 @pytest.mark.parametrize(
     ("wrong", "cause"),
-    [(NumPyLam(), "workers have copies"), (collate_in_main_process, "and not in workers")],
+    [(_NumPyLam(), "workers have copies"), (collate_in_main_process, "and not in workers")],
 )
 def test_faults_of_workers_are_found_although_partners_are_permuted(wrong, cause):
     """Workers that repeat each other's lam, or mix nothing, fail; workers that sample pass."""

@@ -36,7 +36,6 @@ def run_check(args: argparse.Namespace) -> tuple[Any, bool]:
 
     def ask(question: str, assertion: Any, *values: Any, **others: Any) -> None:
         """Call an assertion with the options that it takes, and print whether it holds."""
-        # Each question has seeds of its own: a rare fault may be seen under a few of them only.
         seed = args.seed + 2 * args.batches * len(answers)
         names, given = inspect.signature(assertion).parameters, options | {"seed": seed} | others
         failure: testing.UntruthfulError | None = None

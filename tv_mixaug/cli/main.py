@@ -29,7 +29,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         sheet, all_equal = getattr(command, f"run_{args.command}")(args)
         if sheet is not None:
             write_image(args.out, sheet)
-            # A name that is not UTF-8 cannot be printed as it is.
             print(f"\nContact sheet: {bytes(args.out.resolve()).decode(errors='replace')}")
     except (ImportError, OSError, ValueError) as error:
         print(f"tv-mixaug: error: {error}", file=sys.stderr)

@@ -228,8 +228,7 @@ def region_mask(plan: Plan, size: Sequence[int]) -> Tensor:
         size: (height, width) in pixels, or (depth, height, width) for cuboids.
 
     Returns:
-        (B, 1, H, W) or (B, 1, D, H, W) float32 in [0, 1] on the plan's device. Its mean is the
-        label weight of the original if the plan has partners.
+        (B, 1, H, W) or (B, 1, D, H, W) float32 in [0, 1]; its mean is lam if there are partners.
 
     Raises:
         ValueError: If the size has other axes than the boxes, or does not scale them exactly.

@@ -102,7 +102,7 @@ class Pipeline:
     seeds: bool = True  # whether each call is seeded
 
     def __post_init__(self) -> None:
-        check_callable(self.name, self.function)
+        ensure_kind(callable(self.function), self.name, "a callable", self.function)
 
     def __call__(self, images: Tensor, targets: Any, case: Case) -> tuple[Tensor, Any]:
         """Return the images and targets that the pipeline makes of a batch."""
@@ -143,11 +143,6 @@ def describe(value: Any) -> str:
     if isinstance(value, (tuple, list)):
         return f"{type(value).__name__}[{', '.join(map(describe, value))}]"
     return type(value).__name__
-
-
-def check_callable(name: str, value: Any) -> None:
-    """Raise unless a value can be called."""
-    ensure_kind(callable(value), name, "a callable", value)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import keystr, tree_flatten_with_path
 
-from tv_mixaug._validation import check_integer
+from tv_mixaug._validation import check_integer, ensure_kind
 from tv_mixaug.testing import _causes as causes
 from tv_mixaug.testing import _runner as runner
 from tv_mixaug.testing._coded import Case, coded_batch
@@ -38,7 +38,7 @@ def assert_inputs_unchanged(
         >>> assert_inputs_unchanged(v2.MixUp(num_classes=4), images, labels)
     """
     __tracebackhide__ = True
-    runner.check_callable("pipeline", pipeline)
+    ensure_kind(callable(pipeline), "pipeline", "a callable", pipeline)
     before = deepcopy(inputs)
     for n in range(check_integer("calls", calls, 1)):
         with runner.seeded(seed + n):
@@ -85,7 +85,7 @@ def assert_one_label_format(
         Labels change their format: (4
     """
     __tracebackhide__ = True
-    runner.check_callable("make_pipeline", make_pipeline)
+    ensure_kind(callable(make_pipeline), "make_pipeline", "a callable", make_pipeline)
     check_integer("num_classes", num_classes, 1)
     check_integer("batch_size", batch_size, 1)
     check_integer("draws", draws, 1)
@@ -131,7 +131,7 @@ def assert_reproducible(
         ... )
     """
     __tracebackhide__ = True
-    runner.check_callable("make_loader", make_loader)
+    ensure_kind(callable(make_loader), "make_loader", "a callable", make_loader)
     if not num_workers:
         raise ValueError("num_workers must not be empty, got an empty sequence.")
     reference: list[Any] | None = None

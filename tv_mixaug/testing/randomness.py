@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from tv_mixaug._validation import check_choice, check_integer, check_probability
+from tv_mixaug._validation import check_choice, check_integer, check_probability, ensure_kind
 from tv_mixaug.testing import _causes as causes
 from tv_mixaug.testing import _runner as runner
 from tv_mixaug.testing._coded import Case, coded_batch, colour_tolerance, pixel_weights, to_unit
@@ -69,9 +69,9 @@ def assert_probability(
 
     The share that is mixed must equal p within five standard deviations. If p is for batches, all
     samples of a mixed batch must be mixed. A mix with a lam of 1 or an empty box leaves no trace
-    and cannot be counted: for each mix that shows less than ten times the least that size and
-    dtype can show (at least one per cent), four more are allowed for, and one sample in each batch
-    may be its own partner.
+    and cannot be counted: from the mixes that show less than ten times the least that size and
+    dtype can show (at least one per cent) their number is estimated, four for each box. One sample
+    in each batch may be its own partner.
 
     Args:
         mix: `(images, labels) -> (images, labels)`, images (B, 3, H, W), labels (B,), 0 or 1.
@@ -108,20 +108,26 @@ def assert_probability(
     shown, is_cut = shares > 0, places.isfinite().any(2)
     # The smallest box that is seen, and the smallest blend of colours that differ by about 0.5.
     box, blend = 1 / (size[0] * size[1]), 2 * colour_tolerance(dtype)
-    slight = shares <= torch.where(is_cut, max(0.01, 10 * box), max(0.01, 10 * blend))
+    level = shares / torch.where(is_cut, max(0.01, 10 * box), max(0.01, 10 * blend))
     alone = 1 / (batch_size - 1)  # as many samples may be their own partners
     rows = shown.double().mean().item()
     if per == "batch":
         what, units, most = "batches", shown.any(1), 1.02
-        faint = units & slight.all(1)
+        level, is_cut = level.amax(1), is_cut.any(1)
     else:
         what, units, most = "samples", shown.flatten(), 1.02 + alone
-        faint = (shown & slight).flatten()
+        level, is_cut = level.flatten(), is_cut.flatten()
+    faint = units & (level <= 1)
     count, found = len(units), units.double().mean().item()
     margin = 5 * (p * (1 - p) / count) ** 0.5
-    seen = int(faint.sum())  # of the faint mixes; few are counted, so the others are estimated
-    most_found = min(1, found * most + 4 * seen / count)
-    largest = most_found + (margin**2 + (8 * (seen + 1) ** 0.5 / count) ** 2) ** 0.5
+    bins = (faint, faint & is_cut, faint & ~is_cut & (level <= 10**-0.5))
+    seen, cuts, fainter = (int(chosen.sum()) for chosen in bins)
+    rest = seen - cuts - fainter
+    # Fewer blends are invisible if the fainter ones are fewer: a power law, of 0.1 or more.
+    growth = (rest - rest**0.5) / (fainter + fainter**0.5 + 1)
+    unseen = (4 * cuts + fainter / (max(1.12, growth) - 1)) / count
+    noise = 2 * (unseen / seen if seen else 4 / count) * (seen + 1) ** 0.5
+    largest = min(1, found * most + unseen) + (margin**2 + noise**2) ** 0.5
     right = found - margin - 1e-9 <= p <= largest + 1e-9
     if per == "batch" and found:
         # All samples of a mixed batch must be mixed, except those that are their own partners.
@@ -241,8 +247,8 @@ def assert_switch_reaches_workers(
         ... )
     """
     __tracebackhide__ = True
-    runner.check_callable("make_loader", make_loader)
-    runner.check_callable("switch", switch)
+    ensure_kind(callable(make_loader), "make_loader", "a callable", make_loader)
+    ensure_kind(callable(switch), "switch", "a callable", switch)
     data = CodedSamples(Case(check_integer("samples", samples, 4), size, dtype, seed))
     with runner.seeded(seed):
         loader = make_loader(data)
@@ -301,9 +307,8 @@ def _read_rows(images: Tensor, colours: Tensor) -> tuple[Tensor, Tensor]:
     blended = (foreign == 1).nonzero()[:, 0]
     if len(blended):
         weights = pixel_weights(pixels[blended, :, :1, :1], colours, 2 * tolerance)
-        # A faint blend may fit the sample's own colour within the wider tolerance.
-        others = 1 - weights[torch.arange(len(blended)), blended, 0, 0]
-        foreign[blended] = others.clamp(min=tolerance)
+        # At least the tolerance, since a faint blend may be taken for the sample's own colour.
+        foreign[blended] = (1 - weights[range(len(blended)), blended, 0, 0]).clamp(min=tolerance)
     places = []
     for lines in (changed.any(1), changed.any(2)):  # x, then y
         first = lines.int().argmax(1)
@@ -384,11 +389,11 @@ def _median_correlation(values: Tensor) -> float:
 
 
 def _find_plain_workers(
-    loader: Any, data: Any, epochs: list[list[_Batch]]
+    loader: Any, data: CodedSamples, epochs: list[list[_Batch]]
 ) -> tuple[str, causes.Cause] | None:
     """Find out whether batches are mixed in the main process if workers mix none."""
     total = sum(map(len, epochs))
-    if any(map(_count_mixed, epochs)) or not getattr(loader, "num_workers", 0):
+    if sum(map(_count_mixed, epochs)) or not getattr(loader, "num_workers", 0):
         return None
     options = {"batch_sampler": loader.batch_sampler, "collate_fn": loader.collate_fn}
     twin: Any = DataLoader(loader.dataset, **options)

@@ -114,8 +114,7 @@ def plans(
         ops: operations to choose from: "none", "fill", "blend", "paste".
 
     Returns:
-        A strategy for :class:`~tv_mixaug.Plan`, boxes (B, 1, 4); the weights of pasted samples are
-        counted from their boxes.
+        A strategy for :class:`~tv_mixaug.Plan`, boxes (B, 1, 4), whose weights fit the boxes.
 
     Example:
         >>> from hypothesis import find
