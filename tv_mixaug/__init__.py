@@ -1,5 +1,6 @@
 """Cutout, Mixup and CutMix for torchvision.transforms.v2 and any DataLoader."""
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,10 @@ if not TYPE_CHECKING:  # otherwise type checkers accept any name, misspelt ones 
     def __getattr__(name: str) -> Any:
         """Import a name at its first use: ``tv-mixaug --help`` must not wait for torch."""
         if name not in __all__:
+            near = next((one for one in __all__ if one.casefold() == name.casefold()), None)
+            # An import statement hides the text of an AttributeError.
+            if near and sys._getframe(1).f_code.co_name == "_handle_fromlist":
+                raise ImportError(f"tv_mixaug has no {name!r}; its name is {near!r}")
             raise AttributeError(f"module 'tv_mixaug' has no attribute {name!r}")
         if name in _MODULES:
             value = import_module(f"tv_mixaug.{_MODULES[name]}{name}")

@@ -55,6 +55,11 @@ def optional(name: str, value: Any, check: Callable[..., Any], *options: Any) ->
     return None if value is None else check(name, value, *options)
 
 
+def is_list(value: Any) -> bool:
+    """Whether a value is a sequence of any class, such as OmegaConf's, and not text."""
+    return isinstance(value, Sequence) and not isinstance(value, (str, bytes))
+
+
 def check_number(name: str, value: Any, interval: str = "(-inf, inf)") -> float:
     """Return a finite real number in an interval, such as ``"[0, 1)"``, as a float."""
     is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
@@ -89,7 +94,7 @@ def check_integer(
 
 def check_range(name: str, value: Any, interval: str = "(-inf, inf)") -> Numbers:
     """Return the two ends of a range, the lower one first, both in an interval."""
-    ensure_kind(isinstance(value, (list, tuple)), name, "a pair (low, high)", value)
+    ensure_kind(is_list(value), name, "a pair (low, high)", value)
     ends = [check_number(name, end, interval) for end in value]
     is_pair = len(ends) == 2 and ends[0] <= ends[1]
     ensure(is_pair, name, "a pair (low, high) with low <= high", repr(value))
@@ -115,25 +120,25 @@ def check_shares(p: Any, count: int) -> list[float]:
         return [1 / count] * count
     if isinstance(p, numbers.Real) and not isinstance(p, bool) and p == 0:
         return [0.0] * count
-    is_list = isinstance(p, Sequence) and not isinstance(p, (str, bytes))
-    ensure_kind(is_list, "p", "a list with a probability for each transform", p)
+    p = p.tolist() if hasattr(p, "tolist") else p  # arrays and tensors
+    ensure_kind(is_list(p), "p", "a list with a probability for each transform", p)
     ensure(len(p) == count, "p", f"a list of {count} values, one for each transform", len(p))
     values = [check_probability("p", value) for value in p]
-    ensure(sum(values) <= 1 + 1e-9, "p", "a list with a sum of at most 1", sum(values))
+    ensure(sum(values) <= 1 + 1e-6, "p", "a list with a sum of at most 1", sum(values))
     return values
 
 
 def check_alpha(name: str, alpha: Any) -> float | Numbers:
-    """Return the parameter of Beta(alpha, alpha), or the pair of Beta(a, b); all above 0."""
-    if not isinstance(alpha, (list, tuple)):
-        return check_number(name, alpha, "(0, inf)")
+    """Return the parameter of Beta(alpha, alpha), >= 0, or the pair of Beta(a, b), both > 0."""
+    if not is_list(alpha):
+        return check_number(name, alpha, "[0, inf)")
     ensure_kind(len(alpha) == 2, name, "a number or a pair (a, b)", alpha)
     return Numbers(check_number(name, a, "(0, inf)") for a in alpha)
 
 
 def check_lam(name: str, lam: Any) -> float | Numbers:
     """Return a fixed label weight, or the ends of a uniform distribution; in [0, 1]."""
-    if isinstance(lam, (list, tuple)):
+    if is_list(lam):
         return check_range(name, lam, "[0, 1]")
     return check_probability(name, lam)
 
@@ -152,8 +157,7 @@ def check_labels_getter(name: str, getter: Any) -> Any:
 
 def check_passthrough(name: str, passthrough: Any) -> tuple[str | int, ...]:
     """Return the keys and positions of fields that stay unchanged."""
-    is_list = isinstance(passthrough, Sequence) and not isinstance(passthrough, str)
-    ensure_kind(is_list, name, "a sequence of keys or positions", passthrough)
+    ensure_kind(is_list(passthrough), name, "a sequence of keys or positions", passthrough)
     for key in passthrough:
         is_key = isinstance(key, (str, int)) and not isinstance(key, bool)
         ensure_kind(is_key, name, "a sequence of keys (str) or positions (int)", key)
@@ -185,7 +189,7 @@ def check_layout(name: str, layout: Any) -> str | None:
 
 def check_hole_size(size: Any, dims: int) -> tuple[float, ...]:
     """Return a hole's sides, slowest axis first: ints in pixels, floats in (0, 1] as shares."""
-    sides = size if isinstance(size, (tuple, list)) else (size,) * dims
+    sides = size if is_list(size) else (size,) * dims
     names = "(height, width)" if dims == 2 else "(depth, height, width)"
     ensure(len(sides) == dims, "size", f"one side or {names}", repr(size))
     for side in sides:
@@ -199,7 +203,7 @@ def check_fill(name: str, fill: Any) -> Any:
     """Return what fills a hole: a number, a tuple with one for each channel, or a word."""
     if isinstance(fill, str):
         return check_choice(name, fill, ("noise", "color"))
-    if isinstance(fill, (list, tuple)):
+    if is_list(fill):
         ensure(len(fill) > 0, name, "a number or a value for each channel", fill)
         return tuple(check_number(name, value) for value in fill)
     return check_number(name, fill)

@@ -1,5 +1,6 @@
 """`tv-mixaug check` finds the faults of a user's project, and passes the project without them."""
 
+import re
 import subprocess
 import sys
 import textwrap
@@ -210,6 +211,7 @@ def test_project_without_faults_passes(check, target, options, classes, tmp_path
     assert (code, err) == (0, ""), out + err
     assert "WRONG" not in out
     assert out.count(" holds\n") >= 6
+    assert out.splitlines()[-1].startswith("Verdict: 0 of ")
     assert not list(tmp_path.glob("*.png"))
 
 
@@ -339,8 +341,15 @@ def test_sheet_shows_inputs_and_outputs(check, tmp_path):
     code, out, _ = check(broken, "cutmix", "--out", "wrong.png")
     assert code == 1
     assert f"Contact sheet: {tmp_path / 'wrong.png'}" in out
+    assert re.fullmatch(
+        r"Verdict: [1-9] of \d+ checks are wrong, and 0 refused.", out.splitlines()[-1]
+    )
     sheet = read_image(tmp_path / "wrong.png")
     rows = (sheet != sheet[:, :1, :1]).any(0).any(1)
+    # Below the first input, one picture of one colour, is a bar of that colour.
+    column = sheet[:, :, 20].T
+    is_coded = (column == column[50]).all(1)
+    assert int((is_coded[1:] & ~is_coded[:-1]).sum()) >= 2
     starts = int((rows[1:] & ~rows[:-1]).sum())
     assert starts >= 3 * 2  # each of three strips has at least a title and pictures
 

@@ -32,9 +32,10 @@ def test_demo_runs_as_a_module(tmp_path):
     """`python -m tv_mixaug demo` exits with 0, finds all labels right and writes the sheet."""
     result = run([sys.executable, "-m", "tv_mixaug", "demo", "--out", "a.png"], cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    assert result.stdout.count("labels equal pixels: yes") == 4
-    assert result.stdout.count("the test kit agrees") == 4
-    assert "loss " in result.stdout
+    lines = result.stdout.splitlines()
+    starts = ["  labels equal pixels in 3840 of 3840", "  loss 0.", "  right on "]
+    assert [line[: len(start)] for line, start in zip(lines[1:], starts, strict=False)] == starts
+    assert lines[-1] == "Next, with your own pictures: tv-mixaug preview DIR"
     assert str(tmp_path / "a.png") in result.stdout
     sheet = cv2.imread(str(tmp_path / "a.png"))
     assert sheet.shape[1] == 2 * 16 + 8 * 192 + 7 * 12
@@ -47,6 +48,9 @@ def test_demo_runs_as_a_module(tmp_path):
         [],
         ["--transform", "MixUp", "--alpha", "0.2", "--mode", "batch"],
         ["--transform", "cutout", "--hole", "0.3"],
+        ["--transform", "RandomErasing"],
+        ["--transform", "OneOf", "--alpha", "2"],
+        ["--transform", "chain"],
         ["--size", "16", "--batch-size", "2", "--seed", "5"],
     ],
 )
@@ -82,11 +86,12 @@ def test_preview_is_seeded(folder, tmp_path):
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        (["--alpha", "0"], "alpha must be"),
+        (["--alpha", "-1"], "alpha must be"),
         (["--alpha", "nan"], "alpha must be"),
         (["--transform", "cutout", "--hole", "-1"], "size must be"),
         (["--transform", "cutout", "--alpha", "1"], "--alpha must be left out"),
         (["--hole", "0.5"], "--hole must be left out"),
+        (["--transform", "randomerasing", "--alpha", "1"], "--alpha must be left out"),
         (["--size", "0"], "--size must be in [1, 4096], got 0."),
         (["--batch-size", "0"], "--batch-size must be"),
         (["--batch-size", "5000"], "--batch-size must be"),
@@ -114,7 +119,6 @@ def test_bad_options_end_with_code_two(folder, tmp_path, monkeypatch, capsys, op
 @pytest.mark.parametrize(
     "argv",
     [
-        [],
         ["dance"],
         ["preview"],
         ["preview", ".", "--size", "x"],
@@ -148,6 +152,46 @@ def test_bad_folders_end_with_code_two(tmp_path, capsys):
         assert cli.main(["preview", str(tmp_path / name), *out]) == 2
         assert text in capsys.readouterr().err
     assert not (tmp_path / "a.png").exists()
+
+
+def test_preview_skips_and_counts_what_cannot_be_read(folder, tmp_path, capsys):
+    """Broken files are counted, and the others are shown with the plan of each."""
+    options = ["--batch-size", "8", "--out", str(tmp_path / "sheet.png")]
+    for number in range(2):
+        (folder / "rose" / f"broken{number}.png").write_bytes(b"no picture")
+    assert cli.main(["preview", str(folder), *options]) == 0
+    assert "Skipped 2 files that cannot be read, such as " in capsys.readouterr().out
+
+
+def test_preview_shows_all_classes(tmp_path, monkeypatch):
+    """Four pictures of four classes are one of each, however many pictures a class has."""
+    for label, count in enumerate((1, 2, 30, 1)):
+        (tmp_path / "all" / str(label)).mkdir(parents=True)
+        for number in range(count):
+            picture = np.full((8, 8, 3), 60 * label, np.uint8)
+            write_image(tmp_path / "all" / str(label) / f"{number}.png", picture)
+    drawn = []
+    draw = preview.viz.draw_batch
+    monkeypatch.setattr(
+        preview.viz,
+        "draw_batch",
+        lambda *given, **named: drawn.append((given, named)) or draw(*given, **named),
+    )
+    for seed in range(5):
+        out = ["--batch-size", "4", "--seed", str(seed), "--out", str(tmp_path / "sheet.png")]
+        assert cli.main(["preview", str(tmp_path / "all"), *out]) == 0
+    for (_, labels, *_), options in drawn[::2]:
+        assert sorted(labels.tolist()) == [0, 1, 2, 3]
+        assert options["plan"].op.tolist() == [0] * 4
+    assert all((options["plan"].op == 3).all() for _, options in drawn[1::2])
+
+
+def test_a_bare_command_prints_help(capsys):
+    """Without arguments the help is printed, and the exit code is 0."""
+    with pytest.raises(SystemExit) as caught:
+        cli.main([])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out.startswith("usage: tv-mixaug")
 
 
 def test_demo_checks_its_output_before_it_works(tmp_path, capsys):
@@ -200,7 +244,7 @@ def test_preview_skips_what_is_hidden_or_no_picture(folder):
 def test_a_wrong_label_ends_with_code_one(tmp_path, monkeypatch):
     """The demo's sheet is written and the exit code is 1 if a label differs from the pixels."""
     sheet = np.zeros((4, 4, 3), np.uint8)
-    monkeypatch.setattr(demo, "run_demo", lambda args: (sheet, False))
+    monkeypatch.setattr(demo, "run_demo", lambda _: (sheet, False))
     assert cli.main(["demo", "--out", str(tmp_path / "a.png")]) == 1
     assert read_image(tmp_path / "a.png").shape == (3, 4, 4)
 
@@ -226,7 +270,7 @@ def test_ctrl_c_ends_with_code_130(tmp_path):
     command = [sys.executable, "-u", "-m", "tv_mixaug", "demo"]
     options = {"cwd": tmp_path, "env": {**os.environ, "TMPDIR": str(tmp_path)}, "text": True}
     with subprocess.Popen(command, stdout=subprocess.PIPE, **options) as process:  # noqa: S603
-        assert any(line.startswith("Mixup") for line in process.stdout)
+        assert process.stdout.readline().startswith("Eight drawn flowers")
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=60)
     assert process.returncode == 130

@@ -14,7 +14,6 @@ from helpers.reference import (
 )
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import stats
 from torch._dynamo.testing import CompileCounter, CompileCounterWithBackend
 from torchvision import tv_tensors
 
@@ -233,6 +232,7 @@ def test_noise_depends_on_its_seed_alone(dtype):
 
 def test_noise_has_the_distribution_of_its_dtype():
     """Integers are uniform over 0 to 255, floating point numbers are standard normal."""
+    stats = pytest.importorskip("scipy.stats")
     places = torch.arange(25_600, dtype=torch.int32)
     grey, normal = (kernels.noise(torch.tensor(5), places, t) for t in (torch.uint8, torch.float32))
     assert stats.chisquare(torch.bincount(grey.long(), minlength=256).numpy()).pvalue > 1e-4

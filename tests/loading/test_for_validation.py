@@ -75,3 +75,24 @@ def test_transforms_that_give_no_format_are_refused(transforms):
     """Without a transform of this package, unmixed labels would have another format."""
     with pytest.raises(ValueError, match=r"of tv_mixaug.*got (Compose|\[CutMix\]); put it"):
         make_collate_fn(transforms).for_validation()
+
+
+@pytest.mark.parametrize("collate_fn", COLLATE_FNS.values(), ids=COLLATE_FNS)
+def test_class_indices_are_given_on_request(collate_fn):
+    """Labels are the samples' (B,) indices in every format; nothing else changes or is mixed."""
+    valid = collate_fn.for_validation(labels="index")
+    batch, usual = valid(samples()), collate_fn.for_validation()(samples())
+    assert torch.equal(batch[1], torch.tensor([label for _, label in samples()]))
+    assert batch[1].dtype == torch.int64
+    assert same([batch[0], *batch[2:]], [usual[0], *usual[2:]])
+    with pytest.raises(ValueError, match="p must be 0 with labels='index'"):
+        valid.set_p([0.5] + [0.0] * (len(valid.p) - 1) if isinstance(valid.p, list) else 0.5)
+
+
+def test_labels_without_indices_are_refused():
+    """Rows are no class indices, and an unknown format is named."""
+    rows = [(image, torch.eye(CLASSES)[label]) for image, label in samples()]
+    with pytest.raises(ValueError, match=r"labels at \[1\] must be class indices"):
+        COLLATE_FNS["one"].for_validation(labels="index")(rows)
+    with pytest.raises(ValueError, match="labels must be one of 'same', 'index', got 'soft'"):
+        COLLATE_FNS["one"].for_validation(labels="soft")

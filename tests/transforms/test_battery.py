@@ -10,7 +10,6 @@ from helpers.loading import CLASSES, Pictures, same
 from helpers.transforms import MEMBERS, K, check_mix, make, names
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import stats
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision import tv_tensors
@@ -111,6 +110,7 @@ def test_pixels_labels_and_plan_agree(name, count, size, dtype, form, p, seed):
 @PLANNED
 def test_p_is_the_share_of_mixed_units(name):
     """With p = 0.3 three batches, pairs or samples in ten are mixed."""
+    stats = pytest.importorskip("scipy.stats")
     torch.manual_seed(0)
     mix, unit = make(name, p=0.3), MEMBERS[name].unit
     batch = make_batch(K)

@@ -133,15 +133,21 @@ class Inference:
 
     def _images(self) -> list[FieldSpec]:
         images = [field for field in self.fields if field.role is Role.IMAGE]
-        if images:
+        batched = any(field.is_plain or field.is_list or len(field.shape) > 3 for field in images)
+        paths = [field.path for field in self.fields]
+        in_list = bool(paths) and all(len(path) > 1 and isinstance(path[0], int) for path in paths)
+        if images and (batched or not in_list):
             return images
         got = ", ".join(map(str, self.fields)) or "an empty batch"
-        if any(field.role is Role.DETECTION for field in self.fields):
-            got += "; mappings with boxes are targets: give images beside them, as (image, target)"
+        hint = "make tensors by v2.ToImage(), and batches by a DataLoader or image[None]"
+        if in_list:
+            got, hint = "a list of samples", "as collate_fn=, give make_collate_fn(transform)"
+        elif any(field.role is Role.DETECTION for field in self.fields):
+            hint = "mappings with boxes are targets: give images beside them, as (image, target)"
         axes = ", ".join(self.options.layout or "BCHW")
         raise TypeError(
             f"images must be in the batch: ({axes}) tensors or tv_tensors.Image of uint8 or a "
-            f"floating point dtype, got {got}."
+            f"floating point dtype, got {got}; {hint}."
         )
 
     # --- Labels ---------------------------------------------------------------------------------

@@ -92,6 +92,7 @@ class BatchOptions(NamedTuple):
     masks: Any = None
     num_mask_classes: int | None = None
     inplace: bool = False
+    no_classes: str = "None"  # what an error shows if num_classes is missing
     ops: tuple[int, ...] = ()
     fill: Any = 0.0
     mask_fill: int | None = None
@@ -107,7 +108,8 @@ class BatchOptions(NamedTuple):
         """Whether an option has an effect."""
         if option in ("cut", "min_visible"):
             return self.cut is not None
-        return option not in ("fill", "mask_fill") or FILL in self.ops
+        has_fill = FILL in self.ops or option not in ("fill", "mask_fill")
+        return has_fill and option != "no_classes"
 
 
 def merge_options(

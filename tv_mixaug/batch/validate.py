@@ -50,7 +50,8 @@ def _check_labels(field: FieldSpec, labels: Any, place: str, options: BatchOptio
         got = f"{labels.dtype}; float targets need num_classes='regression'"
         ensure(is_integer, f"{place} of shape (B,)", "integer class indices", got, TypeError)
         has_count = kind is not None or options.targets != "soft" or not options.mixes
-        ensure(has_count, "num_classes", f"given for the class indices at {field.where}", None)
+        expected = f"given for the class indices at {field.where}"
+        ensure(has_count, "num_classes", expected, options.no_classes)
     elif kind != "regression":
         ensure(labels.ndim == 2, place, "of shape (B,) or (B, K)", tuple(labels.shape))
         fits = not isinstance(kind, int) or labels.shape[1] == kind
@@ -74,7 +75,7 @@ def _check_image(
         )
     known = field.dtype in kernels.MIXED_DTYPES
     ensure(known, place, "uint8 or floating point", field.dtype, TypeError)
-    expected = " x ".join(axes) if axes else "(B, C, H, W) or (B, T, C, H, W)"
+    expected = " x ".join(axes) if axes else "(B, C, H, W), as image[None] is, or (B, T, C, H, W)"
     ensure(len(shape) in ((len(axes),) if axes else (4, 5)), place, expected, shape)
     # Images as cv2.imread returns them: the last axis holds 1, 3 or 4 channels, or few of more.
     last = (shape[-1] in (1, 3, 4) and shape[-3] > 4) or 4 * shape[-1] <= min(shape[-3:-1])

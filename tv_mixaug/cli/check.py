@@ -60,12 +60,15 @@ def run_check(args: argparse.Namespace) -> tuple[Any, bool]:
         fed = f"{BATCH} × 3 × {args.size[0]} × {args.size[1]}, {args.num_classes} classes"
         print(f"{args.target} is a {KINDS[target.kind]}; fed with {fed}, seed {args.seed}.\n")
         _ask_all(ask, target, args, dtypes)
-    sheet, right = _explain(answers), all("WRONG" not in verdict for _, verdict, _ in answers)
+    words = [verdict.split()[0] for _, verdict, _ in answers]
+    wrong, refuses = words.count("WRONG"), words.count("refuses")
+    args.end = f"Verdict: {wrong} of {len(words)} checks are wrong, and {refuses} refused."
+    sheet = _explain(answers)
     refused = [question for question, verdict, _ in answers if verdict == "refuses"]
     unanswered = [question for question in (OF_P.format(args.per), SWITCH) if question in refused]
-    if right and unanswered:
+    if unanswered and not wrong:
         raise ValueError(f"{args.target} cannot be asked whether {' and '.join(unanswered)}.")
-    return sheet, right
+    return sheet, not wrong
 
 
 def _ask_all(ask: Any, target: Target, args: argparse.Namespace, dtypes: list[Any]) -> None:
@@ -124,13 +127,17 @@ def _explain(answers: list[tuple[str, str, Any]]) -> Any:
         text = str(error) if first == question else f"As above: {first}."
         print(f"\n{question}: {verdict.split()[0].lower()}\n{textwrap.indent(text, '  ')}")
         if first == question and (evidence := error.evidence):
+            levels = (evidence.samples[:, :, 0, 0] * 255).round().int().tolist()
+            coded = zip(evidence.classes.tolist(), levels, strict=True)
+            colours = {index: "rgb({},{},{})".format(*rgb) for index, rgb in coded}
+            draw = partial(viz.draw_batch, mean=0.0, std=1.0, colours=colours)
             for title, images, labels in (
                 (f"{question}: inputs", evidence.samples, evidence.classes),
                 ("Outputs, with the weights of the labels", evidence.images, evidence.said),
                 ("Outputs, with the weights of the pixels", evidence.images, evidence.held),
             ):
                 finite = labels.nan_to_num(0, 0, 0)
-                strips.append(viz.draw_batch(images, finite, title=title, mean=0.0, std=1.0))
+                strips.append(draw(images, finite, title=title))
     width = max((strip.shape[1] for strip in strips), default=0)
     wide = [np.pad(s, ((0, 0), (0, width - s.shape[1]), (0, 0)), mode="edge") for s in strips]
     return np.concatenate(wide) if wide else None

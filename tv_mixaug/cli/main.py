@@ -19,7 +19,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0, 1 if a label differs from the pixels, 2 after an error, 130 after Ctrl-C.
     """
-    args = _make_parser().parse_args(argv)
+    given = sys.argv[1:] if argv is None else argv
+    args = _make_parser().parse_args(given or ["--help"])
     try:
         # Imported here, so that --help does not wait for torch.
         from tv_mixaug.extras.io import check_output, write_image
@@ -30,6 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if sheet is not None:
             write_image(args.out, sheet)
             print(f"\nContact sheet: {bytes(args.out.resolve()).decode(errors='replace')}")
+        print(args.end)
     except (ImportError, OSError, ValueError) as error:
         print(f"tv-mixaug: error: {error}", file=sys.stderr)
         return 2
@@ -42,6 +44,7 @@ def _make_parser() -> argparse.ArgumentParser:
     text = "Cutout, Mixup and CutMix with labels that equal the pixels."
     parser = argparse.ArgumentParser("tv-mixaug", description=text)
     parser.add_argument("--version", action="version", version=__version__)
+    parser.set_defaults(end="Next, with your own pipeline: tv-mixaug check MODULE:NAME")
     commands = parser.add_subparsers(dest="command", required=True)
 
     def command(name: str, text: str) -> Callable[..., argparse.Action]:
@@ -52,10 +55,12 @@ def _make_parser() -> argparse.ArgumentParser:
         return add
 
     text = "mix drawn flowers, check labels against pixels and train a small net in half a minute"
-    command("demo", text)
+    command("demo", text)("--verbose", action="store_true", help="print the label of each picture")
     add = command("preview", "draw your own pictures before and after a transform")
     add("folder", type=Path, metavar="DIR", help="holds pictures, or one folder of them per class")
-    add("--transform", type=str.lower, choices=("cutmix", "mixup", "cutout"), default="cutmix")
+    add("--transform", type=str.lower, default="cutmix",
+        choices=("cutmix", "mixup", "cutout", "randomerasing", "oneof", "chain"),
+        help="oneof: CutMix or Mixup; chain: CutMix, then RandomErasing")  # fmt: skip
     add("--alpha", type=float, help="parameter of Beta in CutMix and Mixup (default: 1)")
     add("--hole", type=float, help="side of Cutout's hole as a share of the image (default: 0.5)")
     add("--mode", choices=("batch", "sample"), default="sample", help="one draw for all, or each")

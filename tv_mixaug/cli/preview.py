@@ -1,6 +1,8 @@
 """The command ``tv-mixaug preview``: draw a user's pictures before and after a transform."""
 
 import argparse
+from collections import defaultdict
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +11,10 @@ import torch
 from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms.v2 import functional as F
 
-from tv_mixaug import CutMix, Cutout, Mixup
+from tv_mixaug import Chain, CutMix, Cutout, Mixup, OneOf, RandomErasing
 from tv_mixaug._validation import check_number, ensure
+from tv_mixaug.engine.plan import identity_plan
 from tv_mixaug.extras import io, viz
-
-_TRANSFORMS: dict[str, Any] = {"cutmix": CutMix, "mixup": Mixup, "cutout": Cutout}
 
 
 def run_preview(args: argparse.Namespace) -> tuple[Any, bool]:
@@ -24,25 +25,50 @@ def run_preview(args: argparse.Namespace) -> tuple[Any, bool]:
     check_number("--size", args.size, "[1, 4096]")
     check_number("--batch-size", args.batch_size, "[1, 4096]")
     check_number("--seed", args.seed, "[0, 9223372036854775807]")
-    used, unused = ("hole", "alpha") if args.transform == "cutout" else ("alpha", "hole")
-    value, other = getattr(args, used), getattr(args, unused)
-    ensure(other is None, f"--{unused}", f"left out with --transform {args.transform}", other)
+    used = {"cutout": "hole", "randomerasing": ""}.get(args.transform, "alpha")
+    for name in {"alpha", "hole"} - {used}:
+        value, expected = getattr(args, name), f"left out with --transform {args.transform}"
+        ensure(value is None, f"--{name}", expected, value)
     names, files = _find_pictures(args.folder)
-    given = [] if value is None else [value]
-    transform = _TRANSFORMS[args.transform](*given, mode=args.mode, num_classes=len(names))
+    transform = _make_transform(args, getattr(args, used, None), len(names))
 
     torch.manual_seed(args.seed)
-    chosen = [files[i] for i in torch.randperm(len(files))[: args.batch_size].tolist()]
-    pictures = []
-    for file, _ in chosen:
-        picture = io.read_image(file)
+    turns: dict[int, Any] = defaultdict(count)  # the first of each class, then the second, ...
+    shuffled = [files[i] for i in torch.randperm(len(files)).tolist()]
+    shuffled.sort(key=lambda file: next(turns[file[1]]))
+    pictures: list[Any] = []
+    broken = []
+    for file, label in shuffled:
+        try:
+            picture = io.read_image(file)
+        except (OSError, ValueError):
+            broken.append(str(file))
+            continue
         square = F.center_crop(picture, [min(picture.shape[1:])])
-        pictures.append(F.resize(square, [args.size, args.size]))
-    images, labels = torch.stack(pictures), torch.tensor([label for _, label in chosen])
-    before = viz.draw_batch(images, labels, names, title="Before")
-    mixed, weights = transform(images, labels)
-    after = viz.draw_batch(mixed, weights, names, title=repr(transform))
+        pictures.append((F.resize(square, [args.size, args.size]), torch.tensor(label)))
+        if len(pictures) == args.batch_size:
+            break
+    ensure(len(pictures) > 0, "DIR", "a folder with pictures that can be read", broken[:1])
+    if broken:
+        print(f"Skipped {len(broken)} files that cannot be read, such as {broken[0]!r}.")
+    images, labels = map(torch.stack, zip(*pictures, strict=True))
+    (mixed, weights), plan = transform.mix((images, labels))
+    plans = (identity_plan(len(images)), plan) if transform.has_plan else (None, None)
+    before = viz.draw_batch(images, labels, names, title="Before", plan=plans[0])
+    after = viz.draw_batch(mixed, weights, names, title=repr(transform), plan=plans[1])
     return np.concatenate([before, after]), True
+
+
+def _make_transform(args: argparse.Namespace, value: float | None, num_classes: int) -> Any:
+    given: list[Any] = [] if value is None else [value]
+    options: dict[str, Any] = {"mode": args.mode, "num_classes": num_classes}
+    if args.transform == "cutout":
+        return Cutout(*given, **options)
+    cutmix, mixup = CutMix(*given, **options), Mixup(*given, **options)
+    erase = RandomErasing(p=1.0, **options)
+    made = {"cutmix": cutmix, "mixup": mixup, "randomerasing": erase}
+    made |= {"oneof": OneOf([cutmix, mixup], mode=args.mode), "chain": Chain([cutmix, erase])}
+    return made[args.transform]
 
 
 def _find_pictures(folder: Path) -> tuple[list[str], list[tuple[Path, int]]]:

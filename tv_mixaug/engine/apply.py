@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd.forward_ad import unpack_dual
+from torch.autograd import forward_ad as fw
 
 from tv_mixaug._validation import check_fill, ensure
 from tv_mixaug.engine import kernels
@@ -105,8 +105,7 @@ def apply_plan(
     large, noisy = not kernels.is_small(source), plan.only == FILL and isinstance(fill, str)
     alike = plan.only is not None and not noisy  # so that pieces of the batch are mixed at once
     if isinstance(source, Tensor):
-        gradients = source.requires_grad and torch.is_grad_enabled()
-        gradients |= unpack_dual(source).tangent is not None  # type: ignore[no-untyped-call]
+        gradients = (source.requires_grad and torch.is_grad_enabled()) or fw._current_level >= 0
         if not plan.known or gradients or not (source.is_cpu or alike):
             mixed = job.mix_tensors(source)
             return source.copy_(mixed) if inplace else mixed

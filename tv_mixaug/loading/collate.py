@@ -10,12 +10,13 @@ import os
 import warnings
 from collections import namedtuple
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
-from tv_mixaug._validation import check_bool, check_integer, ensure, ensure_kind
-from tv_mixaug.batch.tree import rebuild
+from tv_mixaug._validation import check_bool, check_choice, check_integer, ensure, ensure_kind
+from tv_mixaug.batch.spec import ParsedBatch, Role
+from tv_mixaug.batch.tree import flatten, rebuild, unflatten
 from tv_mixaug.engine.sampling import leave_graph, seeded_global_rng, untraced
 from tv_mixaug.loading import memory_pool
 from tv_mixaug.loading.batch_index import BatchIndex, find_frame
@@ -87,9 +88,13 @@ class CollateFn:
     is a worker of a DataLoader. A copy, also by ``pickle``, shares nothing with the original.
     """
 
+    labels = "same"
+
     def __init__(
         self, transforms: Any, p: Any, collate: Any, seed: Any, rank: Any, record: Any, reuse: Any
     ) -> None:
+        one, got = not isinstance(p, torch.nn.Module), "a transform as p; write [..., ...]"
+        ensure(one, "transforms", "in a list if there are several", got, TypeError)
         is_list = isinstance(transforms, Sequence)
         self.transform = OneOf(transforms, p) if is_list else as_batch_transform(transforms)
         ensure_kind(collate is None or callable(collate), "collate_fn", "callable", collate)
@@ -124,8 +129,10 @@ class CollateFn:
             with seeded_global_rng(generator and generator.clone_state()):
                 batch = self.collate_fn(samples)
         # Not in place, because a user's function may return the data set's own memory.
-        batch, plan = transform.run(batch, p, inplace=False, generator=generator, allocate=allocate)
-        return _add_plan(batch, plan.plan()) if self.record and plan else batch
+        mixed, plan = transform.run(batch, p, inplace=False, generator=generator, allocate=allocate)
+        if self.labels == "index":
+            mixed = _put_indices(transform.parser.parse(batch), mixed)
+        return _add_plan(mixed, plan.plan()) if self.record and plan else mixed
 
     def __repr__(self) -> str:
         seed = "" if self.seed is None else f", seed={self.seed}"
@@ -139,7 +146,10 @@ class CollateFn:
     def set_p(self, p: float | Sequence[float]) -> None:
         """Set ``p`` for the batches that are collated from now on, also in running workers."""
         ensure(p is not None, "p", "a number or a list of numbers", None, TypeError)
-        self._p.set(self.transform.check_p(p))
+        p = self.transform.check_p(p)
+        fits = self.labels == "same" or p == self.transform.disabled_p
+        ensure(fits, "p", "0 with labels='index'", p)
+        self._p.set(p)
 
     @property
     def epoch(self) -> int:
@@ -163,11 +173,14 @@ class CollateFn:
             )
             warnings.warn(f"{text} init_process_group, or give `rank=`.", stacklevel=2)
 
-    def for_validation(self) -> CollateFn:
+    def for_validation(self, *, labels: Literal["same", "index"] = "same") -> CollateFn:
         """Return a function for the validation loader, which collates alike and never mixes.
 
-        Its batches have the types and label format of those that this function leaves unmixed,
-        label smoothing included. Other steps of a ``Chain`` are still applied.
+        Other steps of a ``Chain`` are still applied.
+
+        Args:
+            labels: ``"same"``: the label format of batches that this function leaves unmixed, label
+                smoothing included; ``"index"``: the (B,) class indices of the samples.
 
         Raises:
             ValueError: If no transform of this package gives unmixed labels their format.
@@ -177,6 +190,8 @@ class CollateFn:
             >>> collate = make_collate_fn(CutMix(num_classes=3), seed=0)
             >>> collate.for_validation()([(torch.rand(3, 8, 8), 2)])[1]
             tensor([[0., 0., 1.]])
+            >>> collate.for_validation(labels="index")([(torch.rand(3, 8, 8), 2)])[1]
+            tensor([2])
         """
         expected = "of tv_mixaug, whose transforms give unmixed labels the format of mixed ones"
         got = f"{self.transform.display_name}; put it into a Chain with one of these"
@@ -184,6 +199,7 @@ class CollateFn:
         plain = copy.copy(self)
         plain.seed = None
         plain.set_p(self.transform.disabled_p)
+        plain.labels = check_choice("labels", labels, ("same", "index"))
         return plain
 
     def __getstate__(self) -> dict[str, Any]:
@@ -209,6 +225,18 @@ class CollateFn:
         key = ",".join(map(str, (self.seed, rank, *self._batch_index.find())))
         digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
         return torch.Generator("cpu").manual_seed(int.from_bytes(digest, "little") >> 1)
+
+
+def _put_indices(batch: ParsedBatch, mixed: Any) -> Any:
+    """Put the class indices of a batch in the place of its mixed labels."""
+    values: list[Any] = []
+    signature = flatten(mixed, values)
+    for place, (field, value) in enumerate(batch.fields()):
+        if field.role is Role.LABEL:
+            name, expected = f"labels at {field.where}", "class indices for labels='index'"
+            ensure(field.indices, name, expected, f"{field.shape} {field.dtype}")
+            values[place] = value.flatten()
+    return unflatten(batch._replace(values=values, structure=mixed, signature=signature))
 
 
 def _add_plan(batch: Any, plan: Any) -> Any:

@@ -107,5 +107,6 @@ SWITCH_LOST = Cause("the switch is set in the main process, and running workers 
 # fmt: on
 
 VAGUE = (FOREIGN, OTHER_PIXELS)  # reported if no other cause fits
-MIXED = (OTHER_LAM, BLEND_TRUNCATED, NOT_CORRECTED)  # found only where images are mixed
+MIXED = (OTHER_LAM, BLEND_TRUNCATED, NOT_CORRECTED, MASK_ELSEWHERE)  # found only in mixes
+NOT_MIXED = (IMAGES_NOT_MIXED.remedy, MASK_LEFT_BEHIND.remedy)  # also found in a faint mix
 ALIKE = ((NOT_CORRECTED, COVERED),)  # cannot be told apart in large images

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from tv_mixaug._validation import check_integer, ensure_kind
-from tv_mixaug.testing._causes import ALIKE, IMAGES_NOT_MIXED, MIXED, UNREPEATABLE, VAGUE, Cause
+from tv_mixaug.testing._causes import ALIKE, MIXED, NOT_MIXED, UNREPEATABLE, VAGUE, Cause
 from tv_mixaug.testing._coded import Case, CodedBatch, make_samples, to_unit
 
 
@@ -262,8 +262,8 @@ def _shrink(
 def _likely(findings: list[Finding]) -> set[str]:
     """Return the remedies for the most frequent cause that is not vague, and for those like it."""
     remedies = [found.cause.remedy for found in findings if found.cause not in VAGUE]
-    if any(cause.remedy in remedies for cause in MIXED):  # a mix that is too faint to be seen
-        remedies = [remedy for remedy in remedies if remedy != IMAGES_NOT_MIXED.remedy]
+    if any(cause.remedy in remedies for cause in MIXED):
+        remedies = [remedy for remedy in remedies if remedy not in NOT_MIXED]
     most = max(remedies, key=remedies.count, default=None)
     alike = {other.remedy for cause, other in ALIKE if cause.remedy == most}
     return alike if most is None else {most, *alike}

@@ -84,7 +84,6 @@ def label_batches(
         tensor([0])
     """
     _check_integer("num_classes", num_classes, 1)
-    # An index dtype must be able to represent all classes.
     fitting = [dtype for dtype in INDEX_DTYPES if torch.iinfo(dtype).max >= num_classes - 1]
 
     def labels(size: int, kind: str) -> SearchStrategy[Tensor]:

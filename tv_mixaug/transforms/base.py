@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from inspect import signature
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, overload
 
 import torch
@@ -62,6 +63,29 @@ class BatchTransform(Transform):
         if name in self.fixed and name in self.__dict__:
             raise AttributeError(f"{name} cannot be set; make a new {type(self).__name__}.")
         super().__setattr__(name, self.check_p(value) if name == "p" else value)
+
+    def _arguments(self) -> dict[str, Any]:
+        """Return the arguments that differ from the defaults of the constructor."""
+        kinds = [kind for kind in reversed(type(self).__mro__) if issubclass(kind, BatchTransform)]
+        usual = {n: one.default for kind in kinds for n, one in signature(kind).parameters.items()}
+        given = {name: getattr(self, name) for name in usual if hasattr(self, name)}
+        # Cutout makes a pair of one side.
+        return {n: v for n, v in given.items() if v not in (usual[n], (usual[n],) * 2)}
+
+    def __repr__(self) -> str:
+        given = ", ".join(f"{name}={value!r}" for name, value in self._arguments().items())
+        return f"{type(self).__name__}({given})"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, BatchTransform) or type(self) is not type(other):
+            return NotImplemented
+        try:
+            return self._arguments() == other._arguments()
+        except (RuntimeError, ValueError):  # from tensors and arrays
+            return self is other
+
+    def __hash__(self) -> int:
+        return hash(type(self))  # stays when an argument is set
 
     def check_p(self, p: Any) -> Any:
         """Return a probability in the form of ``p``, checked."""
@@ -281,11 +305,6 @@ class MixTransform(BatchTransform):
         has_count = self.masks != "soft" or self.num_mask_classes is not None
         ensure(has_count, "num_mask_classes", "given with masks='soft'", None)
 
-    def extra_repr(self) -> str:
-        """Return the arguments that differ from their defaults."""
-        given = [(one.name, getattr(self, one.name), one.default) for one in fields(self)]
-        return ", ".join(f"{name}={value!r}" for name, value, usual in given if value != usual)
-
     def __setattr__(self, name: str, value: Any) -> None:
         """Set an argument; all are checked again, at the latest before the next batch."""
         if "_modules" not in self.__dict__:  # a module before its fields, which may be modules
@@ -317,6 +336,13 @@ class MixTransform(BatchTransform):
         """How the rule reads a batch and treats its fields."""
         names = BatchOptions._fields
         return BatchOptions(**{name: getattr(self, name) for name in names if hasattr(self, name)})
+
+    @property
+    def no_classes(self) -> str:
+        """What an error shows if ``num_classes`` is missing, as in ``CutMix(10)``."""
+        alpha = getattr(self, "alpha", None) if self.num_classes is None else None
+        meant = f"{alpha:.0f}" if isinstance(alpha, float) and alpha.is_integer() else "1"
+        return "None" if meant in "01" else f"None and alpha = {meant}; write num_classes={meant}"
 
     def sample(self, batch: ParsedBatch, p: float, source: Source) -> CompactPlan | Plan:
         """Sample the plan for a batch.

@@ -105,5 +105,6 @@ def _open(transform: Any) -> tuple[str | None, list[Any]]:
     listed = getattr(transform, "transforms", ())
     held = list(listed) if isinstance(listed, (list, tuple, nn.ModuleList)) else []
     if isinstance(transform, nn.Module) and not held:
-        held = list(transform.children())
+        # Not children(), which lists equal modules once.
+        held = [module for module in transform._modules.values() if module is not None]
     return kind, held

@@ -156,7 +156,8 @@ class RandomErasing(MixTransform):
 
     @property
     def _counts(self) -> Sequence[int]:
-        return self.count if isinstance(self.count, (list, tuple)) else (self.count,) * 2
+        count: Any = self.count
+        return count if validation.is_list(count) else (count,) * 2
 
     def sample(self, batch: ParsedBatch, p: float, source: Source) -> CompactPlan:
         """Sample the boxes."""

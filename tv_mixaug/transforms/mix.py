@@ -24,11 +24,12 @@ def check_one_weight(rule: Any) -> None:
 def sample_pairs(rule: Any, batch: ParsedBatch, p: float, source: Source) -> tuple[Any, Any, Any]:
     """Sample which samples are mixed, their partners, and one lam, or one for each sample."""
     per_sample, count = rule.mode == "sample", batch.length
+    p, lam = (p, rule.lam) if rule.alpha else (0.0, 1.0)  # alpha 0 never mixes, as in timm
     applied = sampling.sample_applied(count, p, per_sample, source)
     labels = batch.labels if callable(rule.pairing) else None
     partner = sampling.sample_partner(count, rule.pairing, labels, source)
     number = count if per_sample else None
-    return applied, partner, sampling.sample_lam(rule.alpha, number, source, lam=rule.lam)
+    return applied, partner, sampling.sample_lam(rule.alpha, number, source, lam=lam)
 
 
 @dataclass(eq=False, repr=False)
@@ -38,7 +39,8 @@ class Mixup(MixTransform):
     From "mixup: Beyond Empirical Risk Minimization" (Zhang et al., 2018).
 
     Args:
-        alpha: lam is sampled from Beta(alpha, alpha), or from Beta(a, b) for a pair; > 0.
+        alpha: lam is sampled from Beta(alpha, alpha), or from Beta(a, b) for a pair; > 0. With 0
+            nothing is mixed.
         lam: A fixed lam in [0, 1], or the ends of a uniform distribution, instead of ``alpha``.
         pairing: ``"roll"``: a random cyclic shift, in which no sample is its own partner if B > 1;
             ``"shuffle"``: a uniform permutation, as in the papers; or a function of the labels that
@@ -80,7 +82,8 @@ class CutMix(MixTransform):
     weight counts the pixels of the clipped box.
 
     Args:
-        alpha: lam is sampled from Beta(alpha, alpha), or from Beta(a, b) for a pair; > 0.
+        alpha: lam is sampled from Beta(alpha, alpha), or from Beta(a, b) for a pair; > 0. With 0
+            nothing is mixed.
         lam: A fixed lam in [0, 1], or the ends of a uniform distribution, instead of ``alpha``.
         pairing: ``"roll"``: a random cyclic shift, in which no sample is its own partner if B > 1;
             ``"shuffle"``: a uniform permutation, as in the papers; or a function of the labels that

@@ -1,5 +1,6 @@
 """At most one of several transforms: one for a batch, or one for each sample."""
 
+import copy
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,7 +15,7 @@ from tv_mixaug.batch.spec import BatchOptions, ParsedBatch, merge_options
 from tv_mixaug.engine import sampling
 from tv_mixaug.engine.plan import APPLIED, CompactPlan, choose_plans, compact
 from tv_mixaug.engine.sampling import Source, TracingError, is_on_device, is_traced
-from tv_mixaug.transforms.base import BatchTransform, MixTransform, Mode
+from tv_mixaug.transforms.base import BatchTransform, MixTransform, Mode, NumClassesArgument
 from tv_mixaug.transforms.erase import Cutout
 
 # Options that rules may differ in if one of them is chosen for the whole batch.
@@ -33,6 +34,8 @@ class OneOf(BatchTransform):
             ``min_visible``, too. ``p``, ``mode``, ``alpha``, ``lam`` and ``pairing`` may differ.
         p: The probability of each transform, with a sum of at most 1; otherwise nothing is done.
             Equal shares by default. The chosen transform uses its own ``p``, too.
+        num_classes: The number of classes of all rules that are given without one; copies of them
+            get it.
         mode: ``"batch"``: one choice for the batch; ``"sample"``: one for each sample. All samples
             are mixed with the originals of their partners.
 
@@ -57,9 +60,15 @@ class OneOf(BatchTransform):
         p: Sequence[float] | None = None,
         *,
         mode: Mode = "batch",
+        num_classes: NumClassesArgument = None,
     ) -> None:
         super().__init__()
-        self.transforms = tuple(map(as_batch_transform, check_transforms(transforms)))
+        given: list[Any] = [as_batch_transform(one) for one in check_transforms(transforms)]
+        for place, rule in enumerate(given if num_classes is not None else ()):
+            if isinstance(rule, MixTransform) and rule.num_classes is None:
+                given[place] = copy.copy(rule)
+                given[place].num_classes = num_classes
+        self.transforms = tuple(given)
         self.mode = check_choice("mode", mode, ("batch", "sample"))
         self.has_plan = all(transform.has_plan for transform in self.transforms)
         self.joint: JointRule | None = None
@@ -67,7 +76,9 @@ class OneOf(BatchTransform):
             self.joint = JointRule(self.transforms, mode)
         expected, fits = "rules of tv_mixaug with mode='sample'", self.joint or mode == "batch"
         ensure(bool(fits), "transforms", expected, self.display_name, TypeError)
-        _ = self.options  # raises if the transforms disagree
+        options = self.options  # raises if the transforms disagree
+        found = None if options is None else options.num_classes
+        ensure(num_classes in (None, found), "num_classes", f"{found} as in its rules", num_classes)
         rules = [transform for transform in self.transforms if transform.options is not None]
         for transform in self.transforms:
             if isinstance(transform, CallableTransform) and rules:
@@ -81,8 +92,10 @@ class OneOf(BatchTransform):
         per_rule = PER_RULE if self.mode == "batch" else ()
         return merge_options(members, per_rule=per_rule) if members else None
 
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({list(self.transforms)}, p={self.p}, mode={self.mode!r})"
+    def _arguments(self) -> dict[str, Any]:
+        """Return the arguments that differ from their defaults; those of ``p`` are equal shares."""
+        given = super()._arguments()
+        return {n: v for n, v in given.items() if n != "p" or v != self.check_p(None)}
 
     @property
     def display_name(self) -> str:
