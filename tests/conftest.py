@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import sys
+import tempfile
 
 import pytest
 import torch
@@ -27,6 +28,10 @@ torch.set_num_threads(1)
 # starts workers by a server; the tests of start methods name each method.
 if sys.platform == "linux":
     multiprocessing.set_start_method("fork", force=True)
+
+# multiprocessing makes sockets there, and the path of a socket has at most 107 characters.
+if sys.platform != "win32" and len(tempfile.gettempdir()) > 40:
+    os.environ["TMPDIR"] = tempfile.tempdir = "/tmp"  # noqa: S108
 
 
 def pytest_make_collect_report(collector: pytest.Collector) -> None:

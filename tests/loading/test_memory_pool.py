@@ -179,8 +179,8 @@ def kill_a_worker(expected, answers):
             if len(kept) == 3:
                 os.kill(iterator._workers[0].pid, signal.SIGKILL)
             time.sleep(0.02 if len(kept) < 3 else 0.2)
-    except RuntimeError as error:
-        said = str(error)
+    except (RuntimeError, ConnectionError, EOFError) as error:
+        said = f"{type(error).__name__}: {error}"
     del iterator
     answers.put((said, same(kept, expected[: len(kept)]), same(list(loader_of()), expected)))
 
@@ -194,7 +194,8 @@ def test_a_killed_worker_harms_no_batch(expected):
     process.join(120)
     assert process.exitcode == 0
     said, is_kept, is_next = answers.get()
-    assert "DataLoader worker (pid" in said
+    # torch reports a connection that the worker closed before it notices that the worker ended.
+    assert "DataLoader worker (pid" in said or said.startswith(("Connection", "EOFError"))
     assert is_kept
     assert is_next
 
