@@ -6,6 +6,7 @@ import pickle
 import pytest
 import torch
 from helpers.coded import DTYPES, SIZES, bits, coded_images, seeded
+from helpers.compiling import needs_tracing
 from helpers.loading import CLASSES, Pictures, same
 from helpers.transforms import MEMBERS, K, check_mix, make, names
 from hypothesis import given
@@ -349,7 +350,7 @@ COMPILED = [  # each takes seconds; "one of, sample" has rules of every kind
 ]
 
 
-@pytest.mark.skipif(torch.__version__ < "2.7", reason="torch 2.6 traces no namedtuples")
+@needs_tracing
 @pytest.mark.parametrize("name", COMPILED)
 def test_a_compiled_step_is_one_graph(name):
     """A compiled step samples, mixes and labels in one graph, and its labels equal the pixels."""

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.coded import coded_planes, pixel_weights
+from helpers.compiling import needs_tracing
 from helpers.transforms import make
 from torch import Tensor, nn
 from torch._dynamo.exc import Unsupported
@@ -35,7 +36,8 @@ from tv_mixaug import (
 from tv_mixaug.engine.plan import BLEND, FILL, NONE, PASTE, Plan, make_plan
 from tv_mixaug.transforms.base import MixTransform
 
-pytestmark = pytest.mark.slow  # each compiles; test_battery.py compiles each rule once
+# Each compiles; test_battery.py compiles each rule once.
+pytestmark = [pytest.mark.slow, needs_tracing]
 
 B = 6
 CALLS = 50
