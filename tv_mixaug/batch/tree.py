@@ -105,16 +105,17 @@ def _is_field(value: Any) -> bool:
     """Whether a value is one field, not a container of fields."""
     if not isinstance(value, (list, tuple, Mapping)) or isinstance(value, PairedLabels):
         return True
-    is_list = type(value) in (list, tuple) and len(value) > 0
-    return is_list and (all(map(_is_one_image, value)) or is_detection(value))
+    if type(value) not in (list, tuple) or not value:
+        return False
+    return all(map(_is_one_image, value)) if isinstance(value[0], Tensor) else is_detection(value)
 
 
 def _is_one_image(value: Any) -> bool:
     """Whether an item of a list is an image; a list of batches has one more axis."""
     other = (tv_tensors.Mask, tv_tensors.BoundingBoxes)
     is_image = isinstance(value, Tensor) and not isinstance(value, other)
-    # A graph knows the attributes of plain tensors.
-    return is_image and unwrap(value).ndim == 3 and unwrap(value).dtype in MIXED_DTYPES
+    value = unwrap(value) if is_image else value  # a graph knows the attributes of plain tensors
+    return is_image and value.ndim == 3 and value.dtype in MIXED_DTYPES
 
 
 def is_detection(values: Any) -> bool:

@@ -99,7 +99,7 @@ def apply_plan(
     if not plan.ops or (fill is None and plan.only == FILL):
         return source.stack() if isinstance(source, LazyStack) else source
     count = source.ndim
-    if axes is not None and [axis % count for axis in axes] == [*range(count - len(axes), count)]:
+    if axes is not None and axes[-1] == count - 1 and axes[0] == count - len(axes):
         axes = None  # the last ones, whose regions are the quickest to build
     job = _Job(plan, fill, axes, channel_axis, count)
     large, noisy = not kernels.is_small(source), plan.only == FILL and isinstance(fill, str)
@@ -387,16 +387,12 @@ class _Job:
 
     def paste_rows(self, out: Tensor, originals: Tensor | list[Tensor], partner: list[int]) -> None:
         """Paste row by row; in place, all patches are taken before the first is written."""
-        targets, sources = _as_array(out), _as_array(originals)
-        kept = []
-        for row, _, region in self.regions(PASTE):
-            patch = sources[partner[row]][region]
-            if originals is out:
-                kept.append((targets[row], region, patch.copy()))
-            else:
-                targets[row][region] = patch
-        for target, region, patch in kept:
-            target[region] = patch
+        targets, sources, cuts = _as_array(out), _as_array(originals), self.regions(PASTE)
+        patches = [sources[partner[row]][region] for row, _, region in cuts]
+        if originals is out:
+            patches = [patch.copy() for patch in patches]
+        for (row, _, region), patch in zip(cuts, patches, strict=True):
+            targets[row][region] = patch
 
     def blend_rows(self, out: Tensor, originals: Tensor | list[Tensor], partner: list[int]) -> None:
         """Blend row by row, each before its partner, whose pixels are then in the cache."""

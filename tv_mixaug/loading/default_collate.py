@@ -45,7 +45,7 @@ def collate_samples(samples: Column, allocate: Allocate | None = None, lazy: boo
 
 def _collate(samples: Column, allocate: Allocate | None, lazy: bool) -> Any:
     first, kinds, functions = samples[0], {*map(type, samples)}, defaults.default_collate_fn_map
-    if isinstance(first, (Mapping, type(None))) and is_detection(samples):
+    if (len(kinds) > 1 or isinstance(first, Mapping)) and is_detection(samples):
         return list(samples)
     if len(kinds) > 1:
         kind = next((kind for kind in KINDS if isinstance(first, kind)), object)

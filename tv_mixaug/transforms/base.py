@@ -131,7 +131,7 @@ class BatchTransform(Transform):
             TypeError: If a field of the batch is of the wrong kind.
             ValueError: If shapes or labels are wrong, or a tensor would be left behind unmixed.
         """
-        return self.run(inputs if len(inputs) != 1 else inputs[0], self.check_p(self.p))[0]
+        return self.run(inputs if len(inputs) != 1 else inputs[0], self.p)[0]
 
     @leave_graph
     def mix(

@@ -137,6 +137,6 @@ class CutMix(MixTransform):
     def sample_boxes(self, lam: Any, size: tuple[int, ...], source: Source) -> Any:
         """Sample a box for one lam, 2 d ints, or for each of (...): (..., 2 d) int64."""
         # A box goes through axes of one pixel, and the others share its area.
-        share = (1 - lam) ** (1 / max(1, sum(side > 1 for side in size)))
+        share = (1 - lam) ** (1 / max(1, len(size) - size.count(1)))
         sides = [(share * side + 0.5) // 1 if side > 1 else (share > 0) * 1.0 for side in size]
         return sampling.sample_boxes(sides, size, getattr(lam, "shape", ()), source)

@@ -119,7 +119,8 @@ class OneOf(BatchTransform):
 
     def run(self, batch: Any, p: Any, **how: Any) -> tuple[Any, CompactPlan | None]:
         """Transform a batch; see :class:`~tv_mixaug.transforms.base.BatchTransform`."""
-        chosen, p = self.choose(p, how.get("generator"))
+        # The list may have been changed since it was set.
+        chosen, p = self.choose(self.check_p(p), how.get("generator"))
         return chosen.run(batch, p, **how)
 
 
