@@ -129,7 +129,7 @@ def test_arguments_may_be_set_in_any_order():
     """An argument is checked before the next batch, since others may be set until then."""
     mix = Mixup(**K)
     for values, text in (
-        ({"alpha": -1}, "alpha must be > 0, got -1"),
+        ({"alpha": -1}, "alpha must be >= 0, got -1"),
         ({"alpha": 0.5, "lam": 0.25}, "alpha must be left out"),
         ({"alpha": 1.0}, None),
     ):
