@@ -10,7 +10,6 @@ import torch
 from helpers.coded import DTYPES, bits, coded_images, shares
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import stats
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
@@ -50,6 +49,7 @@ def measure(images, labels):
 @pytest.mark.parametrize("mode", MODES)
 def test_the_distributions_are_those_of_timm(mode, name):
     """Weights, choice, sides and places of boxes do not differ by two-sample tests at 1e-4."""
+    stats = pytest.importorskip("scipy.stats")
     original = pytest.importorskip("timm.data.mixup")
     options = {**SETTINGS[name], "mode": mode, "label_smoothing": 0.0, "num_classes": K}
     batches, independent = (1000, 1) if mode == "batch" else (400, K if mode == "elem" else K // 2)

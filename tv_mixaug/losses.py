@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -42,7 +42,11 @@ class MixCriterion(nn.Module):
     """
 
     def __init__(
-        self, criterion: Criterion, *, reduction: str | None = None, ignore_index: int | None = None
+        self,
+        criterion: Criterion,
+        *,
+        reduction: Literal["mean", "sum", "none"] | None = None,
+        ignore_index: int | None = None,
     ) -> None:
         super().__init__()
         is_instance = callable(criterion) and not isinstance(criterion, type)
@@ -79,6 +83,12 @@ class MixCriterion(nn.Module):
             return losses.sum(1) if losses.ndim == 2 else losses
         total = losses.sum()
         return total if self.reduction == "sum" else total / known.sum().clamp(min=1e-12)
+
+    if TYPE_CHECKING:
+        # That of nn.Module takes and returns anything.
+        def __call__(self, outputs: Tensor, labels: Tensor | PairedLabels) -> Tensor:
+            """Return the loss; see :meth:`forward`."""
+            raise NotImplementedError
 
     def _measure_pairs(self, outputs: Tensor, pairs: PairedLabels) -> tuple[Tensor, Tensor]:
         """Return the weighted losses of both labels and their known weights, (B, 2)."""

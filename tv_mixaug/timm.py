@@ -7,7 +7,7 @@ written to. ``mode="half"``, which drops half of the batch, is left out.
 
 import sys
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -64,7 +64,7 @@ class Mixup(MixTransform):
         cutmix_minmax: Sequence[float] | None = None,
         prob: float = 1.0,
         switch_prob: float = 0.5,
-        mode: str = "batch",
+        mode: Literal["batch", "pair", "elem"] = "batch",
         correct_lam: bool = True,
         label_smoothing: float = 0.1,
         num_classes: int = 1000,
@@ -194,7 +194,8 @@ class FastCollateMixup(CollateFn):
     @property
     def mix_prob(self) -> float:
         """The probability while ``mixup_enabled`` is on; a change reaches running workers."""
-        return float(self.transform.mix_prob)
+        prob: Any = self.transform.mix_prob
+        return float(prob)
 
     @mix_prob.setter
     def mix_prob(self, p: float) -> None:

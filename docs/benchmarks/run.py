@@ -6,7 +6,7 @@
     python run.py gpu              # needs a CUDA device
 
 Each task writes a table (.md), the numbers (.csv) and, for some tasks, a plot (.svg) to
-``results/`` next to this script, or to ``--out``. The script needs the extra ``bench``.
+``results/`` next to this script, or to ``--out``. The script needs the dependency group ``bench``.
 
 Times are taken in rounds. In each round every contender runs once, in an order that rotates, so
 that other load on the machine affects all of them alike. A time is the median over the rounds, and

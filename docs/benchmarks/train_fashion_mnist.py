@@ -6,7 +6,7 @@
 
 Results are written to ``train_fashion_mnist/`` next to this script, or to ``--out``. The script can
 be interrupted: the same command resumes after the last finished epoch. ``--arms``, ``--labels``,
-``--seeds`` and ``--models`` select a part of the grid. The script needs the extra ``bench``.
+``--seeds`` and ``--models`` select a part of the grid. It needs the dependency group ``bench``.
 
 ``DIR`` has the layout of ``torchvision.datasets.FashionMNIST``, as made by
 ``FashionMNIST(DIR, download=True)``. To make it from the Debian package ``dataset-fashion-mnist``,

@@ -7,7 +7,7 @@ import torch
 from helpers.scripts import DOCS, load_script, read_csv
 
 for package in ("tqdm", "timm", "kornia", "matplotlib"):
-    pytest.importorskip(package, reason="needs the extra `bench`")
+    pytest.importorskip(package, reason="needs the dependency group `bench`")
 script = load_script("run")
 SHAPE = (8, 100)
 BYTES = 8 * 100 * 4

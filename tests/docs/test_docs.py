@@ -5,6 +5,7 @@ import warnings
 from importlib.util import find_spec
 
 import pytest
+import torch
 from helpers.scripts import DOCS
 
 ROOT = DOCS.parent
@@ -20,6 +21,8 @@ BLOCK = re.compile(
 @pytest.mark.parametrize("path", PAGES, ids=[str(path.relative_to(ROOT)) for path in PAGES])
 def test_blocks_run(path, tmp_path, monkeypatch):
     """The blocks of a page run from top to bottom in one namespace, and no block is missed."""
+    if path.name == "device.md" and torch.__version__ < (2, 12):
+        pytest.skip("torch 2.12 is the first release that compiles transforms")
     monkeypatch.chdir(tmp_path)
     text = path.read_text(encoding="utf-8")
     found = list(BLOCK.finditer(text))

@@ -9,8 +9,8 @@ from helpers.scripts import build_reference
 
 import tv_mixaug
 
-pytest.importorskip("sphinx", reason="needs the extra `docs`")
-pytest.importorskip("myst_parser", reason="needs the extra `docs`")
+pytest.importorskip("sphinx", reason="needs the dependency group `docs`")
+pytest.importorskip("myst_parser", reason="needs the dependency group `docs`")
 pytestmark = pytest.mark.slow
 
 SAMPLERS = "applied partner lam uniform boxes inner_boxes seeds"

@@ -7,7 +7,7 @@ import torch
 from helpers.scripts import DOCS, load_script, write_fashion_mnist
 
 for package in ("tqdm", "matplotlib"):
-    pytest.importorskip(package, reason="needs the extra `bench`")
+    pytest.importorskip(package, reason="needs the dependency group `bench`")
 script = load_script("train_fashion_mnist")
 SIZE = script.Size(("small",), 100, 60, 2, warm_up=1, seeds=(0,), redrawn=(0.0,), batch_size=50)
 

@@ -10,7 +10,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import stats
 
 from tv_mixaug import CutMix, Cutout, Mixup
 from tv_mixaug.batch import FieldSpec, ParsedBatch, Role
@@ -43,6 +42,7 @@ def sample_plan(transform, count, size, p=1.0):
 
 def assert_mean(values, expected):
     """Compare the mean of a sample with its expectation by a z-test."""
+    stats = pytest.importorskip("scipy.stats")
     values = values.double()
     error = float(values.std()) / math.sqrt(len(values))
     z = abs(float(values.mean()) - expected) / error
@@ -56,6 +56,7 @@ def assert_mean(values, expected):
 @pytest.mark.parametrize("per_sample", [True, False])
 def test_p_is_the_share_that_is_transformed(p, per_sample):
     """Samples, or batches, are transformed with probability p; never for 0, always for 1."""
+    stats = pytest.importorskip("scipy.stats")
     if per_sample and 0 < p < 1:
         applied = sampling.sample_applied(5000, p, True)
     else:
@@ -67,6 +68,7 @@ def test_p_is_the_share_that_is_transformed(p, per_sample):
 @pytest.mark.parametrize("alpha", [0.2, 0.4, 1.0, 2.0, 30.0, 1000.0])
 def test_lam_has_a_beta_distribution(alpha):
     """Lam is Beta(alpha, alpha) by a Kolmogorov-Smirnov test."""
+    stats = pytest.importorskip("scipy.stats")
     lam = sample_lam(alpha, 20_000).numpy()
     assert stats.kstest(lam, stats.beta(alpha, alpha).cdf).pvalue > LEVEL
 
@@ -74,6 +76,7 @@ def test_lam_has_a_beta_distribution(alpha):
 @pytest.mark.parametrize("alpha", [0.01, 0.03, 0.1])
 def test_lam_has_a_beta_distribution_for_tiny_alpha(alpha):
     """Where float64 rounds many values to 1, the distribution holds from 1e-300 to 0.999."""
+    stats = pytest.importorskip("scipy.stats")
     lam, count = sample_lam(alpha, 20_000), 20_000
     points = [1e-300, 1e-100, 1e-10, 1e-3, 0.1, 0.5, 0.9, 0.999]
     for point in points:
@@ -98,6 +101,7 @@ def test_lam_is_a_number_in_range(alpha, seed):
 @pytest.mark.parametrize("side", [1, 2, 5, 6])
 def test_the_centre_of_a_box_is_uniform(side):
     """The start of a box is uniform over the whole image, for odd and even sides."""
+    stats = pytest.importorskip("scipy.stats")
     size = 9
     boxes = sample_boxes((side, side), (size, size), (20_000,))
     for low, high in ((boxes[:, 0], boxes[:, 2]), (boxes[:, 1], boxes[:, 3])):
@@ -155,6 +159,7 @@ def test_the_mean_erased_share_is_that_of_the_paper(size, side):
 
 def test_shuffle_is_a_uniform_permutation():
     """Each of the six permutations of three samples comes equally often."""
+    stats = pytest.importorskip("scipy.stats")
     seen = [tuple(sample_partner(3, "shuffle").tolist()) for _ in range(3000)]
     counts = [seen.count(permutation) for permutation in sorted(set(seen))]
     assert len(counts) == 6
@@ -163,6 +168,7 @@ def test_shuffle_is_a_uniform_permutation():
 
 def test_roll_takes_every_shift_equally_often():
     """Each cyclic shift but 0 comes equally often, and no sample is its own partner."""
+    stats = pytest.importorskip("scipy.stats")
     seen, rows = [sample_partner(5, "roll") for _ in range(2000)], torch.arange(5)
     for partner in seen:
         assert torch.equal(partner, (rows + partner[0]) % 5)

@@ -179,8 +179,8 @@ def kill_a_worker(expected, answers):
             if len(kept) == 3:
                 os.kill(iterator._workers[0].pid, signal.SIGKILL)
             time.sleep(0.02 if len(kept) < 3 else 0.2)
-    except RuntimeError as error:
-        said = str(error)
+    except (RuntimeError, ConnectionError, EOFError) as error:
+        said = f"{type(error).__name__}: {error}"
     del iterator
     answers.put((said, same(kept, expected[: len(kept)]), same(list(loader_of()), expected)))
 
@@ -194,7 +194,8 @@ def test_a_killed_worker_harms_no_batch(expected):
     process.join(120)
     assert process.exitcode == 0
     said, is_kept, is_next = answers.get()
-    assert "DataLoader worker (pid" in said
+    # torch reports a connection that the worker closed before it notices that the worker ended.
+    assert "DataLoader worker (pid" in said or said.startswith(("Connection", "EOFError"))
     assert is_kept
     assert is_next
 
@@ -202,18 +203,21 @@ def test_a_killed_worker_harms_no_batch(expected):
 @pytest.mark.parametrize("persistent", [False, True])
 def test_blocks_are_dropped_with_the_workers(persistent):
     """When the loader is gone, or its epoch without persistent workers, so are its blocks."""
-    gc.collect()  # of earlier loaders
-    before, loader = len(blocks()), loader_of(persistent_workers=persistent)
+    before, loader = blocks(), loader_of(persistent_workers=persistent)  # of earlier loaders
+
+    def made():
+        return [block for block in blocks() if all(block is not one for one in before)]
+
     kept = [batch[0] for batch in loader]
     values = [images.clone() for images in kept]
-    assert (len(blocks()) > before) == persistent
+    assert bool(made()) == persistent
     loader.collate_fn.set_epoch(1)
     iterator = iter(loader)
     next(iterator)
-    assert len(blocks()) > before
+    assert made()
     del loader, iterator
     gc.collect()
-    assert len(blocks()) <= before
+    assert not made()
     assert same(kept, values)
 
 

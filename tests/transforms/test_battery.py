@@ -6,11 +6,11 @@ import pickle
 import pytest
 import torch
 from helpers.coded import DTYPES, SIZES, bits, coded_images, seeded
+from helpers.compiling import needs_tracing
 from helpers.loading import CLASSES, Pictures, same
 from helpers.transforms import MEMBERS, K, check_mix, make, names
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import stats
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision import tv_tensors
@@ -111,6 +111,7 @@ def test_pixels_labels_and_plan_agree(name, count, size, dtype, form, p, seed):
 @PLANNED
 def test_p_is_the_share_of_mixed_units(name):
     """With p = 0.3 three batches, pairs or samples in ten are mixed."""
+    stats = pytest.importorskip("scipy.stats")
     torch.manual_seed(0)
     mix, unit = make(name, p=0.3), MEMBERS[name].unit
     batch = make_batch(K)
@@ -349,7 +350,7 @@ COMPILED = [  # each takes seconds; "one of, sample" has rules of every kind
 ]
 
 
-@pytest.mark.skipif(torch.__version__ < "2.7", reason="torch 2.6 traces no namedtuples")
+@needs_tracing
 @pytest.mark.parametrize("name", COMPILED)
 def test_a_compiled_step_is_one_graph(name):
     """A compiled step samples, mixes and labels in one graph, and its labels equal the pixels."""

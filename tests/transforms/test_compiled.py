@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 from helpers.coded import coded_planes, pixel_weights
+from helpers.compiling import needs_tracing
 from helpers.transforms import make
-from scipy import stats
 from torch import Tensor, nn
 from torch._dynamo.exc import Unsupported
 from torch._dynamo.testing import CompileCounterWithBackend
@@ -36,7 +36,8 @@ from tv_mixaug import (
 from tv_mixaug.engine.plan import BLEND, FILL, NONE, PASTE, Plan, make_plan
 from tv_mixaug.transforms.base import MixTransform
 
-pytestmark = pytest.mark.slow  # each compiles; test_battery.py compiles each rule once
+# Each compiles; test_battery.py compiles each rule once.
+pytestmark = [pytest.mark.slow, needs_tracing]
 
 B = 6
 CALLS = 50
@@ -307,6 +308,7 @@ def areas(plan):
 
 def is_mean(values, expected):
     """Whether a mean can be the expected one, by a z-test."""
+    stats = pytest.importorskip("scipy.stats")
     error = values.double().std() / math.sqrt(len(values))
     return stats.norm.sf(abs(values.double().mean() - expected) / error) * 2 > LEVEL
 
@@ -314,6 +316,7 @@ def is_mean(values, expected):
 @pytest.mark.parametrize("backend", [BACKEND, pytest.param("inductor", marks=needs_compiler)])
 def test_distributions_are_the_same_in_a_graph(backend):
     """Weights, p, and cut and erased areas are distributed as without a graph."""
+    stats = pytest.importorskip("scipy.stats")
     plan = sample_in_graph(Mixup((0.4, 0.7), p=0.3, **SAMPLE), 4000, backend=backend)
     assert is_mean(plan.op == BLEND, 0.3)
     lam = plan.lam[plan.op == BLEND].double()
@@ -340,6 +343,7 @@ def test_distributions_are_the_same_in_a_graph(backend):
 
 def test_partners_are_uniform_in_a_graph():
     """All shifts but 0 are equally likely, and so are all permutations."""
+    stats = pytest.importorskip("scipy.stats")
     plan = sample_in_graph(Mixup(**K), 5, 1000, size=(1, 1))
     shifts = (torch.arange(5) - plan.partner.view(-1, 5)) % 5
     assert (shifts == shifts[:, :1]).all()

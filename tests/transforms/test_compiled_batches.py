@@ -3,6 +3,7 @@
 import pytest
 import torch
 from helpers.coded import coded_planes, pixel_weights
+from helpers.compiling import needs_tracing
 from helpers.transforms import MEMBERS, make, names
 from torch import Tensor, func, nn
 from torch._dynamo.exc import Unsupported
@@ -14,6 +15,7 @@ from torchvision.tv_tensors import BoundingBoxes, Image, Mask
 
 from tv_mixaug import Chain, CutMix, Cutout, Mixup, OneOf, RandomErasing, functional
 from tv_mixaug import make_collate_fn as collate
+from tv_mixaug.engine import sampling
 from tv_mixaug.engine.plan import PASTE, make_plan
 from tv_mixaug.transforms.base import MixTransform
 
@@ -39,6 +41,7 @@ def run_seeded(function, *batch):
 # --- Compiled -------------------------------------------------------------------------------------
 
 
+@needs_tracing
 @pytest.mark.slow
 @pytest.mark.parametrize("fullgraph", [True, False])
 @pytest.mark.parametrize("typed", [False, True])
@@ -74,6 +77,7 @@ def test_every_form_of_a_batch_is_one_graph(form, typed, fullgraph):
 CHOICE = OneOf([Mixup((0.05, 2.0), **K), CutMix(3.0, **K)], mode="sample")
 
 
+@needs_tracing
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("mix", "dynamic"),
@@ -102,6 +106,7 @@ SCHEDULES = {  # a rule, its argument, and the argument whose effect has a given
 }
 
 
+@needs_tracing
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_numbers_are_inputs_of_a_graph(name):
@@ -124,7 +129,7 @@ def test_arguments_may_be_set_in_any_order():
     """An argument is checked before the next batch, since others may be set until then."""
     mix = Mixup(**K)
     for values, text in (
-        ({"alpha": -1}, "alpha must be > 0, got -1"),
+        ({"alpha": -1}, "alpha must be >= 0, got -1"),
         ({"alpha": 0.5, "lam": 0.25}, "alpha must be left out"),
         ({"alpha": 1.0}, None),
     ):
@@ -182,6 +187,18 @@ def assert_same(found, wanted):
             assert (part.format, part.canvas_size) == (other.format, other.canvas_size)
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # Dynamo warns of what it skips
+def test_releases_of_torch_that_cannot_trace_run_outside_too(monkeypatch):
+    """With ``fullgraph`` the error shows a sentence that names the first release that can."""
+    mix = CutMix(**K)
+    monkeypatch.setattr(sampling, "TRACES", False)
+    with pytest.raises(Exception, match=r"needs torch 2\.12 or newer for transforms\."):
+        compile_counted(mix, fullgraph=True)[0](IMAGES, LABELS)
+    assert_same(*(run_seeded(one, IMAGES, LABELS) for one in (compile_counted(mix)[0], mix)))
+
+
+@needs_tracing
 @pytest.mark.slow
 @pytest.mark.parametrize("name", OUTSIDE)
 def test_what_cannot_be_compiled_runs_outside_as_a_whole(name):

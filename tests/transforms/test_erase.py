@@ -7,7 +7,6 @@ from helpers.refusals import refused
 from helpers.transforms import K, check_mix
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import stats
 from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision import tv_tensors
 from torchvision.transforms import v2
@@ -85,6 +84,7 @@ def sample_torchvisions_boxes(size, options, count):
 )
 def test_boxes_are_distributed_as_torchvisions(size, options):
     """Area, aspect ratio and place do not differ from torchvision's, by two-sample tests."""
+    stats = pytest.importorskip("scipy.stats")
     plan = RandomErasing(p=1.0, **options).draw_plan(torch.zeros(6000, 1, *size))
     theirs = sample_torchvisions_boxes(size, options, 3000)
     for one, two in zip(measure(plan.boxes, size), measure(theirs, size), strict=True):
@@ -94,6 +94,7 @@ def test_boxes_are_distributed_as_torchvisions(size, options):
 @pytest.mark.parametrize("counts", [(1, 1), (2, 4)])
 def test_boxes_are_distributed_as_timms(counts):
     """Areas and places of one box or several do not differ from timm's, if it is installed."""
+    stats = pytest.importorskip("scipy.stats")
     module = pytest.importorskip("timm.data.random_erasing")
     import random
 
@@ -116,6 +117,7 @@ def test_boxes_are_distributed_as_timms(counts):
 
 def test_each_sample_is_erased_by_itself():
     """Half of the samples are erased by default, each at its own place."""
+    stats = pytest.importorskip("scipy.stats")
     plan = RandomErasing().draw_plan(torch.ones(4000, 1, 32, 32))
     erased = plan.op == FILL
     assert stats.binomtest(int(erased.sum()), 4000, 0.5).pvalue > LEVEL
@@ -129,6 +131,7 @@ def test_each_sample_is_erased_by_itself():
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_noise_is_one_value_for_a_pixel_and_color_one_for_a_box(dtype):
     """Colours of boxes and noise of pixels are uniform in uint8, and otherwise normal."""
+    stats = pytest.importorskip("scipy.stats")
     images = torch.full((300, 3, 16, 16), 5, dtype=dtype)
     for fill in ("noise", "color"):
         out, plan = RandomErasing((0.2, 0.3), fill=fill, p=1.0).mix(images)

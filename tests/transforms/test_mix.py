@@ -6,7 +6,6 @@ from helpers.coded import DTYPES, SIZES, coded_images, shares
 from helpers.transforms import K, check_mix
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import stats
 from torch.nn.functional import one_hot
 from torch.utils._pytree import tree_leaves
 from torchvision import tv_tensors
@@ -62,6 +61,7 @@ def test_a_pairing_function_gets_the_labels(kind):
 @BOTH
 def test_lam_follows_alpha(kind):
     """The weights are Beta(alpha, alpha), one for each sample, before CutMix counts pixels."""
+    stats = pytest.importorskip("scipy.stats")
     options = {"correct_lam": False} if kind is CutMix else {}
     rule = kind(0.4, num_classes=2000, mode="sample", **options)
     _, plan = rule.mix((torch.zeros(2000, 1, 2, 2), torch.arange(2000)))
@@ -94,6 +94,7 @@ def test_lam_can_be_fixed(kind, mode):
 @pytest.mark.parametrize("mode", ["batch", "sample"])
 def test_lam_can_be_uniform_over_a_range(mode):
     """The ends of a range give a uniform lam, for the batch or for each sample."""
+    stats = pytest.importorskip("scipy.stats")
     rule = Mixup(lam=(0.45, 0.55), num_classes=10, mode=mode)
     batch = (coded_images(10), torch.arange(10))
     plans = [rule.draw_plan(batch) for _ in range(200)]
@@ -104,6 +105,7 @@ def test_lam_can_be_uniform_over_a_range(mode):
 @pytest.mark.parametrize("pair", [(2.0, 5.0), (0.4, 3.0), (1e-3, 2e-3), (1e-320, 1.0)])
 def test_alpha_may_be_a_pair(pair):
     """Lam is sampled from Beta(a, b), also where gamma variates underflow."""
+    stats = pytest.importorskip("scipy.stats")
     batch = torch.zeros(4000, 1, 1, 1), torch.zeros(4000, dtype=torch.int64)
     lam = Mixup(pair, num_classes=2, mode="sample").draw_plan(batch).lam.double().numpy()
     assert ((lam >= 0) & (lam <= 1)).all()
@@ -175,6 +177,7 @@ def test_arguments_and_results_are_torchvisions(ours, theirs):
 @pytest.mark.parametrize("shape", [(1, 64), (64, 1)])
 def test_images_of_one_row_are_cut_along_it(shape):
     """A side of one pixel is cut whole, and lam has the distribution of one axis."""
+    stats = pytest.importorskip("scipy.stats")
     images = torch.arange(2.0).view(2, 1, 1, 1).expand(2, 1, *shape)
     cut, lams = CutMix(num_classes=2), []
     for _ in range(400):

@@ -16,7 +16,7 @@ from tv_mixaug.engine.apply import Allocate
 from tv_mixaug.engine.plan import BLEND, FILL, PASTE, CompactPlan, Plan
 
 NumClasses = int | Literal["multi", "regression"] | None
-LabelsGetter = Callable[[Any], Any] | str | None
+LabelsGetter = Callable[[Any], Any] | Literal["default"] | None
 Path = tuple[Any, ...]
 # Names, in lower case, of labels and of fields that depend on the pixels.
 LABEL_NAMES = ("label", "labels", "target", "targets", "y")

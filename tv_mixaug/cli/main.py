@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             write_image(args.out, sheet)
             print(f"\nContact sheet: {bytes(args.out.resolve()).decode(errors='replace')}")
         print(args.end)
-    except (OSError, ValueError) as error:
+    except (ImportError, OSError, ValueError) as error:
         print(f"tv-mixaug: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -66,7 +66,7 @@ def _make_transform(args: argparse.Namespace, value: float | None, num_classes: 
         return Cutout(*given, **options)
     cutmix, mixup = CutMix(*given, **options), Mixup(*given, **options)
     erase = RandomErasing(p=1.0, **options)
-    made = {"cutmix": cutmix, "mixup": mixup, "randomerasing": erase}
+    made: dict[str, Any] = {"cutmix": cutmix, "mixup": mixup, "randomerasing": erase}
     made |= {"oneof": OneOf([cutmix, mixup], mode=args.mode), "chain": Chain([cutmix, erase])}
     return made[args.transform]
 

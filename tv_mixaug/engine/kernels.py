@@ -202,14 +202,14 @@ def _blend_host_bytes(
     images: Tensor, partners: Tensor, lam: float | Tensor, out: Tensor | None
 ) -> Tensor:
     """Blend with OpenCV, in a sixth of torch's time."""
-    from cv2 import addWeighted  # slow to import, and only uint8 needs it
+    from tv_mixaug._opencv import cv2  # slow to import, and only uint8 needs it
 
     done = out if out is not None and out.is_contiguous() else torch.empty_like(images).contiguous()
     lams = [lam] if isinstance(lam, float) else lam.flatten().tolist()
     shape = (len(lams), 1, images.numel() // max(len(lams), 1))
     rows = (x.numpy().reshape(shape) for x in (images, partners, done))
     for weight, original, partner, result in zip(lams, *rows, strict=True):
-        addWeighted(original, weight, partner, 1 - weight, 0.0, result)
+        cv2.addWeighted(original, weight, partner, 1 - weight, 0.0, result)
     return done
 
 

@@ -27,6 +27,9 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 _global_rng_locks: dict[int, Any] = {}  # by process: a fork copies a lock that a thread holds
 
 
+TRACES = torch.__version__ >= "2.12"  # older releases of torch trace no named tuples
+
+
 class TracingError(TypeError):
     """What is done to a batch cannot be a part of a graph, or of torch.func."""
 
@@ -49,6 +52,9 @@ def leave_graph(method: Method) -> Method:
 
     @functools.wraps(method)
     def run(*args: Any, **kwargs: Any) -> Any:
+        if not TRACES and is_compiling():  # an error with fullgraph, which shows the next line
+            torch._dynamo.graph_break()  # torch.compile needs torch 2.12 or newer for transforms.
+            return run_outside(*args, **kwargs)
         try:
             return method(*args, **kwargs)
         except TracingError as error:

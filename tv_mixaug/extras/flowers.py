@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
 from torchvision import tv_tensors
 from torchvision.ops import masks_to_boxes
 
+from tv_mixaug._opencv import cv2
 from tv_mixaug._validation import check_choice, check_integer, ensure
 from tv_mixaug.extras.io import write_image
 

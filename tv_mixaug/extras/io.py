@@ -3,12 +3,12 @@
 import os
 from pathlib import Path
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
 from torchvision import tv_tensors
 
+from tv_mixaug._opencv import cv2
 from tv_mixaug._validation import ensure
 
 

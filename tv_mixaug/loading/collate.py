@@ -131,7 +131,8 @@ class CollateFn:
         # Not in place, because a user's function may return the data set's own memory.
         mixed, plan = transform.run(batch, p, inplace=False, generator=generator, allocate=allocate)
         if self.labels == "index":
-            mixed = _put_indices(transform.parser.parse(batch), mixed)
+            parser: Any = transform.parser
+            mixed = _put_indices(parser.parse(batch), mixed)
         return _add_plan(mixed, plan.plan()) if self.record and plan else mixed
 
     def __repr__(self) -> str:

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from inspect import signature
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, overload
 
 import torch
-from torch import Generator
+from torch import Generator, Tensor
 from torch.compiler import assume_constant_result
 from torchvision.transforms import v2
 
@@ -33,10 +33,15 @@ Masks = Literal["soft", "dominant"]
 Sizes = Literal["equal", "overlap"]
 KindOfLabel = int | Literal["multi", "regression"]
 NumClassesArgument = KindOfLabel | Mapping[Any, KindOfLabel] | None
-T = TypeVar("T")
 
 
-class BatchTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no types
+if TYPE_CHECKING:
+    Transform = torch.nn.Module  # torchvision has no types, so its class would accept any argument
+else:
+    Transform = v2.Transform
+
+
+class BatchTransform(Transform):
     """Transform a batch with a probability, and give its labels one format.
 
     The abstract base class of rules, of choices between them and of chains.
@@ -98,11 +103,15 @@ class BatchTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no 
         raise NotImplementedError
 
     if TYPE_CHECKING:
-
+        # Labels may become PairedLabels, so that their type is Any.
         @overload
-        def __call__(self, batch: T, /) -> T: ...
+        def __call__(self, images: Tensor, /) -> Tensor: ...
         @overload
-        def __call__(self, *batch: Any) -> tuple[Any, ...]: ...
+        def __call__(self, batch: tuple[Tensor, Any], /) -> tuple[Tensor, Any]: ...
+        @overload
+        def __call__(self, images: Tensor, labels: Any, /) -> tuple[Tensor, Any]: ...
+        @overload
+        def __call__(self, *batch: Any) -> Any: ...
         def __call__(self, *batch: Any) -> Any:
             """Transform a batch; see :meth:`forward`."""
 
@@ -127,12 +136,12 @@ class BatchTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no 
     @leave_graph
     def mix(
         self,
-        batch: T,
+        batch: Any,
         *,
         p: Any = None,
         inplace: bool | None = None,
         generator: Generator | None = None,
-    ) -> tuple[T, Plan]:
+    ) -> tuple[Any, Plan]:
         """Transform a batch, and return the plan with it.
 
         Args:

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -73,7 +73,7 @@ class Chain(BatchTransform):
         transforms: Sequence[Callable[..., Any]],
         *,
         provenance: bool = True,
-        erased: str = "renormalise",
+        erased: Literal["renormalise", "nobody", "owner"] = "renormalise",
         p: float = 1.0,
     ) -> None:
         super().__init__()
