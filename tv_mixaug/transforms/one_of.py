@@ -110,8 +110,9 @@ class OneOf(BatchTransform):
         """Return the transform that is applied to the next batch, and its probability."""
         if self.joint is not None:
             return self.joint, p
-        expected, traced = "rules of tv_mixaug on a device and in a graph", is_traced()
-        ensure(not (traced or is_on_device(source)), "transforms", expected, self, TracingError)
+        expected, on_host = "rules of tv_mixaug on a device and in a graph", not is_traced()
+        on_host = on_host and not is_on_device(source)
+        ensure(on_host, "transforms", expected, "other callables", TracingError)
         _ = self.options  # an argument may have been set since
         transform: BatchTransform
         transform, p = _choose_one(self.transforms, p, source)
