@@ -255,10 +255,21 @@ def test_switches_reach_the_collate_function():
     mix.mixup_enabled, fast.mix_prob = False, 0.0
     for function in (collate, fast):
         torch.testing.assert_close(function(samples)[1], torch.eye(4) * 0.9 + 0.025)
-    fast.mixup_enabled, fast.mix_prob = False, 0.5
-    assert fast.p == 0
+    fast.mixup_enabled, fast.mix_prob = False, 1.0
+    torch.testing.assert_close(fast(samples)[1], torch.eye(4) * 0.9 + 0.025)
     fast.mixup_enabled = True
-    assert fast.p == 0.5
+    assert (fast(samples)[1] > 0.03).sum() > 4
+
+
+def test_the_switch_of_a_transform_reaches_running_workers():
+    """``mixup_enabled`` of timm's Mixup is shared with the workers of a collate function."""
+    mix = Mixup(num_classes=4)
+    samples = [(image, i) for i, image in enumerate(coded_images(4))]
+    options = {"num_workers": 1, "persistent_workers": True, "multiprocessing_context": "fork"}
+    loader = DataLoader(samples, 4, collate_fn=make_collate_fn(mix), **options)
+    for on in (True, False, True):
+        mix.mixup_enabled = on
+        assert ((next(iter(loader))[1] > 0.03).sum() > 4) == on
 
 
 def test_boxes_fit_images_of_unequal_sizes():

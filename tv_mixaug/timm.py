@@ -17,6 +17,7 @@ from tv_mixaug.batch.spec import ParsedBatch
 from tv_mixaug.engine.plan import BLEND, NONE, PASTE, CompactPlan, box_volumes
 from tv_mixaug.engine.sampling import Source, join_corners, sample_lam, sample_uniform, untraced
 from tv_mixaug.loading.collate import CollateFn
+from tv_mixaug.loading.shared_value import SharedValue
 from tv_mixaug.transforms.base import MixTransform
 
 
@@ -75,12 +76,13 @@ class Mixup(MixTransform):
         self.cutmix_minmax, self.switch_prob = cutmix_minmax, switch_prob
         self.correct_lam, self.multi_label = correct_lam, multi_label
         given = {"num_classes": num_classes, "label_smoothing": label_smoothing, **shared}
+        self._enabled = SharedValue(True, "b")
         super().__init__(p=check_probability("prob", prob), mode=mode, **given)  # type: ignore[arg-type]
-        self.mixup_enabled = True
+        self._is_made = True
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Set an argument or attribute of timm's Mixup; others are refused."""
-        if "mixup_enabled" in self.__dict__ and not (name.startswith("_") or hasattr(self, name)):
+        if "_is_made" in self.__dict__ and not (name.startswith("_") or hasattr(self, name)):
             raise AttributeError(f"{name} is not an attribute of timm's Mixup.")
         super().__setattr__(name, value)
 
@@ -105,6 +107,15 @@ class Mixup(MixTransform):
     @p.setter
     def p(self, p: float) -> None:
         self.mix_prob = p
+
+    @property
+    def mixup_enabled(self) -> bool:
+        """Whether batches are mixed; a change reaches running workers."""
+        return bool(self._enabled.get())
+
+    @mixup_enabled.setter
+    def mixup_enabled(self, on: bool) -> None:
+        self._enabled.set(bool(on))
 
     @property
     def ops(self) -> tuple[int, ...]:  # type: ignore[override]
@@ -179,28 +190,24 @@ class FastCollateMixup(CollateFn):
 
     def __init__(self, *args: Any, seed: int | None = None, **named: Any) -> None:
         super().__init__(Mixup(*args, **named), None, None, seed, None, False, None)
-        self._enabled = True
 
     @property
     def mixup_enabled(self) -> bool:
         """Whether batches are mixed; a change reaches running workers."""
-        return bool(self.p)
+        return bool(self.transform.mixup_enabled)
 
     @mixup_enabled.setter
     def mixup_enabled(self, on: bool) -> None:
-        self._enabled = on
-        self.set_p(self.mix_prob if on else 0.0)
+        self.transform.mixup_enabled = on
 
     @property
     def mix_prob(self) -> float:
         """The probability while ``mixup_enabled`` is on; a change reaches running workers."""
-        prob: Any = self.transform.mix_prob
-        return float(prob)
+        return float(self.p)  # type: ignore[arg-type]
 
     @mix_prob.setter
     def mix_prob(self, p: float) -> None:
-        self.transform.mix_prob = self.transform.check_p(p)
-        self.mixup_enabled = self._enabled
+        self.set_p(p)
 
     @property  # type: ignore[misc]
     def __class__(self) -> Any:
