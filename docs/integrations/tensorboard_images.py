@@ -7,8 +7,6 @@ if find_spec("tensorboard") is None:
     print("skipped: tensorboard is not installed; pip install tensorboard")
     sys.exit(0)
 
-import tempfile
-
 from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.tensorboard import SummaryWriter
 
@@ -22,32 +20,18 @@ def main():
         [Mixup(0.4, num_classes=2), CutMix(num_classes=2)], record=True, seed=0
     )
     loader = DataLoader(dataset, batch_size=16, collate_fn=collate_fn)
-    # To view the log, write it to "runs" and start: tensorboard --logdir runs
-    with tempfile.TemporaryDirectory() as folder:
-        log = SummaryWriter(folder)
-        step = 0
-        for epoch in range(2):
-            collate_fn.set_epoch(epoch)
-            for images, labels, plan in loader:
-                if step % len(loader) == 0:
-                    sheet = viz.draw_batch(images[:8], labels[:8], flowers.CLASS_NAMES, columns=4)
-                    log.add_image("mixed batch", sheet, step, dataformats="HWC")
-                log.add_histogram("label weight of the original", plan.lam, step)
-                step += 1
-        log.close()
-        shown = read_images(folder)
-    print(f"logged {len(shown)} pictures, at steps {shown}")
-    if shown != [0, len(loader)]:
-        raise SystemExit("the log must contain one picture of each epoch.")
-
-
-def read_images(folder):
-    """Return the steps of the logged pictures."""
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    events = EventAccumulator(folder)
-    events.Reload()
-    return [event.step for event in events.Images("mixed batch")]
+    log = SummaryWriter("runs")  # view it by: tensorboard --logdir runs
+    step = 0
+    for epoch in range(2):
+        collate_fn.set_epoch(epoch)
+        for images, labels, plan in loader:
+            if step % len(loader) == 0:
+                sheet = viz.draw_batch(images[:8], labels[:8], flowers.CLASS_NAMES, columns=4)
+                log.add_image("mixed batch", sheet, step, dataformats="HWC")
+            log.add_histogram("label weight of the original", plan.lam, step)
+            step += 1
+    log.close()
+    print(f"logged a picture of each epoch and {step} histograms to runs")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from helpers.scripts import DOCS
 
 FOLDER = DOCS / "integrations"
@@ -24,6 +25,10 @@ EACH_NEED = pytest.mark.parametrize(
 
 # Scripts without a loss; the others are trained. Smoothing, and erasing, change the labels' truth.
 UNTRAINED = {"albumentations_dataset", "stateful_dataloader", "tensorboard_images", "torchrun_ddp"}
+PRINTED = {
+    "albumentations_dataset": r"image \(8, 3, 64, 64\) torch.uint8, Mask \(8, 64, 64\)",
+    "tensorboard_images": "logged a picture of each epoch and 8 histograms",
+}
 SMOOTHING = {"deit_loop": 0.1, "timm_training": 0.1}
 TRAINED = [script for script in SCRIPTS if script.stem not in UNTRAINED]
 
@@ -71,6 +76,20 @@ def test_script_runs(stem, tmp_path):
     if done.stdout.startswith("skipped: "):
         pytest.skip(done.stdout.strip())
     assert done.stdout.strip(), "it must print what it shows."
+    if stem in PRINTED:
+        assert re.search(PRINTED[stem], done.stdout), done.stdout
+
+
+@pytest.mark.slow
+def test_the_resumed_epoch_is_the_rest_of_the_whole_one(capsys):
+    """A stopped epoch, resumed in another state of the global generator, has the same batches."""
+    pytest.importorskip("torchdata")
+    module = runpy.run_path(str(FOLDER / "stateful_dataloader.py"))
+    torch.manual_seed(0)
+    module["run_epoch"](epoch=1)
+    whole = capsys.readouterr().out
+    module["main"]()
+    assert capsys.readouterr().out.replace("resumed, as in a new process:\n", "") == whole
 
 
 @EACH_NEED
