@@ -130,7 +130,7 @@ def use_wrongly(images: Tensor, labels: Tensor, logits: Tensor, collate: Collate
     make_collate_fn(CutMix(), seed="0")  # wrong
     collate.set_epoch("1")  # wrong
     PairedLabels(labels, labels)  # wrong
-    print(CutMix().draw_plan((images, labels)).lamda)  # wrong
+    print(CutMix().draw_plan((images, labels)).weight)  # wrong
     CutMix().mix(images, labels)  # wrong
     tv_mixaug.timm.Mixup(mode="half")  # wrong
     tv_mixaug.CutMx(num_classes=10)  # wrong
