@@ -2,7 +2,7 @@
 
 import sys
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 
 def set_epoch(loader: Any, epoch: int, *, first_batch: int = 0) -> None:
@@ -51,15 +51,20 @@ class _Trainer(_SetEpoch):
         self.collate_fn.set_epoch(int(epoch), first_batch=skipped)
 
 
-def __getattr__(name: str) -> Any:
-    """Make a callback class of a framework that is installed when it is first used."""
-    if name == "LightningSetEpoch":
-        is_old = "pytorch_lightning" in sys.modules and "lightning" not in sys.modules
-        base = import_module("pytorch_lightning" if is_old else "lightning.pytorch").Callback
-    elif name == "TrainerSetEpoch":
-        base = import_module("transformers").TrainerCallback
-    else:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    hooks = _Trainer if name == "TrainerSetEpoch" else _Lightning
-    made = type(name, (hooks, base), {"__module__": __name__, "__doc__": hooks.__doc__})
-    return globals().setdefault(name, made)
+if TYPE_CHECKING:  # a checker would accept any name, misspelt ones too
+    LightningSetEpoch: Any
+    TrainerSetEpoch: Any
+else:
+
+    def __getattr__(name: str) -> Any:
+        """Make a callback class of a framework that is installed when it is first used."""
+        if name == "LightningSetEpoch":
+            is_old = "pytorch_lightning" in sys.modules and "lightning" not in sys.modules
+            base = import_module("pytorch_lightning" if is_old else "lightning.pytorch").Callback
+        elif name == "TrainerSetEpoch":
+            base = import_module("transformers").TrainerCallback
+        else:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        hooks = _Trainer if name == "TrainerSetEpoch" else _Lightning
+        made = type(name, (hooks, base), {"__module__": __name__, "__doc__": hooks.__doc__})
+        return globals().setdefault(name, made)

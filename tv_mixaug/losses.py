@@ -11,6 +11,7 @@ from tv_mixaug._validation import check_integer, ensure, ensure_kind
 from tv_mixaug.batch.spec import PairedLabels
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
+Reduction = Literal["mean", "sum", "none"] | None
 
 
 class MixCriterion(nn.Module):
@@ -42,11 +43,7 @@ class MixCriterion(nn.Module):
     """
 
     def __init__(
-        self,
-        criterion: Criterion,
-        *,
-        reduction: Literal["mean", "sum", "none"] | None = None,
-        ignore_index: int | None = None,
+        self, criterion: Criterion, *, reduction: Reduction = None, ignore_index: int | None = None
     ) -> None:
         super().__init__()
         is_instance = callable(criterion) and not isinstance(criterion, type)

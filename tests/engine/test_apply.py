@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from helpers.coded import DTYPES, bits
+from helpers.compiling import needs_tracing
 from helpers.reference import apply_by_hand, assert_rounded, random_images
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -228,6 +229,7 @@ def test_a_plan_with_a_field_of_another_length_is_not_replayed(field):
             functional.replay(images, plan._replace(**{field: wrong}))
 
 
+@needs_tracing
 def test_replay_compiles_once_for_all_operations():
     """One graph without breaks replays plans of every operation."""
     counter = CompileCounter()

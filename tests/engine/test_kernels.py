@@ -176,6 +176,7 @@ def use_all(images, labels, values):
 def test_kernels_compile_once(dtype):
     """One graph without breaks serves every value of partner, lam and boxes."""
     counter = CompileCounter()
+    torch.compiler.reset()  # numbers that other tests have changed became inputs
     compiled = torch.compile(use_all, fullgraph=True, backend=counter)
     images = random_images((4, 3, 8, 8), dtype)
     for _ in range(3):
@@ -191,6 +192,7 @@ def test_kernels_compile_once(dtype):
 def test_kernels_compile_for_training():
     """The graph is traced ahead of time, gradients included."""
     counter = CompileCounterWithBackend("aot_eager")
+    torch.compiler.reset()  # numbers that other tests have changed became inputs
     compiled = torch.compile(use_all, fullgraph=True, backend=counter)
     values, gradients = random_values(4, (8, 8))._replace(fill=0.5), []
     for function in (compiled, use_all):

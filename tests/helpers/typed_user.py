@@ -22,6 +22,7 @@ from tv_mixaug import (
     Plan,
     RandomErasing,
     functional,
+    integrations,
     losses,
     make_collate_fn,
     metrics,
@@ -56,10 +57,12 @@ def use_loader(dataset: Sequence[tuple[Tensor, int]], logits: Tensor) -> Tensor:
     collate: CollateFn = make_collate_fn([Mixup(), CutMix()], p=[0.4, 0.4], seed=0, record=True)
     collate.set_epoch(1)
     collate.set_p([0.0, 0.0])
+    print(integrations.LightningSetEpoch(collate), integrations.TrainerSetEpoch(collate))
     loader: DataLoader[Any] = DataLoader(dataset, collate_fn=collate.for_validation())  # type: ignore[arg-type]
     tv_mixaug.timm.FastCollateMixup(0.8, 1.0).mixup_enabled = False
     criterion = MixCriterion(nn.CrossEntropyLoss(label_smoothing=0.1), reduction="sum")
     same: losses.MixCriterion = criterion
+    integrations.set_epoch(loader, 2)
     for images, labels in loader:
         loss: Tensor = same(logits, labels) + metrics.mixed_accuracy(logits, labels, k=5)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -127,9 +130,10 @@ def use_wrongly(images: Tensor, labels: Tensor, logits: Tensor, collate: Collate
     make_collate_fn(CutMix(), seed="0")  # wrong
     collate.set_epoch("1")  # wrong
     PairedLabels(labels, labels)  # wrong
-    print(CutMix().draw_plan((images, labels)).lamda)  # wrong
+    print(CutMix().draw_plan((images, labels)).weight)  # wrong
     CutMix().mix(images, labels)  # wrong
     tv_mixaug.timm.Mixup(mode="half")  # wrong
     tv_mixaug.CutMx(num_classes=10)  # wrong
     testing.assert_labels_match_pixel(CutMix(), num_classes=10)  # wrong
     metrics.mixed_accuracy(logits, labels, k="5")  # wrong
+    integrations.LightningCallback(collate)  # wrong

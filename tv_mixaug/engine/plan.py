@@ -304,8 +304,7 @@ def resize_plan(plan: Plan, size: Sequence[int]) -> Plan:
     expected = "of the size {} that the plan was sampled for, or one that scales its boxes exactly"
     sampled = tuple(plan.size[0].tolist()) if known else ()
     ensure(exact, "images", expected, tuple(size), ValueError, sampled)
-    # Not by _replace, which torch before 2.12 does not trace.
-    return Plan(*plan[:3], scaled // old, plan.noise, new)
+    return plan._replace(boxes=scaled // old, size=new)
 
 
 def identity_plan(
