@@ -7,6 +7,7 @@ weight of class 1.
 import json
 import runpy
 import sys
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -69,14 +70,14 @@ def recorded(loss, inside=depth):
     return measure
 
 
-nn.Module.__call__ = call_and_record
-flowers.draw_flowers = draw_flowers
-F.cross_entropy = recorded(F.cross_entropy)
-tv_mixaug.MixCriterion.forward = recorded(tv_mixaug.MixCriterion.forward)
-if "SoftTargetCrossEntropy" in open(sys.argv[1]).read():  # noqa: PTH123, SIM115
-    from timm.loss import SoftTargetCrossEntropy
+if __name__ == "__main__":  # pytest imports this file to look for doctests
+    nn.Module.__call__ = call_and_record
+    flowers.draw_flowers = draw_flowers
+    F.cross_entropy = recorded(F.cross_entropy)
+    tv_mixaug.MixCriterion.forward = recorded(tv_mixaug.MixCriterion.forward)
+    if "SoftTargetCrossEntropy" in Path(sys.argv[1]).read_text("utf-8"):
+        from timm.loss import SoftTargetCrossEntropy
 
-    SoftTargetCrossEntropy.forward = recorded(SoftTargetCrossEntropy.forward)
-if __name__ == "__main__":
+        SoftTargetCrossEntropy.forward = recorded(SoftTargetCrossEntropy.forward)
     runpy.run_path(sys.argv[1], run_name="__main__")
     print("\n" + json.dumps(records))
