@@ -111,6 +111,7 @@ class Mixup(MixTransform):
     @property
     def mixup_enabled(self) -> bool:
         """Whether batches are mixed; a change reaches running workers."""
+        untraced("tv_mixaug.timm")  # a graph cannot read shared memory
         return bool(self._enabled.get())
 
     @mixup_enabled.setter
