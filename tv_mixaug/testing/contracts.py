@@ -31,9 +31,7 @@ def assert_inputs_unchanged(
         UntruthfulError: an input has changed; an `AssertionError` that names its place.
 
     Example:
-        >>> import torch
         >>> from torchvision.transforms import v2
-        >>> from tv_mixaug.testing import assert_inputs_unchanged
         >>> images, labels = torch.rand(4, 3, 8, 8), torch.arange(4)
         >>> assert_inputs_unchanged(v2.MixUp(num_classes=4), images, labels)
     """
@@ -75,7 +73,6 @@ def assert_one_label_format(
 
     Example:
         >>> from torchvision.transforms import v2
-        >>> from tv_mixaug.testing import assert_one_label_format
         >>> def sometimes(p):
         ...     return v2.RandomApply([v2.MixUp(num_classes=10)], p=p)
         >>> try:
@@ -124,7 +121,6 @@ def assert_reproducible(
 
     Example:
         >>> from torch.utils.data import DataLoader
-        >>> from tv_mixaug.testing import assert_reproducible
         >>> assert_reproducible(
         ...     lambda n: DataLoader(range(8), batch_size=4, shuffle=True, num_workers=n),
         ...     num_workers=(0,),

@@ -89,7 +89,6 @@ def assert_labels_match_pixels(
 
     Example:
         >>> from torchvision.transforms import v2
-        >>> from tv_mixaug.testing import assert_labels_match_pixels
         >>> report = assert_labels_match_pixels(v2.CutMix(num_classes=10), num_classes=10)
         >>> report.rows
         960

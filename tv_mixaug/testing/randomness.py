@@ -92,7 +92,6 @@ def assert_probability(
 
     Example:
         >>> from torchvision.transforms import v2
-        >>> from tv_mixaug.testing import assert_probability
         >>> report = assert_probability(v2.RandomApply([v2.MixUp(num_classes=2)], p=0.3), p=0.3)
         >>> report.rows
         3200
@@ -182,7 +181,6 @@ def assert_draws_independent(
 
     Example:
         >>> from tv_mixaug import CutMix
-        >>> from tv_mixaug.testing import assert_draws_independent
         >>> assert_draws_independent(CutMix(num_classes=2, mode="sample"), per="sample")
     """
     __tracebackhide__ = True
@@ -238,7 +236,6 @@ def assert_switch_reaches_workers(
     Example:
         >>> from torch.utils.data import DataLoader
         >>> from tv_mixaug import Mixup, make_collate_fn
-        >>> from tv_mixaug.testing import assert_switch_reaches_workers
         >>> collate = make_collate_fn(Mixup(num_classes=2))
         >>> options = {"num_workers": 1, "persistent_workers": True}
         >>> assert_switch_reaches_workers(

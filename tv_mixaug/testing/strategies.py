@@ -33,7 +33,7 @@ def image_batches(
     channels: Sequence[int] = (3, 1),
     dtypes: Sequence[torch.dtype] = DTYPES,
 ) -> SearchStrategy[Tensor]:
-    """Generate batches of images.
+    """Generate (B, C, H, W) images: uint8 in [0, 255], or floating point in [0, 1].
 
     Args:
         min_size: smallest number of images in a batch, >= 0.
@@ -42,9 +42,6 @@ def image_batches(
         max_side: largest height and width in pixels.
         channels: numbers of channels to choose from, the simplest first.
         dtypes: dtypes to choose from, the simplest first.
-
-    Returns:
-        A strategy for (B, C, H, W) tensors: uint8 in [0, 255], floating point in [0, 1].
 
     Example:
         >>> from hypothesis import find
@@ -74,9 +71,6 @@ def label_batches(
         max_size: largest number of labels in a batch.
         kinds: kinds to choose from: "index" (B,) of any integer dtype, "onehot" (B, K) int64,
             "multihot" (B, K) bool, "soft" (B, K) float32 with rows that sum to 1.
-
-    Returns:
-        A strategy for label tensors.
 
     Example:
         >>> from hypothesis import find

@@ -76,7 +76,6 @@ def assert_targets_follow_images(
 
     Example:
         >>> from torchvision.transforms import v2
-        >>> from tv_mixaug.testing import assert_targets_follow_images
         >>> assert_targets_follow_images(v2.RandomHorizontalFlip(), kind="masks", draws=1).rows
         48
     """
