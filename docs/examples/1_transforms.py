@@ -19,8 +19,8 @@ def show(transform, seed=10):
     """Draw the flowers after a transform."""
     torch.manual_seed(seed)
     images, labels = transform(pictures, kinds)
-    sheet = viz.draw_batch(images, labels, flowers.CLASS_NAMES)
-    figure = plt.figure(figsize=(9, 9 * sheet.shape[0] / sheet.shape[1]))
+    sheet = viz.draw_batch(images, labels, flowers.CLASS_NAMES, columns=3)
+    figure = plt.figure(figsize=(6, 6 * sheet.shape[0] / sheet.shape[1]))
     axis = figure.add_axes((0, 0, 1, 1))
     axis.imshow(sheet)
     axis.axis("off")

@@ -75,7 +75,7 @@ plt.axis("off")
 torch.manual_seed(4)
 colours = torch.tensor([[179, 32, 93], [47, 111, 176], [226, 146, 38], [66, 145, 86]]) / 255
 pictures = colours.repeat(2, 1)[:, :, None, None].expand(8, 3, 32, 32)
-sheet = viz.draw_batch(*uncorrected_cutmix(pictures, torch.arange(8) % 4), columns=4)
+sheet = viz.draw_batch(*uncorrected_cutmix(pictures, torch.arange(8) % 4), columns=3)
 figure = plt.figure(figsize=(6, 6 * sheet.shape[0] / sheet.shape[1]))
 figure.add_axes((0, 0, 1, 1)).imshow(sheet)
 plt.axis("off")

@@ -50,8 +50,8 @@ class StripMix(CutMix):
 pictures, kinds = flowers.draw_flowers(6, size=128, seed=1)
 torch.manual_seed(0)
 images, labels = StripMix(num_classes=2, mode="sample")(pictures, kinds)
-sheet = viz.draw_batch(images, labels, flowers.CLASS_NAMES)
-figure = plt.figure(figsize=(9, 9 * sheet.shape[0] / sheet.shape[1]))
+sheet = viz.draw_batch(images, labels, flowers.CLASS_NAMES, columns=3)
+figure = plt.figure(figsize=(6, 6 * sheet.shape[0] / sheet.shape[1]))
 figure.add_axes((0, 0, 1, 1)).imshow(sheet)
 plt.axis("off")
 

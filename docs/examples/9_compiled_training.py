@@ -103,8 +103,8 @@ print(f"first step {seconds[0]:.1f} s, then {1000 * sorted(seconds)[len(seconds)
 # ----------------------
 # One batch contains blended, pasted and unmixed images, with their label weights.
 
-plt.figure(figsize=(9, 5))
-plt.imshow(viz.draw_batch(first[0][:8], first[1][:8], flowers.CLASS_NAMES))
+plt.figure(figsize=(6, 6))
+plt.imshow(viz.draw_batch(first[0][:6], first[1][:6], flowers.CLASS_NAMES, columns=3))
 plt.axis("off")
 
 # %%
