@@ -146,7 +146,7 @@ transforms = {
 
 def draw(images, labels, title):
     """Return a row of images with their labels."""
-    return viz.draw_batch(images, labels, names, title=title, cell=96)
+    return viz.draw_batch(images, labels, names, title=title, columns=3, cell=64)
 
 
 def show(*rows):
