@@ -555,3 +555,21 @@ def test_boxes_end_at_the_last_visible_pixels(names, seed):
             whole = torch.cat([parts[:, :2].amin(0), parts[:, 2:].amax(0)])
             tight = masks_to_boxes((image == k)[None])[0] + torch.tensor([0, 0, 1, 1])
             assert (whole - tight).abs().amax() <= ("crop" in names)
+
+
+@pytest.mark.parametrize("rows", [slice(1, 2), [1, 0]], ids=["dropped", "swapped"])
+def test_objects_that_a_function_replaces_are_taken_as_they_are(rows):
+    """Rows of targets that a callable drops or moves keep their boxes and their labels together."""
+
+    def take(batch):
+        targets = [{key: value[rows] for key, value in target.items()} for target in batch[1]]
+        return batch[0], targets
+
+    boxes = torch.tensor([[0.0, 0, 12, 6], [0, 6, 12, 12]])
+    targets = [{"boxes": boxes.clone(), "labels": torch.arange(2)} for _ in range(2)]
+    steps = [Cutout((12, 2), min_visible=1e-6), take, Cutout((1, 1), min_visible=1e-6)]
+    _, found = Chain(steps)(torch.ones(2, 1, 12, 12), targets)
+    for target in found:
+        assert target["labels"].tolist() == torch.arange(2)[rows].tolist()
+        for (_, top, _, bottom), label in zip(target["boxes"], target["labels"], strict=True):
+            assert (6 * label <= top) & (bottom <= 6 * label + 6)

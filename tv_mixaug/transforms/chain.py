@@ -131,8 +131,7 @@ class Chain(BatchTransform):
             if field.role is Role.LABEL
         }
         pixels, parsed = _number_samples(parsed), _without_labels(parsed)
-        form = parser.options.box_format
-        shown = provenance.find_objects(parsed, form)  # what earlier steps hid stays hidden
+        shown = provenance.find_objects(parsed, parser.options)  # less what steps will hide
         for step, step_p in steps:
             if isinstance(step, MixTransform):
                 parsed = provenance.put_objects(parsed, shown, lambda t, m, _: {**t, "masks": m})
@@ -142,17 +141,15 @@ class Chain(BatchTransform):
                     if field.path in shown:
                         shown[field.path] = [target.pop("masks") for target in targets]
                 continue
+            before = provenance.find_objects(parsed, parser.options)
             with seeded_global_rng(generator):
                 parsed, moved = provenance.apply(step, parsed, parser)
             parsed = _without_labels(parsed)
-            if moved is not None:
-                pixels = provenance.carry(pixels, moved)
-                for path, masks in shown.items():
-                    pairs = zip(masks, moved[:, None], strict=True)
-                    shown[path] = [provenance.carry(m[None], numbers)[0] for m, numbers in pairs]
-        parsed = provenance.put_objects(
-            parsed, shown, functools.partial(shrink_boxes, box_format=form)
-        )
+            pixels = pixels if moved is None else provenance.carry(pixels, moved)
+            after = provenance.find_objects(parsed, parser.options)
+            shown = provenance.carry_objects(shown, before, after, moved)
+        shrink = functools.partial(shrink_boxes, box_format=parser.options.box_format)
+        parsed = provenance.put_objects(parsed, shown, shrink)
         # Masks and targets get their format, too, if no rule was applied.
         rule = next((rule for rule in self.rules if rule.masks == "soft"), self.rules[0])
         parsed = mix_fields(Mix(CompactPlan(parsed.length), parsed, rule.options))

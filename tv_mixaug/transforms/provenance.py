@@ -17,7 +17,7 @@ from torchvision.transforms.v2 import functional as F
 
 from tv_mixaug._validation import ensure
 from tv_mixaug.batch.parser import BatchParser
-from tv_mixaug.batch.spec import FieldSpec, ParsedBatch, Role
+from tv_mixaug.batch.spec import BatchOptions, FieldSpec, ParsedBatch, Role
 from tv_mixaug.batch.tree import unflatten
 from tv_mixaug.targets.detection import cover_boxes
 
@@ -156,17 +156,39 @@ def carry(values: Tensor, numbers: Tensor) -> Tensor:
     return flat.gather(2, places).view(*values.shape[:-2], *numbers.shape[1:])
 
 
-def find_objects(batch: ParsedBatch, box_format: str) -> dict[Any, list[Tensor]]:
+def find_objects(batch: ParsedBatch, options: BatchOptions) -> dict[Any, list[Tensor]]:
     """Return the pixels of all objects, (N, H, W) bool per image, by the path of their field.
 
     Targets with masks of their own need none: their masks keep what is hidden.
     """
-    shown = {}
-    for field, targets in batch.fields():
+    shown, form = {}, options.box_format
+    for field, targets in batch.fields() if "masks" not in options.passthrough else ():
         if field.role is Role.DETECTION and not any("masks" in target for target in targets):
             pairs = zip(targets, batch.sizes, strict=True)
-            shown[field.path] = [cover_boxes(t["boxes"], size, box_format) for t, size in pairs]
+            shown[field.path] = [cover_boxes(t["boxes"], size, form) for t, size in pairs]
     return shown
+
+
+def carry_objects(
+    shown: dict[Any, list[Tensor]], old: dict[Any, list[Tensor]], new: dict[Any, list[Tensor]],
+    numbers: Tensor | None,
+) -> dict[Any, list[Tensor]]:  # fmt: skip
+    """Move the pixels of objects that are still shown with those of their images.
+
+    ``old`` and ``new`` are the pixels of all objects before and after a step. Boxes that the step
+    has replaced are taken as they are.
+    """
+    carried = {}
+    for path in new.keys() & shown.keys():
+        rows = zip(shown[path], old[path], new[path], strict=True)
+        if numbers is None:
+            carried[path] = [m if torch.equal(o, n) else n for m, o, n in rows]
+            continue
+        pairs = zip(shown[path], numbers[:, None], strict=True)
+        moved = (carry(masks[None], row)[0] for masks, row in pairs)
+        pairs = zip(moved, new[path], strict=True)
+        carried[path] = [m if len(m) == len(n) else n for m, n in pairs]
+    return carried
 
 
 def put_objects(
