@@ -196,9 +196,8 @@ def replay(
         fill = check_fill("fill", fill)
     kernels.check_tensor("images", images)
     axes_of = {"boxes": ", N, 2 d", "size": ", d"}
-    for name in Plan._fields[
-        : 5 if plan.size is None else 6
-    ]:  # not zip: torch 2.6 cannot compile it
+    names = Plan._fields[:5] if plan.size is None else Plan._fields
+    for name in names:  # not zip, which torch 2.6 cannot compile
         rows, others = getattr(plan, name), axes_of.get(name, ",")
         got = tuple(getattr(rows, "shape", ())) or type(rows).__name__
         fits = isinstance(rows, Tensor) and rows.ndim == 1 + others.count(", ")

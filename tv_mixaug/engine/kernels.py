@@ -318,11 +318,8 @@ def check_broadcast(fill: Tensor, images: Tensor) -> None:
     sides = images.shape[max(0, images.ndim - fill.ndim) :]
     pairs = zip(fill.shape, sides, strict=False)
     fits = len(sides) == fill.ndim and all(n in (1, side) for n, side in pairs)
-    shapes, expected = (
-        [tuple(x.shape) for x in (fill, images)],
-        "a value that broadcasts to shape {}",
-    )
-    ensure(fits, "fill", expected, shapes[0], ValueError, shapes[1])
+    got, shape = tuple(fill.shape), tuple(images.shape)
+    ensure(fits, "fill", "a value that broadcasts to shape {}", got, ValueError, shape)
 
 
 def check_boxes(images: Tensor, boxes: Any, axes: Any = None) -> None:

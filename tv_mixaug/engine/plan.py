@@ -162,9 +162,8 @@ class CompactPlan:
         if not isinstance(lam, Tensor):
             lam = torch.full((count,), lam, dtype=torch.float32, device=device)
         if not isinstance(boxes, Tensor):
-            zeros = torch.zeros(len(boxes), len(boxes[0]), dtype=torch.int64, device=device)
-            boxes = torch.tensor(boxes, device=device) if any(map(any, boxes)) else zeros
-            boxes = boxes[None]
+            corners = [corner for box in boxes for corner in box]
+            boxes = constants(corners, torch.int64, device).view(1, len(boxes), -1)
         boxes = boxes.expand(count, *boxes.shape[1:]).contiguous()
         if noise is None:
             noise = torch.zeros(count, dtype=torch.int64, device=device)

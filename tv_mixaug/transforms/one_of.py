@@ -9,7 +9,7 @@ import torch
 from torch.compiler import assume_constant_result
 from torchvision.transforms import v2
 
-from tv_mixaug._validation import check_choice, check_shares, ensure, ensure_kind
+from tv_mixaug._validation import check_choice, check_shares, ensure, ensure_kind, is_list
 from tv_mixaug.batch.parser import BatchParser
 from tv_mixaug.batch.spec import BatchOptions, ParsedBatch, merge_options
 from tv_mixaug.engine import sampling
@@ -225,8 +225,7 @@ def as_batch_transform(transform: Any) -> BatchTransform:
 
 def check_transforms(transforms: Any) -> Sequence[Any]:
     """Return a list of at least one transform."""
-    is_list = isinstance(transforms, Sequence) and not isinstance(transforms, str)
-    ensure(is_list, "transforms", "a list", type(transforms).__name__, TypeError)
+    ensure(is_list(transforms), "transforms", "a list", type(transforms).__name__, TypeError)
     ensure(len(transforms) > 0, "transforms", "a list of at least one transform", "an empty list")
     return transforms  # type: ignore[no-any-return]
 
