@@ -335,3 +335,9 @@ def test_channels_last_are_refused_and_an_image_is_trusted(channels):
     cut(images.movedim(-1, 1), LABELS)
     cut(tv_tensors.Image(images[:, :5]), LABELS)
     CutMix(num_classes=K, layout="BHWC")(images, LABELS)
+
+
+def test_images_without_columns_are_called_empty():
+    """No width is not taken for few channels on the last axis."""
+    with pytest.raises(ValueError, match=r"images at .* must be not empty"):
+        CutMix(num_classes=K)(X[..., :0], LABELS)

@@ -78,7 +78,7 @@ def _check_image(
     expected = " x ".join(axes) if axes else "(B, C, H, W), as image[None] is, or (B, T, C, H, W)"
     ensure(len(shape) in ((len(axes),) if axes else (4, 5)), place, expected, shape)
     # Images as cv2.imread returns them: the last axis holds 1, 3 or 4 channels, or few of more.
-    last = (shape[-1] in (1, 3, 4) and shape[-3] > 4) or 4 * shape[-1] <= min(shape[-3:-1])
+    last = (shape[-1] in (1, 3, 4) and shape[-3] > 4) or (0 < 4 * shape[-1] <= min(shape[-3:-1]))
     if axes is None and field.is_plain and last:
         raise ValueError(
             f"{place} must have channels before height and width, got shape {shape}; add "
