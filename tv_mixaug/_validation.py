@@ -3,7 +3,7 @@
 import math
 import numbers
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import field, fields
+from dataclasses import field
 from typing import Any
 
 
@@ -38,16 +38,8 @@ def ensure_kind(holds: bool, name: str, expected: str, got: Any) -> None:
 
 
 def checked(default: Any, check: Callable[..., Any], *options: Any) -> Any:
-    """Declare a dataclass field whose value is checked by ``check(name, value, *options)``."""
+    """Declare a dataclass field; ``check(name, value, *options)`` returns what is set."""
     return field(default=default, metadata={"check": (check, options)})
-
-
-def run_checks(instance: Any) -> None:
-    """Check all fields of a dataclass instance that have a check."""
-    for one in fields(instance):
-        if "check" in one.metadata:
-            check, options = one.metadata["check"]
-            instance.__dict__[one.name] = check(one.name, getattr(instance, one.name), *options)
 
 
 def optional(name: str, value: Any, check: Callable[..., Any], *options: Any) -> Any:
@@ -187,16 +179,14 @@ def check_layout(name: str, layout: Any) -> str | None:
     return str(layout)
 
 
-def check_hole_size(size: Any, dims: int) -> tuple[float, ...]:
-    """Return a hole's sides, slowest axis first: ints in pixels, floats in (0, 1] as shares."""
-    sides = size if is_list(size) else (size,) * dims
-    names = "(height, width)" if dims == 2 else "(depth, height, width)"
-    ensure(len(sides) == dims, "size", f"one side or {names}", repr(size))
-    for side in sides:
-        is_pixels = isinstance(side, numbers.Integral)
-        fits = 0 < check_number("size", side) <= (math.inf if is_pixels else 1)
-        ensure(fits, "size", "> 0 pixels" if is_pixels else "in (0, 1] as a share", side)
-    return tuple(int(s) if isinstance(s, numbers.Integral) else float(s) for s in sides)
+def check_hole_size(name: str, size: Any) -> Any:
+    """Return one or several sides of a hole: ints in pixels, floats in (0, 1] as shares."""
+    if is_list(size):
+        return tuple(check_hole_size(name, side) for side in size)
+    is_pixels = isinstance(size, numbers.Integral)
+    fits = 0 < check_number(name, size) <= (math.inf if is_pixels else 1)
+    ensure(fits, name, "> 0 pixels" if is_pixels else "in (0, 1] as a share", size)
+    return int(size) if is_pixels else float(size)
 
 
 def check_fill(name: str, fill: Any) -> Any:

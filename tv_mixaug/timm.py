@@ -12,7 +12,14 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from tv_mixaug._validation import check_bool, check_number, check_probability, check_range, ensure
+from tv_mixaug._validation import (
+    check_bool,
+    check_number,
+    check_probability,
+    check_range,
+    ensure,
+    optional,
+)
 from tv_mixaug.batch.spec import ParsedBatch
 from tv_mixaug.engine.plan import BLEND, NONE, PASTE, CompactPlan, box_volumes
 from tv_mixaug.engine.sampling import Source, join_corners, sample_lam, sample_uniform, untraced
@@ -72,7 +79,8 @@ class Mixup(MixTransform):
         multi_label: bool = False,
         **shared: Any,
     ) -> None:
-        self.mixup_alpha, self.cutmix_alpha = mixup_alpha, cutmix_alpha
+        self.mixup_alpha = mixup_alpha
+        self.cutmix_alpha = cutmix_alpha if cutmix_minmax is None else 1.0
         self.cutmix_minmax, self.switch_prob = cutmix_minmax, switch_prob
         self.correct_lam, self.multi_label = correct_lam, multi_label
         given = {"num_classes": num_classes, "label_smoothing": label_smoothing, **shared}
@@ -86,23 +94,23 @@ class Mixup(MixTransform):
             raise AttributeError(f"{name} is not an attribute of timm's Mixup.")
         super().__setattr__(name, value)
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.cutmix_minmax is not None:
-            check_range("cutmix_minmax", self.cutmix_minmax, "[0, 1]")
-            self.cutmix_alpha = 1.0
+    def check_arguments(self) -> None:
+        """Raise unless the arguments agree."""
+        super().check_arguments()
+        optional("cutmix_minmax", self.cutmix_minmax, check_range, "[0, 1]")
         for name in ("mixup_alpha", "cutmix_alpha"):
             check_number(name, getattr(self, name), "[0, inf)")
         used = self.mixup_alpha or self.cutmix_alpha
         ensure(bool(used), "mixup_alpha or cutmix_alpha", "> 0", "0 for both")
-        check_probability("switch_prob", self.switch_prob)
+        for name in ("switch_prob", "mix_prob"):
+            check_probability(name, getattr(self, name))
         check_bool("correct_lam", self.correct_lam)
         check_bool("multi_label", self.multi_label)
 
     @property
     def p(self) -> float:
         """The probability in use: ``mix_prob``, or 0 if ``mixup_enabled`` is off."""
-        return check_probability("mix_prob", self.mix_prob) if self.mixup_enabled else 0.0
+        return self.mix_prob if self.mixup_enabled else 0.0
 
     @p.setter
     def p(self, p: float) -> None:

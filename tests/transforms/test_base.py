@@ -1,5 +1,7 @@
 """Arguments of transforms: which values are accepted, how they are kept, shown and changed."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from torchvision.transforms import v2
 
 from tv_mixaug import Chain, CutMix, Cutout, Mixup, RandomErasing, make_collate_fn
 
-BATCH = coded_images(4), torch.arange(4)
+BATCH, K = (coded_images(4), torch.arange(4)), {"num_classes": 4}
 KINDS = pytest.mark.parametrize("kind", [Mixup, CutMix, Cutout, RandomErasing])
 
 
@@ -21,7 +23,7 @@ KINDS = pytest.mark.parametrize("kind", [Mixup, CutMix, Cutout, RandomErasing])
         (Mixup, {"alpha": 1, "p": 1, "label_smoothing": 0}, {"alpha": 1.0}),
         (Mixup, {"num_classes": np.int64(3), "passthrough": ["a", 3]}, {"passthrough": ("a", 3)}),
         (CutMix, {"min_visible": 1, "pairing": len}, {"min_visible": 1.0, "pairing": len}),
-        (Cutout, {"size": np.int64(4), "holes": np.int32(2)}, {"size": (4, 4), "holes": 2}),
+        (Cutout, {"size": np.int64(4), "holes": np.int32(2)}, {"size": 4, "holes": 2}),
         (Cutout, {"fill": np.float32(0.5), "mask_fill": -1}, {"fill": 0.5, "mask_fill": -1}),
         (Cutout, {"size": [0.5, 3], "fill": [1, 2.5]}, {"size": (0.5, 3), "fill": (1.0, 2.5)}),
     ],
@@ -58,18 +60,40 @@ def test_constructors_copy_what_they_are_given():
     assert (collate_fn.p, len(chain.transforms)) == ([0.5, 0.5], 2)
 
 
-@KINDS
-def test_arguments_can_be_set(kind):
-    """A value that is set is used from the next batch on, and checked before it is used."""
-    rule = kind(num_classes=4)
+@pytest.mark.parametrize(
+    ("rule", "name", "value", "wrong", "text"),
+    [
+        (Mixup(**K), "alpha", 0.5, -1, "alpha must be >= 0, got -1"),
+        (Mixup(**K), "lam", (0.25, 0.5), 2, "lam must be in [0, 1]"),
+        (Mixup(lam=0.5, **K), "lam", 0.25, 2, "lam must be in [0, 1]"),
+        (Mixup(lam=0.5, **K), "pairing", "shuffle", "random", "pairing must be one of"),
+        (CutMix(**K), "mode", "sample", "each", "mode must be one of"),
+        (CutMix(lam=0.5, **K), "p", 0.5, 2, "p must be in [0, 1]"),
+        (Cutout(**K), "size", (3, 0.5), (1, 2, 3), "size must be one side or (height, width)"),
+        (RandomErasing(**K), "count", (1, 3), (3, 1), "count must be an int or (least, most)"),
+        (Mixup(lam=0.5, **K), "lam", None, 3, "lam must be"),
+    ],
+)
+def test_arguments_of_the_distribution_can_be_set(rule, name, value, wrong, text):
+    """A value is checked when it is set; a wrong one leaves the old value."""
+    setattr(rule, name, value)
     rule(*BATCH)
-    rule.num_classes = 6
-    assert rule(*BATCH)[1].shape == (4, 6)
-    rule.targets = "none"
-    refused(lambda: rule(*BATCH), "targets must be one of", inputs=BATCH)
-    with pytest.raises(ValueError, match=r"p must be in \[0, 1\]"):
-        rule.p = 2
-    assert rule.p in (0.5, 1.0)
+    with pytest.raises(ValueError, match=re.escape(text)):
+        setattr(rule, name, wrong)
+    assert getattr(rule, name) == value
+    rule(*BATCH)
+
+
+@KINDS
+@pytest.mark.parametrize("name", ["num_classes", "label_smoothing", "targets", "masks", "layout"])
+def test_options_of_labels_and_masks_cannot_be_set(kind, name):
+    """What decides how a batch is read is given when the rule is made, alone or in a OneOf."""
+    value = {"num_classes": 6, "label_smoothing": 0.5, "targets": "pair", "masks": "dominant"}
+    rule = kind(num_classes=4)
+    with pytest.raises(ValueError, match=f"{name} must be given when a rule is made"):
+        setattr(rule, name, value.get(name, "BCHW"))
+    assert rule == kind(num_classes=4)
+    assert rule(*BATCH)[1].shape == (4, 4)
 
 
 @pytest.mark.parametrize("name", MEMBERS)

@@ -136,21 +136,6 @@ def test_choices_can_be_nested():
     assert torch.equal(nested(*BATCH)[1], torch.eye(K))
 
 
-@MODES
-def test_arguments_of_rules_can_be_set(mode):
-    """Arguments set on all rules are used from the next batch on; otherwise every batch fails."""
-    rules = make_rules()
-    either = OneOf(rules, mode=mode)
-    either(*BATCH)
-    rules[0].num_classes = K + 1
-    for _ in range(2):
-        refused(lambda: either(*BATCH), "agree on num_classes")
-    for rule in rules:
-        rule.num_classes = K + 1
-    assert either(*BATCH)[1].shape == (K, K + 1)
-    assert either.options.num_classes == K + 1
-
-
 SAMPLE = {"mode": "sample"}
 
 

@@ -388,21 +388,25 @@ def as_modules(steps):
 
 
 def nest(steps):
-    """Generate containers of the steps."""
+    """Generate containers of the steps that apply them all."""
+    lists = st.lists(steps, min_size=1, max_size=3)
+    return st.one_of(
+        st.builds(v2.Compose, lists),
+        st.builds(v1.Compose, lists),
+        lists.map(lambda held: nn.Sequential(*as_modules(held))),
+    )
+
+
+def sample_some(steps):
+    """Generate containers of torchvision that sample which of the steps they apply."""
     lists = st.lists(steps, min_size=1, max_size=3)
 
     def choices(held):
         weights = st.lists(st.floats(0.1, 1), min_size=len(held), max_size=len(held))
         return st.builds(v2.RandomChoice, st.just(held), st.none() | weights)
 
-    return st.one_of(
-        st.builds(v2.Compose, lists),
-        st.builds(v1.Compose, lists),
-        st.builds(v2.RandomApply, lists | lists.map(as_modules), shares),
-        st.builds(v2.RandomOrder, lists),
-        lists.map(lambda held: nn.Sequential(*as_modules(held))),
-        lists.flatmap(choices),
-    )
+    applied = st.builds(v2.RandomApply, lists | lists.map(nn.ModuleList), shares)
+    return st.one_of(applied, st.builds(v2.RandomOrder, lists), lists.flatmap(choices))
 
 
 # num_classes, and the labels of the samples.
@@ -446,7 +450,8 @@ def cases(draw):
     # A blend with a large fill is read back to 1e-6 only in float64.
     dtypes = (torch.float64,) if blends else DTYPES
     rule = rules(blends, "BHWC" if form == "channels last" else None, num_classes)
-    step = st.one_of(rule, geometries, geometries, dtype_changes(dtypes))
+    sampled = st.recursive(geometries, sample_some, max_leaves=3)
+    step = st.one_of(rule, geometries, sampled, dtype_changes(dtypes))
     steps = draw(st.lists(st.recursive(step, nest, max_leaves=4), min_size=1, max_size=4))
     steps.insert(draw(st.integers(0, len(steps))), draw(rule))
     return SimpleNamespace(
@@ -463,15 +468,15 @@ def cases(draw):
 
 def apply_all(case, batch):
     """Apply the steps as ``v2.Compose`` does, the rules with the probability of the chain."""
-    found = containers.look_inside(case.steps)
-    chances = {one: one.p for one, _ in found if isinstance(one, MixTransform)}
+    found = containers.open_containers(case.steps)
+    chances = {id(one): (one, one.p) for one in found if isinstance(one, MixTransform)}.values()
     if case.p == 0 or (case.p < 1 and float(torch.rand(1, dtype=torch.float64)) >= case.p):
-        for rule in chances:
+        for rule, _ in chances:
             rule.p = 0.0
     try:
         return v2.Compose(case.steps)(batch)
     finally:
-        for rule, p in chances.items():
+        for rule, p in chances:
             rule.p = p
 
 

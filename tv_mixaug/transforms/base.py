@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from inspect import signature
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, overload
 
 import torch
 from torch import Generator, Tensor
-from torch.compiler import assume_constant_result
 from torchvision.transforms import v2
 
 from tv_mixaug import _validation as validation
@@ -69,8 +67,7 @@ class BatchTransform(Transform):
         kinds = [kind for kind in reversed(type(self).__mro__) if issubclass(kind, BatchTransform)]
         usual = {n: one.default for kind in kinds for n, one in signature(kind).parameters.items()}
         given = {name: getattr(self, name) for name in usual if hasattr(self, name)}
-        # Cutout makes a pair of one side.
-        return {n: v for n, v in given.items() if v not in (usual[n], (usual[n],) * 2)}
+        return {n: v for n, v in given.items() if v is not usual[n] and v != usual[n]}
 
     def __repr__(self) -> str:
         given = ", ".join(f"{name}={value!r}" for name, value in self._arguments().items())
@@ -266,6 +263,7 @@ class MixTransform(BatchTransform):
 
     ops: ClassVar[tuple[int, ...]] = (BLEND, PASTE)  # operations that its plans may hold
     modes: ClassVar[tuple[str, ...]] = ("batch", "sample")
+    parser: ClassVar[Any]  # the BatchParser for the rule's batches, of each instance
 
     p: float = 1.0
     mode: Mode = "batch"
@@ -290,7 +288,11 @@ class MixTransform(BatchTransform):
             cls.__doc__ = f"{own.rstrip()}\n{shared}\n    {example}{rest}"
 
     def __post_init__(self) -> None:
-        validation.run_checks(self)
+        self.check_arguments()
+        self.__dict__["parser"] = BatchParser(self._read_options())
+
+    def check_arguments(self) -> None:
+        """Raise unless the arguments agree; each one was checked when it was set."""
         validation.check_choice("mode", self.mode, self.modes)
         if self.targets == "pair":
             got = f"{self.label_smoothing}; give it to the criterion instead"
@@ -306,34 +308,32 @@ class MixTransform(BatchTransform):
         ensure(has_count, "num_mask_classes", "given with masks='soft'", None)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Set an argument; all are checked again, at the latest before the next batch."""
+        """Set and check an argument; those that decide how a batch is read are set only once."""
         if "_modules" not in self.__dict__:  # a module before its fields, which may be modules
             v2.Transform.__init__(self)
+        field, before = type(self).__dataclass_fields__.get(name), self.__dict__.get(name)
+        if field and "check" in field.metadata:
+            check, options = field.metadata["check"]
+            value = check(name, value, *options)
         super().__setattr__(name, value)
-        parser = None if name == "p" else self.__dict__.pop("_parser", None)
-        if parser is not None:
-            with suppress(TypeError, ValueError):  # until the other arguments are set
-                self.__post_init__()
-                if parser.options == self.options:  # kept, or a graph would be made again
-                    self.__dict__["_parser"] = parser
-
-    @property
-    def parser(self) -> BatchParser:
-        """The parser for batches of this rule, built again after an argument was set."""
-        self._make_parser()
-        parser: BatchParser = self.__dict__["_parser"]
-        return parser
-
-    # Dynamo runs it while a graph is traced and makes it no part of the graph. torch has no type.
-    @assume_constant_result  # type: ignore[untyped-decorator]
-    def _make_parser(self) -> None:
-        if "_parser" not in self.__dict__:
-            self.__post_init__()
-            self.__dict__["_parser"] = BatchParser(self.options)
+        if "parser" not in self.__dict__ or name == "p":
+            return
+        try:
+            self.check_arguments()
+            fixed = self._read_options()._replace(no_classes=self.options.no_classes)
+            got = f"{value!r} set later; make a new {type(self).__name__}"
+            ensure(fixed == self.options, name, "given when a rule is made", got)
+        except (TypeError, ValueError):
+            self.__dict__[name] = before
+            raise
 
     @property
     def options(self) -> BatchOptions:
         """How the rule reads a batch and treats its fields."""
+        options: BatchOptions = self.parser.options
+        return options
+
+    def _read_options(self) -> BatchOptions:
         names = BatchOptions._fields
         return BatchOptions(**{name: getattr(self, name) for name in names if hasattr(self, name)})
 

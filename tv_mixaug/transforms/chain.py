@@ -1,7 +1,7 @@
 """Chains of transforms whose labels are counted from what is visible at the end."""
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -19,7 +19,7 @@ from tv_mixaug.targets.labels import encode_labels
 from tv_mixaug.targets.rules import mix_fields
 from tv_mixaug.transforms import containers
 from tv_mixaug.transforms.base import BatchTransform, MixTransform
-from tv_mixaug.transforms.one_of import PER_RULE, check_transforms, joint_parser
+from tv_mixaug.transforms.one_of import PER_RULE, check_transforms
 
 ERASED = ("renormalise", "nobody", "owner")
 
@@ -35,12 +35,12 @@ class Chain(BatchTransform):
         transforms: Rules of this package with ``targets="soft"`` and one label format, ``layout``,
             ``labels_getter`` and ``passthrough``; and other transforms of v2, except those that
             cannot be followed, such as ``AutoAugment`` and ``FiveCrop``. At least one is a rule;
-            rules may stand in a :class:`~tv_mixaug.OneOf`, ``Compose``, ``RandomApply``,
-            ``RandomChoice``, ``RandomOrder`` or ``nn.Sequential``, but not in another chain. Pixels
-            that geometric transforms fill belong to no sample. Pixels that v2's RandomErasing
-            erases still count for their sample. Where images are interpolated, a pixel at the seam
-            of a paste blends several sources and counts for the nearest. Other callables get the
-            whole batch; they must not move pixels or change labels.
+            rules may stand in a :class:`~tv_mixaug.OneOf` of rules, ``Compose`` or
+            ``nn.Sequential``. Pixels that geometric transforms fill belong to no sample. Pixels
+            that v2's RandomErasing erases still count for their sample. Where images are
+            interpolated, a pixel at the seam of a paste blends several sources and counts for the
+            nearest. Other callables get the whole batch; they must not move pixels or change
+            labels.
         provenance: False applies the transforms one after the other, and each mixes the labels by
             its own rule, as in ``v2.Compose``.
         erased: How unattributed pixels count: ``"renormalise"``: the weights of the visible pixels
@@ -81,19 +81,24 @@ class Chain(BatchTransform):
         self.provenance = check_bool("provenance", provenance)
         self.erased = check_choice("erased", erased, ERASED)
         self.p = p
-        steps = list(containers.look_inside(self.transforms))
-        for step, holder in steps:
-            is_step = (callable(step) or holder) and not isinstance(step, (Chain, type))
-            ensure_kind(is_step, "transforms", "callables other than a Chain", step)
+        self.steps = list(containers.open_containers(self.transforms))
+        for step in self.steps:
+            is_rule = isinstance(step, MixTransform) or getattr(step, "joint", None) is not None
+            is_step = callable(step) and not isinstance(step, type)
+            is_step = is_step and (is_rule or not isinstance(step, BatchTransform))
+            ensure_kind(is_step, "transforms", "rules, a OneOf of rules or other callables", step)
             if provenance:
-                containers.check_followed(step, holder)
-        self.rules = [t for t, holder in steps if isinstance(t, MixTransform) and holder is None]
-        ensure(bool(self.rules), "transforms", "a list with at least one rule of tv_mixaug", "none")
-        _ = self.parser
+                containers.check_followed(step)
+        chosen = [step for step in self.steps if isinstance(step, BatchTransform)]
+        self.rules: list[Any] = [
+            rule for step in chosen for rule in getattr(step, "transforms", (step,))
+        ]
+        ensure(bool(chosen), "transforms", "a list with at least one rule of tv_mixaug", "none")
+        self.options = self._merge_options()
+        self.parser = BatchParser(self.options, [rule.options for rule in self.rules])
 
-    @property
-    def options(self) -> BatchOptions:
-        """The options that the rules share."""
+    def _merge_options(self) -> BatchOptions:
+        """Return the options that the rules share, or raise if they do not agree."""
         members = [(rule.display_name, rule.options) for rule in self.rules]
         own = (*PER_RULE, "masks", "num_mask_classes", "inplace")
         options = merge_options(members, per_rule=own)._replace(ops=APPLIED)
@@ -106,11 +111,6 @@ class Chain(BatchTransform):
             ensure(counts, "correct_lam", f"True {where}, which counts pixels", False)
         return options
 
-    @property
-    def parser(self) -> BatchParser:
-        """The parser for batches, built again after an argument of a rule was set."""
-        return joint_parser(self, self.rules)
-
     def run(self, batch: Any, p: Any, **how: Any) -> tuple[Any, CompactPlan]:
         """Apply the chain to a batch; the plan is the identity, as none describes the result."""
         from tv_mixaug.transforms import provenance  # registers kernels with torchvision
@@ -121,10 +121,15 @@ class Chain(BatchTransform):
         writes = any(rule.inplace for rule in self.rules) if inplace is None else inplace
         parsed = parser.parse(batch, inplace=writes)
         applied = sample_applied(1, p, False, generator)
-        steps = containers.sample_steps(self.transforms, applied, generator)
         if not self.provenance:
-            mixed = self._run_each(batch, steps, inplace=inplace, generator=generator)
-            return mixed, CompactPlan(parsed.length)
+            for step in self.steps:
+                if isinstance(step, BatchTransform):  # always, to give labels their format
+                    step_p = step.p if applied else step.disabled_p
+                    batch, _ = step.run(batch, step_p, inplace=inplace, generator=generator)
+                else:
+                    with seeded_global_rng(generator):
+                        batch = step(batch)
+            return batch, CompactPlan(parsed.length)
         labels = {
             field.path: encode_labels(value, field, parser.options)
             for field, value in parsed.fields()
@@ -132,10 +137,12 @@ class Chain(BatchTransform):
         }
         pixels, parsed = _number_samples(parsed), _without_labels(parsed)
         shown = provenance.find_objects(parsed, parser.options)  # less what steps will hide
-        for step, step_p in steps:
-            if isinstance(step, MixTransform):
+        for step in self.steps:
+            if isinstance(step, BatchTransform):
+                rule: Any
+                rule, step_p = step.choose(step.p if applied else step.disabled_p, generator)
                 parsed = provenance.put_objects(parsed, shown, lambda t, m, _: {**t, "masks": m})
-                parsed, plan = step.mix_parsed(parsed, step_p, generator, inplace)
+                parsed, plan = rule.mix_parsed(parsed, step_p, generator, inplace)
                 pixels = self._follow(pixels, plan.plan())
                 for field, targets in parsed.fields():
                     if field.path in shown:
@@ -163,20 +170,6 @@ class Chain(BatchTransform):
                 device = parsed.values[place].device
                 parsed.values[place] = mixed.float().view(rows.shape).to(device)
         return unflatten(parsed), CompactPlan(parsed.length)
-
-    def _run_each(self, batch: Any, steps: Iterable[tuple[Any, Any]], **how: Any) -> Any:
-        """Apply the steps one after the other, each with its own label rule."""
-        unused = list(self.rules)
-        for step, step_p in steps:
-            if isinstance(step, MixTransform):
-                unused = [rule for rule in unused if rule is not step]
-                batch, _ = step.run(batch, step_p, **how)
-                continue
-            with seeded_global_rng(how["generator"]):
-                batch = step(batch)
-        for rule in unused:  # rules that were not applied still give labels and masks their format
-            batch, _ = rule.run(batch, rule.disabled_p)
-        return batch
 
     def _follow(self, pixels: Tensor, plan: Plan) -> Tensor:
         """Apply a plan to the numbers and weights of pixels."""

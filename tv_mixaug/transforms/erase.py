@@ -71,7 +71,7 @@ class Cutout(MixTransform):
 
     ops: ClassVar[tuple[int, ...]] = (FILL,)
 
-    size: float | Sequence[float] = 0.5
+    size: float | Sequence[float] = checked(0.5, validation.check_hole_size)
     _: KW_ONLY
     holes: int = checked(1, validation.check_integer, 1)
     fill: Fill = checked(0.0, validation.check_fill)
@@ -80,10 +80,13 @@ class Cutout(MixTransform):
     cut: Cut = checked("spatial", validation.check_choice, ("spatial", "cuboid"))
     min_visible: float = checked(0.1, validation.check_number, "(0, 1]")
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def check_arguments(self) -> None:
+        """Raise unless the arguments agree."""
+        super().check_arguments()
         check_mask_fill(self)
-        self.size = validation.check_hole_size(self.size, 3 if self.cut == "cuboid" else 2)
+        names = "(height, width)" if self.cut == "spatial" else "(depth, height, width)"
+        fits = not isinstance(self.size, tuple) or len(self.size) == names.count(",") + 1
+        ensure(fits, "size", f"one side or {names}", repr(self.size))
 
     def sample(self, batch: ParsedBatch, p: float, source: Source) -> CompactPlan:
         """Sample the holes."""
@@ -91,7 +94,7 @@ class Cutout(MixTransform):
 
     def sample_boxes(self, count: int, size: tuple[int, ...], source: Source) -> Any:
         """Sample N boxes of 2 d ints, or (count, N, 2 d) int64, with uniform centres."""
-        wanted: Any = self.size  # checked, so one for each side
+        wanted: Any = self.size if isinstance(self.size, tuple) else (self.size,) * len(size)
         pairs = zip(wanted, size, strict=True)
         # A hole goes through axes of one pixel.
         sides = [
@@ -147,8 +150,9 @@ class RandomErasing(MixTransform):
     cut: Cut = checked("spatial", validation.check_choice, ("spatial",))
     min_visible: float = checked(0.1, validation.check_number, "(0, 1]")
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def check_arguments(self) -> None:
+        """Raise unless the arguments agree."""
+        super().check_arguments()
         check_mask_fill(self)
         counts = [validation.check_integer("count", count, 1) for count in self._counts]
         ascends = len(counts) == 2 and counts[0] <= counts[1]

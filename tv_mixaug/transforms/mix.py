@@ -15,12 +15,6 @@ from tv_mixaug.engine.sampling import Pairing, Source
 from tv_mixaug.transforms.base import Cut, MixTransform
 
 
-def check_one_weight(rule: Any) -> None:
-    """Raise if both ``alpha`` and ``lam`` are given."""
-    got = f"{rule.alpha} and {rule.lam}"
-    ensure(rule.lam is None or rule.alpha == 1, "alpha", "left out if lam is given", got)
-
-
 def sample_pairs(rule: Any, batch: ParsedBatch, p: float, source: Source) -> tuple[Any, Any, Any]:
     """Sample which samples are mixed, their partners, and one lam, or one for each sample."""
     per_sample, count = rule.mode == "sample", batch.length
@@ -62,9 +56,11 @@ class Mixup(MixTransform):
     lam: float | tuple[float, float] | None = checked(None, optional, validation.check_lam)
     pairing: Pairing = checked("roll", validation.check_pairing)
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_one_weight(self)
+    def check_arguments(self) -> None:
+        """Raise unless the arguments agree."""
+        super().check_arguments()
+        got = f"{self.alpha} and {self.lam}"
+        ensure(self.lam is None or self.alpha == 1, "alpha", "left out if lam is given", got)
 
     def sample(self, batch: ParsedBatch, p: float, source: Source) -> CompactPlan:
         """Sample partners and lam."""
@@ -112,9 +108,11 @@ class CutMix(MixTransform):
     cut: Cut = checked("spatial", validation.check_choice, ("spatial", "cuboid"))
     min_visible: float = checked(0.1, validation.check_number, "(0, 1]")
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_one_weight(self)
+    def check_arguments(self) -> None:
+        """Raise unless the arguments agree."""
+        super().check_arguments()
+        got = f"{self.alpha} and {self.lam}"
+        ensure(self.lam is None or self.alpha == 1, "alpha", "left out if lam is given", got)
         fits = self.correct_lam or self.sizes == "equal"
         ensure(fits, "correct_lam", "True with sizes='overlap'", self.correct_lam)
 

@@ -1,17 +1,16 @@
 """At most one of several transforms: one for a batch, or one for each sample."""
 
-import copy
+import dataclasses
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch.compiler import assume_constant_result
 from torchvision.transforms import v2
 
 from tv_mixaug._validation import check_choice, check_shares, ensure, ensure_kind, is_list
 from tv_mixaug.batch.parser import BatchParser
-from tv_mixaug.batch.spec import BatchOptions, ParsedBatch, merge_options
+from tv_mixaug.batch.spec import ParsedBatch, merge_options
 from tv_mixaug.engine import sampling
 from tv_mixaug.engine.plan import APPLIED, CompactPlan, choose_plans, compact
 from tv_mixaug.engine.sampling import Source, TracingError, is_on_device, is_traced
@@ -66,31 +65,24 @@ class OneOf(BatchTransform):
         given: list[Any] = [as_batch_transform(one) for one in check_transforms(transforms)]
         for place, rule in enumerate(given if num_classes is not None else ()):
             if isinstance(rule, MixTransform) and rule.num_classes is None:
-                given[place] = copy.copy(rule)
-                given[place].num_classes = num_classes
+                given[place] = dataclasses.replace(rule, num_classes=num_classes)
         self.transforms = tuple(given)
         self.mode = check_choice("mode", mode, ("batch", "sample"))
         self.has_plan = all(transform.has_plan for transform in self.transforms)
-        self.joint: JointRule | None = None
-        if all(isinstance(transform, MixTransform) for transform in self.transforms):
-            self.joint = JointRule(self.transforms, mode)
-        expected, fits = "rules of tv_mixaug with mode='sample'", self.joint or mode == "batch"
-        ensure(bool(fits), "transforms", expected, self.display_name, TypeError)
-        options = self.options  # raises if the transforms disagree
-        found = None if options is None else options.num_classes
+        are_rules = all(isinstance(transform, MixTransform) for transform in given)
+        expected, fits = "rules of tv_mixaug with mode='sample'", are_rules or mode == "batch"
+        ensure(fits, "transforms", expected, self.display_name, TypeError)
+        rules = [transform for transform in given if transform.options is not None]
+        members = [(rule.display_name, rule.options) for rule in rules]
+        per_rule = PER_RULE if mode == "batch" else ()
+        self.options = merge_options(members, per_rule=per_rule) if members else None
+        self.joint = JointRule(self.transforms, mode, self.options) if are_rules else None
+        found = None if self.options is None else self.options.num_classes
         ensure(num_classes in (None, found), "num_classes", f"{found} as in its rules", num_classes)
-        rules = [transform for transform in self.transforms if transform.options is not None]
         for transform in self.transforms:
             if isinstance(transform, CallableTransform) and rules:
                 transform.formatter = rules[0]
         self.disabled_p, self.p = [0.0] * len(self.transforms), p
-
-    @property
-    def options(self) -> BatchOptions | None:
-        """The options that the transforms share; None if none of them is of this package."""
-        members = [(t.display_name, t.options) for t in self.transforms if t.options is not None]
-        per_rule = PER_RULE if self.mode == "batch" else ()
-        return merge_options(members, per_rule=per_rule) if members else None
 
     def _arguments(self) -> dict[str, Any]:
         """Return the arguments that differ from their defaults; those of ``p`` are equal shares."""
@@ -113,7 +105,6 @@ class OneOf(BatchTransform):
         expected, on_host = "rules of tv_mixaug on a device and in a graph", not is_traced()
         on_host = on_host and not is_on_device(source)
         ensure(on_host, "transforms", expected, "other callables", TracingError)
-        _ = self.options  # an argument may have been set since
         transform: BatchTransform
         transform, p = _choose_one(self.transforms, p, source)
         return transform.choose(p, source)
@@ -128,20 +119,10 @@ class OneOf(BatchTransform):
 class JointRule(MixTransform):
     """Read batches as several rules do, and apply one of them, or one to each sample."""
 
-    def __init__(self, rules: Sequence[Any], mode: str) -> None:
+    def __init__(self, rules: Sequence[Any], mode: str, options: Any) -> None:
         self.rules, self.mode = tuple(rules), mode  # type: ignore[assignment]
         self.disabled_p = [0.0] * len(rules)
-        _ = self.parser
-
-    @property
-    def options(self) -> BatchOptions:
-        """The options that the rules share."""
-        members = [(rule.display_name, rule.options) for rule in self.rules]
-        return merge_options(members, per_rule=PER_RULE if self.mode == "batch" else ())
-
-    @assume_constant_result  # type: ignore[untyped-decorator]
-    def _make_parser(self) -> None:
-        joint_parser(self, self.rules)
+        self.__dict__["parser"] = BatchParser(options, [rule.options for rule in rules])
 
     def choose(self, p: Any, source: Source) -> tuple[BatchTransform, Any]:
         """Return the rule for the whole batch, or this one to choose for each sample."""
@@ -151,9 +132,6 @@ class JointRule(MixTransform):
 
     def sample(self, batch: ParsedBatch, p: Any, source: Source) -> CompactPlan:
         """Sample a plan of each rule, and combine them by the choice for each sample."""
-        # A graph serves as long as all that it has read stays the same, so it reads the options.
-        members = [(rule.display_name, rule.parser.options) for rule in self.rules]
-        merge_options(members)
         point = sampling.sample_uniform((batch.length if self.mode == "sample" else 1,), source)
         chosen = sum(point >= end for end in itertools.accumulate(p))
         chosen, where = chosen - (chosen == len(p)) * (len(p) + 1), sampling.sampling_kwargs(source)
@@ -195,15 +173,6 @@ class CallableTransform(BatchTransform):
         if self.formatter is not None:
             batch, _ = self.formatter.run(batch, self.formatter.disabled_p, inplace=False)
         return batch, None
-
-
-def joint_parser(transform: Any, rules: Sequence[MixTransform]) -> BatchParser:
-    """Return the parser for all rules of a transform, built again after an argument was set."""
-    parsers, state = [rule.parser for rule in rules], transform.__dict__
-    if state.get("_parsers") != parsers:
-        parser = BatchParser(transform.options, [parser.options for parser in parsers])
-        state.update(_parsers=parsers, _parser=parser)
-    return state["_parser"]  # type: ignore[no-any-return]
 
 
 def as_batch_transform(transform: Any) -> BatchTransform:

@@ -231,8 +231,8 @@ def _register(functional: Any) -> None:
             exact = "antialias" in signature.parameters and not corner
             modes = (InterpolationMode.NEAREST, InterpolationMode.NEAREST_EXACT)
             call.arguments["interpolation"] = modes[exact]
-        moved: Probe = functional(*call.args, **call.kwargs).as_subclass(Probe)
-        return moved if len(planes) == len(probe) else moved.expand(len(probe), -1, -1, -1)
+        moved: Tensor = functional(*call.args, **call.kwargs)
+        return moved.expand(len(probe), -1, -1, -1).as_subclass(Probe)
 
     F.register_kernel(functional, Probe)(move)
 
