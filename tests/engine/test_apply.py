@@ -1,6 +1,8 @@
 """Applying plans: every path gives the same pixels, in any memory, and gradients flow."""
 
 import copy
+import dataclasses
+from typing import Any
 
 import pytest
 import torch
@@ -25,11 +27,13 @@ any_partner = st.integers(1, 6).flatmap(
 )
 
 
+@dataclasses.dataclass(eq=False)
 class Given(CutMix):
     """A rule whose plan is given."""
 
     ops = (BLEND, PASTE, FILL)
-    fill = 0.0
+    plan: Any = None
+    fill: Any = 0.0
 
     def sample(self, batch, p, source):
         """Return the plan that was given."""
@@ -86,8 +90,7 @@ def in_all_ways(images, plan, fill):
     samples = [image.clone() for image in images]
     yield apply.apply_plan(apply.LazyStack(samples, new_memory), compacted, fill)
     assert torch.equal(bits(torch.stack(samples)), bits(images))
-    rule = Given(num_classes=len(images))
-    rule.plan, rule.fill = plan, fill
+    rule = Given(num_classes=len(images), plan=plan, fill=fill)
     yield rule(images, labels)[0]
     yield rule.mix((images.clone(), labels), inplace=True)[0][0]
     samples = list(zip(images.unbind(0), labels.tolist(), strict=True))
@@ -260,8 +263,8 @@ DIFFERENTIABLE = {
 @pytest.mark.parametrize("enabled", [True, False])
 def test_gradients_flow_through_transforms(name, form, enabled):
     """Images that require gradients give the same pixels, and gradients where torch records."""
-    transform = copy.copy(DIFFERENTIABLE[name])
-    transform.layout = form if form.startswith("B") else None
+    layout = form if form.startswith("B") else None
+    transform = dataclasses.replace(DIFFERENTIABLE[name], layout=layout)
     shape = {"BHWC": (4, 6, 6, 3), "BCDHW": (4, 3, 2, 6, 6)}.get(form, (4, 3, 6, 6))
 
     def mix(images):

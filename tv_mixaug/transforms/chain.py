@@ -11,8 +11,8 @@ from tv_mixaug._validation import check_bool, check_choice, ensure, ensure_kind
 from tv_mixaug.batch.parser import BatchParser
 from tv_mixaug.batch.spec import BatchOptions, Mix, ParsedBatch, Role, merge_options
 from tv_mixaug.batch.tree import unflatten
-from tv_mixaug.engine.apply import replay
-from tv_mixaug.engine.plan import APPLIED, BLEND, NONE, CompactPlan, Plan
+from tv_mixaug.engine.apply import apply_plan
+from tv_mixaug.engine.plan import APPLIED, BLEND, NONE, CompactPlan, Plan, compact
 from tv_mixaug.engine.sampling import sample_applied, seeded_global_rng, untraced
 from tv_mixaug.targets.detection import shrink_boxes
 from tv_mixaug.targets.labels import encode_labels
@@ -175,11 +175,11 @@ class Chain(BatchTransform):
         """Apply a plan to the numbers and weights of pixels."""
         blended, fill = plan.op == BLEND, None if self.erased == "owner" else 0.0
         cut = plan._replace(op=plan.op.masked_fill(blended, NONE))
-        original = replay(pixels, cut, fill)
+        original = apply_plan(pixels, compact(cut), fill)
         if not blended.any():
             return original
         weight = plan.lam.where(blended, 1.0).to(pixels.device).view(-1, 1, 1, 1)
-        partner = pixels[plan.partner.to(pixels.device)]
+        original, partner = original.clone(), pixels[plan.partner.to(pixels.device)]
         original[:, 1] *= weight
         partner[:, 1] *= 1 - weight
         return torch.cat([original, partner], 2)
