@@ -150,17 +150,6 @@ def test_a_batch_that_is_blended_as_a_whole_is_rounded_to_nearest(dtype, partner
     assert torch.equal(out, exact.to(dtype))
 
 
-@given(partner=any_partner, data=st.data())
-def test_samples_are_blended_once_each_before_their_partners(partner, data):
-    """Each sample comes once, followed by its partner unless the partner came before."""
-    rows = sorted(data.draw(st.sets(st.sampled_from(range(len(partner))))))
-    order = list(apply._by_partner(rows, partner))
-    assert sorted(order) == rows
-    for place, row in enumerate(order[:-1]):
-        other = partner[row]
-        assert other not in rows or other in order[: place + 1] or order[place + 1] == other
-
-
 @given(count=st.one_of(st.integers(1, 9), st.integers(60, 80)), data=st.data())
 def test_pieces_of_a_batch_hold_each_sample_with_its_partner(count, data):
     """Each row comes once, with the pixels of its partner and its place in the result."""

@@ -48,13 +48,10 @@ class BatchParser:
             return self._infer(batch, signature, values, returned)
         try:
             signature = tree.flatten(batch, values)
-        except RecursionError:
-            raise ValueError("batches must not contain themselves, got one that does.") from None
-        except RuntimeError as error:  # raised by torch for nested tensors
-            raise TypeError(
-                "batches must hold tensors that have a shape, got a nested one; pad it with "
-                "torch.nested.to_padded_tensor()."
-            ) from error
+        except RuntimeError as error:  # of nested tensors, or of Python's limit of recursion
+            expected = "batches must hold tensors that have a shape, and must not contain themselves"
+            hint = "pad nested tensors with torch.nested.to_padded_tensor()"
+            raise TypeError(f"{expected}, got one that raises {error!r}; {hint}.") from error
         returned = self._returned_labels(batch, values)
         key = signature, returned, len(FIELD_RULES)
         if key not in self.known:

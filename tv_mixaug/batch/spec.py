@@ -13,7 +13,7 @@ from torchvision import tv_tensors
 
 from tv_mixaug.engine import plan as plans
 from tv_mixaug.engine.apply import Allocate
-from tv_mixaug.engine.plan import BLEND, FILL, PASTE, CompactPlan, Plan
+from tv_mixaug.engine.plan import BLEND, FILL, PASTE, CompactPlan
 
 NumClasses = int | Literal["multi", "regression"] | None
 LabelsGetter = Callable[[Any], Any] | Literal["default"] | None
@@ -255,11 +255,6 @@ class Mix(NamedTuple):
     options: BatchOptions
     inplace: bool = False
     allocate: Allocate | None = None
-
-    @property
-    def plan(self) -> Plan:
-        """The plan as tensors."""
-        return self.compact.plan()
 
 
 class FieldRule(NamedTuple):

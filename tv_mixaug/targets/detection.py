@@ -41,7 +41,7 @@ def mix_detection(value: Any, field: FieldSpec, mix: Mix) -> Any:
     options = mix.options
     bare, kept = _split(value, options)
     how = mix.batch.sizes, options.min_visible, options.box_format
-    mixed = mix_objects(bare, mix.plan, *how)
+    mixed = mix_objects(bare, mix.compact.plan(), *how)
     return type(value)({**target, **rest} for target, rest in zip(mixed, kept, strict=True))
 
 

@@ -88,9 +88,7 @@ class Cutout(MixTransform):
         fits = not isinstance(self.size, tuple) or len(self.size) == names.count(",") + 1
         ensure(fits, "size", f"one side or {names}", repr(self.size))
 
-    def sample(self, batch: ParsedBatch, p: float, source: Source) -> CompactPlan:
-        """Sample the holes."""
-        return sample_holes(self, batch, p, source)
+    sample = sample_holes
 
     def sample_boxes(self, count: int, size: tuple[int, ...], source: Source) -> Any:
         """Sample N boxes of 2 d ints, or (count, N, 2 d) int64, with uniform centres."""
@@ -163,9 +161,7 @@ class RandomErasing(MixTransform):
         count: Any = self.count
         return count if validation.is_list(count) else (count,) * 2
 
-    def sample(self, batch: ParsedBatch, p: float, source: Source) -> CompactPlan:
-        """Sample the boxes."""
-        return sample_holes(self, batch, p, source)
+    sample = sample_holes
 
     def sample_boxes(self, count: int, size: tuple[int, ...], source: Source) -> Any:
         """Sample (count, N, 4) int64 boxes inside the image; unused ones are empty."""
