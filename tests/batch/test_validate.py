@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import dataclasses
 import itertools
 
 import pytest
@@ -321,8 +322,7 @@ def test_rules_that_need_the_channels_ask_for_the_layout(transform):
     with pytest.raises(ValueError, match=r"layout must be 'BTCHW' .* 'BCTHW' or 'BCDHW'"):
         transform(VIDEO, LABELS)
     transform(tv_tensors.Video(VIDEO.movedim(1, 2)), LABELS)
-    transform.layout = "BCTHW"
-    transform(VIDEO, LABELS)
+    dataclasses.replace(transform, layout="BCTHW")(VIDEO, LABELS)
     CutMix(num_classes=K)(VIDEO, LABELS)  # which cuts height and width in either case
 
 

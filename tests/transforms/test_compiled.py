@@ -260,17 +260,6 @@ def test_p_may_be_set_between_steps():
         transform.p = 2
 
 
-def test_other_arguments_reach_the_graph():
-    """An argument that is set is checked and compiled into a new graph, in a choice, too."""
-    rules = [Mixup(**K), Cutout(**K)]
-    compiled, _ = compile_whole(OneOf(rules))
-    for share in (0.0, 0.3):
-        for rule in rules:
-            rule.label_smoothing = share
-        labels = compiled(make_images(), INDICES)[1]
-        torch.testing.assert_close(labels.min(), torch.tensor(share / B))
-
-
 def test_gradients_flow_through_the_graph():
     """Gradients of a compiled loss are those of the same mix without a graph."""
     mix = CutMix(**SAMPLE)
