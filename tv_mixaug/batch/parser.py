@@ -49,7 +49,7 @@ class BatchParser:
         try:
             signature = tree.flatten(batch, values)
         except RuntimeError as error:  # of nested tensors, or of Python's limit of recursion
-            expected = "batches must hold tensors that have a shape, and must not contain themselves"
+            expected = "batches must hold tensors that have a shape and not contain themselves"
             hint = "pad nested tensors with torch.nested.to_padded_tensor()"
             raise TypeError(f"{expected}, got one that raises {error!r}; {hint}.") from error
         returned = self._returned_labels(batch, values)
