@@ -31,15 +31,6 @@ def detections(count=3):
     return [(torch.rand(3, 8, 8), dict(target)) for _ in range(count)]
 
 
-@pytest.mark.parametrize("kind", [tuple, list, lambda fields: Sample(*fields)])
-def test_sequences_become_what_default_collate_makes_of_them(kind):
-    """Tuples and lists become a list, and a namedtuple keeps its type."""
-    samples = [kind(sample) for sample in pairs()]
-    batch = make_collate_fn(ALL)(samples)
-    assert type(batch) is type(default_collate(samples))
-    assert [part.shape for part in batch] == [(4, 3, 8, 8), (4, 3)]
-
-
 @pytest.mark.parametrize("kind", [dict, OrderedDict, lambda **all_: defaultdict(list, all_)])
 def test_mappings_keep_their_type_and_other_fields(kind):
     """A mapping keeps its type and order, and fields beside image and label are torch's."""
@@ -242,22 +233,6 @@ def test_seed_rank_epoch_and_calls_each_change_the_mix(change):
     assert not same(plan(), plan(**change))
 
 
-def test_the_rank_comes_from_the_environment(monkeypatch):
-    """Without torch.distributed the rank is that of the launcher's variables, also of a copy's."""
-    for name in ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK"):
-        monkeypatch.delenv(name, raising=False)
-    samples, plans = pairs(8), {}
-    made_before = pickle.dumps(make_collate_fn(CutMix(num_classes=3), seed=0))
-    for name, value in (("RANK", "0"), ("RANK", "1"), ("SLURM_PROCID", "1"), ("PMI_RANK", "2")):
-        with monkeypatch.context() as patch:
-            patch.setenv(name, value)
-            plans[name, value] = make_collate_fn(CutMix(num_classes=3), seed=0)(samples)
-            assert same(pickle.loads(made_before)(samples), plans[name, value])  # noqa: S301
-    assert same(plans["RANK", "1"], plans["SLURM_PROCID", "1"])
-    assert not same(plans["RANK", "0"], plans["RANK", "1"])
-    assert not same(plans["RANK", "1"], plans["PMI_RANK", "2"])
-
-
 @pytest.mark.parametrize("how", ["copy", "deepcopy", "pickle"])
 def test_a_copy_is_alike_and_shares_nothing(how):
     """A copy gives the same mixes, with its own p and epoch."""
@@ -342,16 +317,3 @@ def test_integers_of_numpy_are_accepted():
     assert same(collate_fn(samples), plain(samples))
     plain.set_epoch(3)
     assert not same(collate_fn(samples), plain(samples))
-
-
-@pytest.mark.parametrize(
-    ("collate_fn", "text"),
-    [
-        (make_collate_fn(Mixup(p=0.5)), "CollateFn(Mixup, p=0.5)"),
-        (make(p=[0.25, 0.5]), "CollateFn([CutMix, Mixup], p=[0.25, 0.5], seed=3)"),
-        (make_collate_fn(functional.replay, seed=0), "CollateFn(replay, p=1.0, seed=0)"),
-    ],
-)
-def test_repr_shows_transforms_p_and_seed(collate_fn, text):
-    """repr() names the transforms, their probabilities, and the seed if there is one."""
-    assert repr(collate_fn) == text

@@ -5,6 +5,7 @@ frame but torch's.
 """
 
 import contextlib
+import pickle
 import threading
 from pathlib import Path
 
@@ -32,7 +33,6 @@ from torchvision import tv_tensors
 from tv_mixaug import Mixup, make_collate_fn
 from tv_mixaug.engine.sampling import seeded_global_rng
 from tv_mixaug.loading.collate import RANK_VARIABLES
-from tv_mixaug.loading.shared_value import SharedValue
 
 SIDE = 80  # four pictures are large enough for a block
 METHODS = pytest.mark.parametrize(
@@ -94,23 +94,11 @@ def hold_foreign_randomness(started, end):
         end()
 
 
-def hold_shared_numbers(started, end):
-    class Row:
-        def __setitem__(self, place, values):
-            started()
-            end()
-
-    shared = SharedValue([0.0], "d")
-    shared._rows = Row(), Row()
-    shared.set([1.0])
-
-
 @METHODS
-@pytest.mark.parametrize("hold", [hold_foreign_randomness, hold_shared_numbers])
-def test_workers_that_start_while_a_thread_holds_a_lock_do_not_wait(method, hold):
+def test_workers_that_start_while_a_thread_holds_a_lock_do_not_wait(method):
     """Locks of the main process do not bind its workers."""
     started, end = threading.Event(), threading.Event()
-    thread = threading.Thread(target=hold, args=(started.set, end.wait))
+    thread = threading.Thread(target=hold_foreign_randomness, args=(started.set, end.wait))
     thread.start()
     assert started.wait(30)
     try:
@@ -187,14 +175,16 @@ KNOWN = "RANK SLURM_PROCID PMI_RANK PMIX_RANK OMPI_COMM_WORLD_RANK MV2_COMM_WORL
 
 @pytest.mark.parametrize("name", KNOWN.split())
 def test_every_launcher_names_the_rank(name, monkeypatch):
-    """The variable of each launcher is read, and an explicit rank comes first."""
+    """The variable of each launcher is read, also by a copy, and an explicit rank comes first."""
     for other in RANK_VARIABLES:
         monkeypatch.delenv(other, raising=False)
-    samples = list(Pictures(8))
+    samples, pickled = list(Pictures(8)), pickle.dumps(make())
     wanted = [make(rank=rank)(samples) for rank in (0, 3)]
+    assert not same(*wanted)
     assert same(make()(samples), wanted[0])
     monkeypatch.setenv(name, "3")
     assert same(make()(samples), wanted[1])
+    assert same(pickle.loads(pickled)(samples), wanted[1])  # noqa: S301
     assert same(make(rank=0)(samples), wanted[0])
 
 
