@@ -28,14 +28,6 @@ Nothing = collections.namedtuple("Nothing", [])
 plain = make_collate_fn(torch.nn.Identity())  # collates, and no more
 
 
-class Tagged(list):
-    """A list with an attribute, and an argument that it needs."""
-
-    def __init__(self, tag, items=()):
-        super().__init__(items)
-        self.tag = tag
-
-
 class Row(tuple):
     """A tuple of a class of its own."""
 
@@ -100,7 +92,7 @@ NUMBERS_AND_TEXT = [
     [1, 2.5], [2.5, 1], [Level.LOW, Level.HIGH], ["a", "bc"], [b"a", b"bc"],
     [np.str_("a"), np.str_("b")],
 ]  # fmt: skip
-SEQUENCES = [list, tuple, UserList, deque, Pair, Row, lambda items: Tagged("t", items)]
+SEQUENCES = [list, tuple, UserList, deque, Pair, Row]
 MAPPINGS = [dict, OrderedDict, UserDict, types.MappingProxyType, ChainMap]
 CONTAINERS = [
     *[[kind([1, "a"]), kind([2, "b"])] for kind in SEQUENCES],
