@@ -1,9 +1,7 @@
 """The epoch and the index that a collate function finds for a batch, and its warnings."""
 
-import copy
 import inspect
 import multiprocessing
-import pickle
 import threading
 import time
 import traceback
@@ -66,15 +64,6 @@ def test_the_innermost_loader_counts():
 
     found = list(DataLoader(Outer(), batch_size=None))
     assert found == [[[[0, 0]], [[1, 0]]]] * 2  # the outer loader turns tuples into lists
-
-
-def test_a_copy_counts_for_itself():
-    """A copy starts with its own count of calls."""
-    batch_index = BatchIndex()
-    batch_index.find()
-    for other in (copy.deepcopy(batch_index), pickle.loads(pickle.dumps(batch_index))):  # noqa: S301
-        assert other.find() == (0, -1, 0)
-    assert batch_index.find() == (0, -1, 1)
 
 
 TWICE = r"epoch 0 was started twice .* `collate_fn.set_epoch\(epoch\)`"

@@ -9,9 +9,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.loading import Pictures, make, same
-from helpers.threads import run_threads
 from torch.utils.data import default_collate
-from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from tv_mixaug import CutMix, Cutout, Mixup, Plan, make_collate_fn
@@ -45,20 +43,6 @@ def test_mappings_keep_their_type_and_other_fields(kind):
     assert batch["labels"].shape == (4, 3)
     assert getattr(batch, "default_factory", None) is getattr(samples[0], "default_factory", None)
     assert isinstance(samples[0]["labels"], int)  # the sample itself stays as it is
-
-
-def test_nested_samples_keep_their_nesting():
-    """Samples nested in dicts and tuples come back in the same nesting."""
-    samples = [
-        {"input": {"image": tv_tensors.Image(image), "name": f"{label}"}, "more": (label, [0.5])}
-        for image, label in pairs()
-    ]
-    transform = CutMix(num_classes=3, labels_getter=lambda batch: batch["more"][0])
-    batch = make_collate_fn(transform)(samples)
-    assert isinstance(batch["input"]["image"], tv_tensors.Image)
-    assert batch["input"]["name"] == ["0", "1", "2", "0"]
-    assert batch["more"][0].shape == (4, 3)
-    assert same(batch["more"][1], [torch.full((4,), 0.5, dtype=torch.float64)])
 
 
 def test_without_mixing_the_batch_is_that_of_default_collate():
@@ -149,22 +133,6 @@ def test_with_a_seed_the_global_generator_is_left_alone(transforms):
     assert same(*found)
 
 
-def test_seeded_functions_in_several_threads_are_independent():
-    """Each gives what it gives alone, and torch's global generator does not change."""
-    samples, alone, together = pairs(6), {}, {}
-
-    def collate(seed, into):
-        function = make_collate_fn(ALL, seed=seed, record=True)
-        into[seed] = [function(samples) for _ in range(60)]
-
-    for seed in range(4):
-        collate(seed, alone)
-    before = torch.get_rng_state()
-    run_threads(*[lambda seed=seed: collate(seed, together) for seed in range(4)])
-    assert torch.equal(torch.get_rng_state(), before)
-    assert all(same(alone[seed], together[seed]) for seed in range(4))
-
-
 def test_without_a_seed_the_global_generator_decides():
     """Without seed=, torch.manual_seed makes the batch reproducible."""
     samples, results = pairs(), []
@@ -206,14 +174,11 @@ def test_a_copy_is_alike_and_shares_nothing(how):
 @pytest.mark.parametrize(
     ("arguments", "kind", "text"),
     [
-        ({"transforms": []}, ValueError, "transforms must be a list of at least one"),
         ({"transforms": [3]}, TypeError, "transforms must be callable, got int"),
         ({"p": 1.5}, ValueError, r"p must be in \[0, 1\], got 1.5"),
         ({"p": "1"}, TypeError, "p must be a number"),
         ({"p": [1.0]}, TypeError, "p must be a number"),
         ({"transforms": ALL, "p": 0.5}, TypeError, "p must be a list"),
-        ({"transforms": ALL, "p": [0.5]}, ValueError, "p must be a list of 3 values"),
-        ({"transforms": ALL, "p": [0.5] * 3}, ValueError, "p must be a list with a sum of at most"),
         ({"transforms": CutMix}, TypeError, r"got CutMix; make one: CutMix\(...\)"),
         ({"collate_fn": 3}, TypeError, "collate_fn must be callable, got int"),
         ({"seed": 1.0}, TypeError, "seed must be an int or None, got float"),
@@ -262,13 +227,12 @@ def test_a_wrong_p_is_refused(p):
 
 
 def test_integers_of_numpy_are_accepted():
-    """NumPy's integers are stored as Python's and give the same mixes."""
-    samples = pairs(8)
-    collate_fn = make(seed=np.int64(5), rank=np.uint8(2))
-    assert type(collate_fn.seed) is type(collate_fn.rank) is int
-    collate_fn.set_epoch(np.int32(3), first_batch=np.int16(4))
-    plain = make(seed=5, rank=2)
-    plain.set_epoch(3, first_batch=4)
-    assert same(collate_fn(samples), plain(samples))
-    plain.set_epoch(3)
-    assert not same(collate_fn(samples), plain(samples))
+    """NumPy's integers are stored as Python's and give the same mixes; the first batch counts."""
+    samples, found = pairs(8), []
+    for kind, first in ((np.int64, 4), (int, 4), (int, 3)):
+        collate_fn = make(seed=kind(5), rank=kind(2))
+        assert type(collate_fn.seed) is type(collate_fn.rank) is int
+        collate_fn.set_epoch(kind(3), first_batch=kind(first))
+        found.append(collate_fn(samples))
+    assert same(found[0], found[1])
+    assert not same(found[1], found[2])

@@ -141,20 +141,6 @@ def test_without_a_seed_workers_do_not_repeat_each_other():
     assert count_plans([batch for epoch in found for batch in epoch[:-1]]) == 12
 
 
-def test_several_loaders_may_share_one_function():
-    """Interleaved DataLoaders with one collate function give what each of them gives alone."""
-    collate_fn = make()
-    loaders = [
-        DataLoader(Pictures(n, 80), 4, collate_fn=collate_fn, num_workers=workers)
-        for n, workers in ((26, 0), (20, 0), (26, 2))
-    ]
-    alone = [list(loader) for loader in loaders]
-    together = zip(*loaders, strict=False)  # as long as the shortest
-    for place, batches in enumerate(together):
-        assert same(list(batches), [batches[place] for batches in alone])
-    assert place == 4
-
-
 TYPED = [
     {
         "image": tv_tensors.Image(torch.rand(3, 160, 160)),
@@ -164,8 +150,6 @@ TYPED = [
     }
     for index in range(8)
 ]
-BOX = tv_tensors.BoundingBoxes([[1, 1, 60, 60]], format="XYXY", canvas_size=(160, 160))
-DETECTIONS = [(one["image"], {"boxes": BOX, "labels": torch.tensor([1])}) for one in TYPED]
 
 
 @pytest.mark.parametrize(("reuse", "p"), [(False, 1.0), (True, 1.0), (True, 0.0)])
@@ -184,16 +168,6 @@ def test_tv_tensors_pass_through_workers(reuse, p):
         assert torch.equal(functional.replay(fields, first["mix"]), first[key])
         assert torch.equal(fields, first[key].as_subclass(torch.Tensor)) == (p == 0)
     assert second["name"] == [f"picture {i}" for i in range(4, 8)]
-
-
-@pytest.mark.parametrize("reuse", [False, True])
-def test_detection_targets_pass_through_workers(reuse):
-    """Lists of targets are the same with workers, and the record comes last."""
-    function = make_collate_fn(CutMix(), seed=0, record=True, reuse_memory=reuse)
-    found = [epochs(function, 1, DETECTIONS, num_workers=workers)[0] for workers in (0, 2)]
-    assert same(*found)
-    images, targets, plan = found[1][0]
-    assert len(images) == len(targets) == len(plan.op) == 4
 
 
 @pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
