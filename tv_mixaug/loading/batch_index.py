@@ -23,8 +23,6 @@ from torch.utils.data import IterableDataset, get_worker_info
 from tv_mixaug._validation import check_integer, ensure
 from tv_mixaug.loading.shared_value import SharedValue, share_numbers
 
-OUTSIDE = -1  # the index of all calls outside a DataLoader
-
 
 def find_frame(**marks: str) -> tuple[str, dict[str, Any]]:
     """Return the name and the variables of the innermost frame of some functions, or ("", {}).
@@ -95,13 +93,13 @@ class BatchIndex:
             index, calls = self._find_in_worker(variables, epoch)
         elif function:
             index, calls = self._find_in_main(variables["self"])
-        elif os.getpid() == self.home:
-            return epoch, OUTSIDE, next(self._calls_outside) + first_batch
+        elif os.getpid() == self.home:  # all calls outside a DataLoader have the index -1
+            return epoch, -1, next(self._calls_outside) + first_batch
         else:
             text = "mixes outside a DataLoader cannot be reproduced in a process that did not make"
             advice = "make it here: `make_collate_fn(..., seed=seed, rank=number_of_the_process)`"
             warnings.warn(f"{text} the collate function; {advice}.", stacklevel=2)
-            return epoch, OUTSIDE, int.from_bytes(os.urandom(7), "little")
+            return epoch, -1, int.from_bytes(os.urandom(7), "little")
         return epoch, index + first_batch, calls
 
     def _find_in_worker(self, variables: dict[str, Any], epoch: int) -> tuple[int, int]:
@@ -139,12 +137,11 @@ class BatchIndex:
         """Warn if the only loader that has started an epoch starts it again."""
         before = self._loader[0]
         self._loader[0] = -1 if before else loader  # -1 stands for several loaders
-        if loader and loader == before and self.numbers.get()[2] != 2:
-            text = (
-                f"epoch {self.numbers.get()[0]} was started twice with the same seed, so its mixes"
-            )
+        epoch, _, is_set = self.numbers.get()
+        if loader and loader == before and is_set != 2:
+            text = f"epoch {epoch} was started twice with the same seed, so its mixes repeat"
             advice = "call `collate_fn.set_epoch(epoch)` before each epoch's loop"
-            warnings.warn(f"{text} repeat; {advice}.", stacklevel=2)
+            warnings.warn(f"{text}; {advice}.", stacklevel=2)
 
 
 def _identify(iterator: Any, process: int) -> int:

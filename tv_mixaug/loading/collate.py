@@ -113,7 +113,7 @@ class CollateFn:
         is_list = isinstance(samples, (list, tuple))
         ensure(is_list, "samples", "a list", type(samples).__name__, TypeError)
         ensure(len(samples) > 0, "samples", "a list of at least one sample", "an empty list")
-        generator = self._make_generator()
+        generator = None if self.seed is None else self._make_generator()  # None: the global one
         transform, p = self.transform.choose(self.p, generator)
         allocate = memory_pool.allocator(self.reuse_memory) if self.collate_fn is None else None
         if self.collate_fn is None:
@@ -187,7 +187,6 @@ class CollateFn:
         return plain
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return the state of a copy, which shares memory only if a process is being spawned."""
         shared = {"_p": copy.copy(self._p), "_batch_index": copy.copy(self._batch_index)}
         # A worker that is being started cannot find its rank.
         rank = self._find_rank() if find_frame(__init__="_index_queues")[0] else self.rank
@@ -201,10 +200,7 @@ class CollateFn:
         found = (os.environ.get(name, "") for name in RANK_VARIABLES)
         return next((int(value) for value in found if value.isdigit()), 0)
 
-    def _make_generator(self) -> torch.Generator | None:
-        """Return the generator of the batch; None stands for torch's global one."""
-        if self.seed is None:
-            return None
+    def _make_generator(self) -> torch.Generator:
         self._batch_index.used_rank[0] = rank = self._find_rank()
         key = ",".join(map(str, (self.seed, rank, *self._batch_index.find())))
         digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
