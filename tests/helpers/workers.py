@@ -13,7 +13,6 @@ from torch import Tensor
 from torchvision import tv_tensors
 
 from tv_mixaug.engine.sampling import seeded_global_rng
-from tv_mixaug.loading.shared_value import SharedValue
 
 
 class Images(Tensor):
@@ -113,7 +112,6 @@ class ForkedReader:
 
 def use_locks(samples: Any) -> Tensor:
     """Call what takes a lock of the package."""
-    SharedValue(0.0, "d").set(1.0)
     with seeded_global_rng(torch.Generator()):
         return torch.rand(len(samples))
 

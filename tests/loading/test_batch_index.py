@@ -1,9 +1,7 @@
 """The epoch and the index that a collate function finds for a batch, and its warnings."""
 
-import copy
 import inspect
 import multiprocessing
-import pickle
 import threading
 import time
 import traceback
@@ -16,7 +14,7 @@ from helpers.loading import Ask, AskForWarnings, Pictures, find_and_warn, make
 from helpers.threads import run_threads
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SequentialSampler
 
-from tv_mixaug.loading.batch_index import BatchIndex, find_frame
+from tv_mixaug.loading.batch_index import BatchIndex
 
 EACH_WAY = pytest.mark.parametrize(
     "options",
@@ -66,35 +64,6 @@ def test_the_innermost_loader_counts():
 
     found = list(DataLoader(Outer(), batch_size=None))
     assert found == [[[[0, 0]], [[1, 0]]]] * 2  # the outer loader turns tuples into lists
-
-
-def test_a_copy_counts_for_itself():
-    """A copy starts with its own count of calls."""
-    batch_index = BatchIndex()
-    batch_index.find()
-    for other in (copy.deepcopy(batch_index), pickle.loads(pickle.dumps(batch_index))):  # noqa: S301
-        assert other.find() == (0, -1, 0)
-    assert batch_index.find() == (0, -1, 1)
-
-
-def test_frames_are_found_by_a_name_and_a_variable(monkeypatch):
-    """Of several frames of torch the innermost counts; frames without the variable do not."""
-    monkeypatch.setitem(globals(), "__name__", "torch.utils.data")
-
-    class Iterator:
-        def __init__(self, queues=None):
-            self.found = find_frame(__init__="_index_queues", ask="number")
-            if queues:
-                self._index_queues = queues
-                self.inner, self.again = Iterator(), find_frame(__init__="_index_queues")
-
-    def ask(number):
-        return Iterator().found
-
-    assert Iterator().found == ("", {})
-    assert ask(7)[1]["number"] == 7
-    iterator = Iterator([1])
-    assert iterator.inner.found[1]["self"] is iterator.again[1]["self"] is iterator
 
 
 TWICE = r"epoch 0 was started twice .* `collate_fn.set_epoch\(epoch\)`"
@@ -225,7 +194,7 @@ def test_wrong_numbers_are_refused(name, number, error, text):
     batch_index = BatchIndex(3)
     with pytest.raises(error, match=f"{name} {text}"):
         batch_index.set_epoch(**{"epoch": 1, name: number})
-    assert batch_index.epoch == 3
+    assert batch_index.numbers.get()[0] == 3
 
 
 @pytest.fixture
@@ -260,22 +229,23 @@ def test_loaders_in_several_threads_keep_their_indices():
     assert found == [[[(n, 0), (n, 1), (n, 2)] for n in range(100)]] * 3
 
 
-class Threaded(IterableDataset):
-    """A stream that asks in a thread of its own, where the loader's frames are out of sight."""
-
-    def __init__(self):
-        self.batch_index, self.found = BatchIndex(), []
-
-    def __iter__(self):
-        run_threads(lambda: self.found.extend(self.batch_index.find() for _ in range(2)))
-        return iter(self.found)
+ADVICE = "make_collate_fn(..., seed=seed, rank=number_of_the_process)"
 
 
-def test_threads_of_workers_have_different_indices():
-    """Threads count their own calls, with an index of their worker."""
-    loader = DataLoader(Threaded(), batch_size=None, num_workers=2)
-    found = sorted(tuple(numbers) for numbers in loader)
-    assert found == [(0, -3, 0), (0, -3, 1), (0, -2, 0), (0, -2, 1)]
+class AskInThread(Ask):
+    """A collate function that asks in a thread, where the loader's frames are out of sight."""
+
+    def __call__(self, samples):
+        """Return what the thread finds, and its warnings."""
+        run_threads(lambda: samples.append(find_and_warn(self.batch_index)))
+        return samples[-1]
+
+
+def test_threads_of_workers_never_find_the_same():
+    """A thread of a worker finds random numbers and warns."""
+    found = list(DataLoader(range(6), 2, collate_fn=AskInThread(), num_workers=2))
+    assert len({numbers for numbers, _ in found}) == 3
+    assert all(ADVICE in text for _, (text,) in found)
 
 
 @pytest.mark.slow
@@ -288,8 +258,7 @@ def test_processes_of_a_pool_never_find_the_same(method):
         with multiprocessing.get_context(method).Pool(2) as pool:
             found = pool.map(find_and_warn, [batch_index] * 12, chunksize=1)
     assert len({numbers for numbers, _ in found}) == 12
-    advice = "make_collate_fn(..., seed=seed, rank=number_of_the_process)"
-    assert all(advice in text for _, (text,) in found)
+    assert all(ADVICE in text for _, (text,) in found)
     assert batch_index.find() == (0, -1, 0)
 
 

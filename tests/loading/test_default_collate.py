@@ -5,7 +5,7 @@ import collections
 import enum
 import traceback
 import types
-from collections import ChainMap, OrderedDict, UserDict, UserList, UserString, defaultdict, deque
+from collections import ChainMap, OrderedDict, UserDict, UserList, defaultdict, deque
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
@@ -28,36 +28,12 @@ Nothing = collections.namedtuple("Nothing", [])
 plain = make_collate_fn(torch.nn.Identity())  # collates, and no more
 
 
-class Tagged(list):
-    """A list with an attribute, and an argument that it needs."""
-
-    def __init__(self, tag, items=()):
-        super().__init__(items)
-        self.tag = tag
-
-
 class Row(tuple):
     """A tuple of a class of its own."""
 
 
 class Marked(torch.Tensor):
     """A tensor of a class of its own."""
-
-
-class Sealed(collections.abc.Mapping):
-    """An immutable mapping that cannot be made from its items alone."""
-
-    def __init__(self, items, *, seal):
-        self.fields, self.seal = dict(items), seal
-
-    def __getitem__(self, key):
-        return self.fields[key]
-
-    def __iter__(self):
-        return iter(self.fields)
-
-    def __len__(self):
-        return len(self.fields)
 
 
 class Pair(collections.abc.Sequence):
@@ -116,7 +92,7 @@ NUMBERS_AND_TEXT = [
     [1, 2.5], [2.5, 1], [Level.LOW, Level.HIGH], ["a", "bc"], [b"a", b"bc"],
     [np.str_("a"), np.str_("b")],
 ]  # fmt: skip
-SEQUENCES = [list, tuple, UserList, deque, Pair, Row, lambda items: Tagged("t", items)]
+SEQUENCES = [list, tuple, UserList, deque, Pair, Row]
 MAPPINGS = [dict, OrderedDict, UserDict, types.MappingProxyType, ChainMap]
 CONTAINERS = [
     *[[kind([1, "a"]), kind([2, "b"])] for kind in SEQUENCES],
@@ -127,7 +103,7 @@ CONTAINERS = [
     [Point(1, [2]), Point(3, [4])], [Sample(torch.rand(2), 1), Sample(torch.rand(2), 2)],
     [deque([1, 2], maxlen=2), deque([3, 4], maxlen=2)], [range(3), range(1, 4)],
     [array.array("i", [1, 2]), array.array("i", [3, 4])], [memoryview(b"ab"), memoryview(b"cd")],
-    [Knot(1, "a"), Knot(2, "b")], [Sealed({"a": 1}, seal=0), Sealed({"a": 2}, seal=0)],
+    [Knot(1, "a"), Knot(2, "b")],
     [{"a": 1, 2: "b"}, {"a": 3, 2: "c"}], [{"a": 1, "b": 2}, {"b": 3, "a": 4}],
     [collections.Counter("aab"), collections.Counter("abb")],
     [ChainMap({"a": 1}, {"b": 2}), ChainMap({"a": 3}, {"b": 4})],
@@ -135,8 +111,8 @@ CONTAINERS = [
     [({"a": torch.rand(2)}, 1.5, "x")],
 ]  # fmt: skip
 REFUSED = [
-    [1, -(2**63) - 1], [1j, 2j], [None, None], [(1, None), (2, None)], [{1}, {2}],
-    [object(), object()], [Decimal(1), Fraction(1, 2)], [UserString("a"), UserString("b")],
+    [1j, 2j], [None, None], [(1, None), (2, None)], [{1}, {2}],
+    [object(), object()], [Decimal(1), Fraction(1, 2)],
     [(i for i in ()), (i for i in ())], [np.complex64(1j), np.complex64(2j)],
     [np.datetime64("2020"), np.datetime64("2021")], [np.array(["a"]), np.array(["b"])],
     [np.array([None]), np.array([None])], [np.zeros(1, [("a", "i4")]), np.zeros(1, [("a", "i4")])],
@@ -221,14 +197,6 @@ def test_samples_that_differ_are_refused_with_advice(samples, text):
             plain(order)
 
 
-def test_samples_that_contain_themselves_are_refused():
-    """A list in itself has no end, and the error says so."""
-    endless = []
-    endless.append(endless)
-    with pytest.raises(ValueError, match="samples must not contain themselves"):
-        plain([endless, endless])
-
-
 @pytest.mark.parametrize("step", [-1, -2])
 def test_arrays_that_torch_cannot_share_are_copied(step):
     """Arrays with negative strides, as after a flip, and fields of packed records are accepted."""
@@ -238,28 +206,17 @@ def test_arrays_that_torch_cannot_share_are_copied(step):
     assert same(plain([records["b"]] * 2), torch.tensor([[2, 4]] * 2, dtype=torch.int32))
 
 
-class Lazy(Sealed):
+class Lazy(UserDict):
     """A mapping whose values are made when they are asked for."""
-
-    def __contains__(self, key):
-        return key in self.fields
 
     def __getitem__(self, key):
         raise KeyError("no such file")
 
 
-class LazyPair(Pair):
-    """A sequence whose items are made when they are asked for."""
-
-    def __getitem__(self, place):
-        raise ValueError("no such picture")
-
-
-@pytest.mark.parametrize("kind", [lambda: Lazy({"a": 1}, seal=0), lambda: LazyPair([1, 2])])
-def test_an_error_of_a_sample_is_not_replaced(kind):
+def test_an_error_of_a_sample_is_not_replaced():
     """If samples are alike and raise an error of their own, that error reaches the user."""
-    with pytest.raises((KeyError, ValueError), match="no such"):
-        plain([kind(), kind()])
+    with pytest.raises(KeyError, match="no such file"):
+        plain([Lazy({"a": 1}), Lazy({"a": 2})])
 
 
 def test_no_sample_is_asked_for_a_key_that_it_lacks():
@@ -309,17 +266,6 @@ def test_a_registered_type_is_collated_by_its_function(registry, kind, key):
     images, labels = mix(samples)
     assert images.shape == (4, 3, 8, 8)
     assert labels.argmax(1).tolist() == [0, 1, 2, 3]
-
-
-@pytest.mark.parametrize("transform", [Cutout(), Mixup(num_classes=4)])
-def test_what_a_registered_function_returns_is_not_written_to(registry, transform):
-    """It may be the data set's own memory."""
-    kept = torch.rand(4, 3, 8, 8)
-    before = kept.clone()
-    registry[Picture] = lambda batch, **_: (kept, torch.arange(4))
-    images, _ = make_collate_fn(transform, seed=0)([Picture(kept[n], n) for n in range(4)])
-    assert not torch.equal(images, before)
-    assert torch.equal(kept, before)
 
 
 @pytest.mark.parametrize("kind", [torch.Tensor, np.ndarray, int, str, dict, list])
@@ -385,17 +331,6 @@ def test_random_samples_become_what_torch_makes_of_them(data):
     expected = default_collate(samples)
     assert same(plain(samples), expected)
     assert same(collate_samples(samples), expected)
-
-
-@given(st.data())
-def test_random_fields_beside_an_image_are_those_of_torch(data):
-    """Fields beside a mixed image are what torch makes of them."""
-    structure = data.draw(st.recursive(FIELDS, nest, max_leaves=4))
-    image = st.just(tv_tensors.Image(torch.rand(3, 8, 8)))
-    samples = data.draw(st.lists(st.tuples(image, structure), min_size=1, max_size=3))
-    images, beside = make_collate_fn(Cutout(passthrough=[1]), seed=0)(samples)
-    assert same(beside, default_collate(samples)[1])
-    assert type(images) is tv_tensors.Image
 
 
 SENT = [*TENSORS, *NUMBERS_AND_TEXT, *CONTAINERS]

@@ -1,14 +1,12 @@
 """Recover the index of a batch from the DataLoader's stack frames.
 
-A collate function receives samples and nothing else, but a reproducible mix depends on the index of
-its batch. The function cannot count by itself: batches are dealt to workers, workers may outlive an
-epoch, and an epoch may be left early or resumed. The DataLoader has no public channel for the
-index, so it is read from frames of torch and torchdata, and calls are counted without them:
+A reproducible mix depends on the index of its batch, which a collate function does not receive and
+cannot count: batches are dealt to workers, workers may outlive an epoch, and an epoch may be left
+early or resumed. It is read from frames of torch and torchdata, and calls are counted without them:
 
 * ``_worker_loop`` in a worker: ``idx``, the index, and ``fetcher``, a new object for each epoch.
 * ``_next_data`` in the main process: ``self``, the iterator.
-* ``__init__`` of the iterator, while it pickles a worker, and in a forked worker at any time:
-  ``self``, and ``next_iter_state`` if a StatefulDataLoader resumes.
+* ``__init__`` of the iterator that pickles or forks a worker: ``self``, and ``next_iter_state``.
 * ``load_state_dict`` in the main process, while a StatefulDataLoader skips batches of a stream.
 """
 
@@ -25,14 +23,11 @@ from torch.utils.data import IterableDataset, get_worker_info
 from tv_mixaug._validation import check_integer, ensure
 from tv_mixaug.loading.shared_value import SharedValue, share_numbers
 
-OUTSIDE = -1  # the index of all calls outside a DataLoader; threads of workers have lower ones
-
 
 def find_frame(**marks: str) -> tuple[str, dict[str, Any]]:
     """Return the name and the variables of the innermost frame of some functions, or ("", {}).
 
-    A mark is the local variable, or attribute of ``self``, that only one of torch's functions of
-    this name has.
+    A mark is a local variable, or attribute of ``self``, that only torch's function has.
     """
     frame: Any = sys._getframe()
     while frame is not None:
@@ -47,9 +42,10 @@ def find_frame(**marks: str) -> tuple[str, dict[str, Any]]:
 class _Epoch:
     """The batches and calls that this process has counted in one epoch of one loader."""
 
+    last, batches, calls = -1, 0, 0
+
     def __init__(self, skipped: int) -> None:
-        # A loader that resumes does not count the batches that it has skipped.
-        self.skipped, self.last, self.batches, self.calls = skipped, -1, 0, 0
+        self.skipped = skipped  # batches that a loader that resumes does not count
 
     def count(self, batch: int) -> int:
         """Return the number of earlier calls for a batch; pipelines may collate by themselves."""
@@ -64,9 +60,8 @@ class BatchIndex:
 
     def __init__(self, epoch: int = 0, first_batch: int = 0) -> None:
         # The third number is 1 after a call of set_epoch, and 2 if a start or a call preceded it.
-        self._epoch = SharedValue([epoch, first_batch, 0], "q")
-        # The loader that has started an epoch. A process that starts one writes only this number,
-        # and set_epoch writes only the others, so neither undoes a change by the other.
+        self.numbers = SharedValue([epoch, first_batch, 0], "q")
+        # The loader that has started an epoch, apart so that set_epoch does not undo a change.
         self._loader = share_numbers("q", [0])
         self.used_rank = share_numbers("q", [-1])  # the rank that was last a part of a seed
         self._own_epoch = epoch  # not shared: a worker keeps the epoch in which it was started
@@ -76,47 +71,36 @@ class BatchIndex:
         self._calls_outside = itertools.count()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Share memory with a process that is being spawned; copy the epoch otherwise."""
         if get_spawning_popen() is None:
-            return BatchIndex, tuple(self._epoch.get()[:2]), {"home": self.home}
-        shared = "home", "used_rank", "_epoch", "_loader", "_own_epoch"
+            return BatchIndex, tuple(self.numbers.get()[:2]), {"home": self.home}
+        shared = "home", "used_rank", "numbers", "_loader", "_own_epoch"
         state = {name: getattr(self, name) for name in shared}
         return BatchIndex, (), {**state, "_own_start": _describe_start(os.getpid())}
-
-    @property
-    def epoch(self) -> int:
-        """The epoch that was set last."""
-        return int(self._epoch.get()[0])
 
     def set_epoch(self, epoch: int, first_batch: int = 0) -> None:
         """Set the epoch and the index of the loader's first batch."""
         for name, value in (("epoch", epoch), ("first_batch", first_batch)):
             ensure(0 <= check_integer(name, value) < 2**63, name, ">= 0 and below 2**63", value)
-        has_begun = self._loader[0] or self._epoch.get()[2]
-        self._epoch.set([int(epoch), int(first_batch), 2 if has_begun else 1])
+        has_begun = self._loader[0] or self.numbers.get()[2]
+        self.numbers.set([int(epoch), int(first_batch), 2 if has_begun else 1])
         self._own_epoch, self._calls_outside = int(epoch), itertools.count()
 
     def find(self) -> tuple[int, int, int]:
         """Return the epoch, the index of the batch, and the number of earlier calls for it."""
-        epoch, first_batch, _ = self._epoch.get()
+        epoch, first_batch, _ = self.numbers.get()
         function, variables = find_frame(_worker_loop="idx", _next_data="_num_yielded")
-        if function:
-            if function == "_worker_loop":
-                index, calls = self._find_in_worker(variables, epoch)
-            else:
-                index, calls = self._find_in_main(variables["self"])
-            return epoch, index + first_batch, calls
-        info = get_worker_info()
-        if info is None and os.getpid() != self.home:
-            warnings.warn(
-                "this process neither made the collate function nor is a DataLoader's worker, so "
-                "its mixes cannot be reproduced; make the function in this process, with "
-                "`make_collate_fn(..., seed=seed, rank=number_of_the_process)`.",
-                stacklevel=2,
-            )
-            return epoch, OUTSIDE, int.from_bytes(os.urandom(7), "little")
-        thread = info.id + 1 if info else 0
-        return epoch, OUTSIDE - thread, next(self._calls_outside) + first_batch
+        if function == "_worker_loop":
+            index, calls = self._find_in_worker(variables, epoch)
+        elif function:
+            index, calls = self._find_in_main(variables["self"])
+        elif os.getpid() == self.home:  # all calls outside a DataLoader have the index -1
+            return epoch, -1, next(self._calls_outside) + first_batch
+        else:
+            text = "mixes outside a DataLoader cannot be reproduced in a process that did not make"
+            advice = "make it here: `make_collate_fn(..., seed=seed, rank=number_of_the_process)`"
+            warnings.warn(f"{text} the collate function; {advice}.", stacklevel=2)
+            return epoch, -1, int.from_bytes(os.urandom(7), "little")
+        return epoch, index + first_batch, calls
 
     def _find_in_worker(self, variables: dict[str, Any], epoch: int) -> tuple[int, int]:
         fetcher, index = variables["fetcher"], int(variables["idx"])
@@ -153,12 +137,11 @@ class BatchIndex:
         """Warn if the only loader that has started an epoch starts it again."""
         before = self._loader[0]
         self._loader[0] = -1 if before else loader  # -1 stands for several loaders
-        if loader and loader == before and self._epoch.get()[2] != 2:
-            warnings.warn(
-                f"epoch {self.epoch} was started twice with the same seed, so its mixes repeat; "
-                "call `collate_fn.set_epoch(epoch)` before each epoch's loop.",
-                stacklevel=2,
-            )
+        epoch, _, is_set = self.numbers.get()
+        if loader and loader == before and is_set != 2:
+            text = f"epoch {epoch} was started twice with the same seed, so its mixes repeat"
+            advice = "call `collate_fn.set_epoch(epoch)` before each epoch's loop"
+            warnings.warn(f"{text}; {advice}.", stacklevel=2)
 
 
 def _identify(iterator: Any, process: int) -> int:
@@ -176,15 +159,8 @@ def _describe_start(process: int) -> tuple[int, int | None] | None:
     if state is None:
         return loader, None
     snapshot = state["_snapshot"]
-    workers = snapshot["_worker_snapshots"].values()
-    if state["_iterator_finished"] or (is_stream and any(map(_has_no_state, workers))):
+    workers = snapshot["_worker_snapshots"].values() if is_stream else ()
+    states = [(w["dataset_state"], w["fetcher_state"]["dataset_iter_state"]) for w in workers]
+    if state["_iterator_finished"] or any(one is other is None for one, other in states):
         return loader, 0  # the next epoch begins, or the streams are read again from their start
-    drawn, yielded = snapshot["_main_snapshot"]["_sampler_iter_yielded"], snapshot["_snapshot_step"]
-    if is_stream and not (drawn == yielded and iterator._in_order):
-        # It is unknown what each worker has given, so the epoch continues with new indices.
-        return loader, yielded * len(workers)
-    return loader, drawn
-
-
-def _has_no_state(worker: dict[str, Any]) -> bool:
-    return worker["dataset_state"] is None and worker["fetcher_state"]["dataset_iter_state"] is None
+    return loader, snapshot["_main_snapshot"]["_sampler_iter_yielded"]

@@ -39,7 +39,7 @@ def make_collate_fn(
     record: bool = False,
     reuse_memory: bool | None = None,
 ) -> CollateFn:
-    """Make a ``collate_fn`` that collates samples and mixes the batch.
+    """Make a ``collate_fn`` that collates samples and mixes the batch; it can be pickled.
 
     Args:
         transforms: A transform of batches, from this package or ``torchvision.transforms.v2``; or
@@ -48,19 +48,15 @@ def make_collate_fn(
             probability of each transform, with a sum of at most 1; equal shares by default.
         collate_fn: Collates the samples. The default does what ``default_collate`` does, but
             tv_tensors keep their types, and detection targets stay a list of mappings.
-        seed: If given, a plan depends only on seed, rank, epoch and batch index, so it is the same
-            for any number of workers. Pipelines that are not a DataLoader number their batches by
-            the calls in each process. Otherwise torch's global generator is used.
+        seed: If given, a plan depends only on seed, rank, epoch and batch index, for any number of
+            workers. Pipelines that are not a DataLoader number their batches by the calls in each
+            process. Otherwise torch's global generator is used.
         rank: Rank of this process among those that train together; a part of the seed. By default
             that of ``torch.distributed`` or of the launcher's environment variables.
         record: Whether to add the :class:`~tv_mixaug.engine.plan.Plan` to the batch: as the last
-            element of a list or tuple, under the key ``"mix"`` of a dict, or as the field ``mix``
-            of a named tuple.
+            element, under the key ``"mix"`` of a dict, or as the field ``mix`` of a named tuple.
         reuse_memory: Whether workers write batches into the memory of batches that are no longer in
-            use. This is possible, and the default, for the default collating on Linux.
-
-    Returns:
-        The function, which can be pickled.
+            use; by default with the default collating on Linux.
 
     Raises:
         TypeError: If an argument is of the wrong kind.
@@ -81,11 +77,8 @@ class CollateFn:
 
     With ``seed=``, mixes still depend on the number of workers of an iterable data set, which deals
     its samples itself, and on the order of calls outside a DataLoader. Every epoch has the same
-    mixes unless :meth:`set_epoch` is called, as with ``DistributedSampler``.
-
-    Make the function in each training process: processes that are forked or spawned with it share
-    its ``p`` and epoch. Mixes cannot be reproduced in a process that neither made the function nor
-    is a worker of a DataLoader. A copy, also by ``pickle``, shares nothing with the original.
+    mixes unless :meth:`set_epoch` is called. Make the function in each training process: processes
+    that are forked or spawned with it share its ``p`` and epoch. A copy shares nothing.
     """
 
     labels = "same"
@@ -107,8 +100,9 @@ class CollateFn:
         self.collate_fn = None if collate is torch.utils.data.default_collate else collate
         reuse = self.collate_fn is None if reuse is None else reuse
         self.reuse_memory = check_bool("reuse_memory", reuse, expected="a bool or None")
-        allowed = self.collate_fn is None or not self.reuse_memory
-        ensure(allowed, "reuse_memory", "False with your own collate_fn", True)
+        ensure(
+            self.collate_fn is None or not reuse, "reuse_memory", "False with a collate_fn", True
+        )
         self._p = SharedValue(self.transform.p if p is None else self.transform.check_p(p), "d")
         self._batch_index = BatchIndex()
 
@@ -119,7 +113,7 @@ class CollateFn:
         is_list = isinstance(samples, (list, tuple))
         ensure(is_list, "samples", "a list", type(samples).__name__, TypeError)
         ensure(len(samples) > 0, "samples", "a list of at least one sample", "an empty list")
-        generator = self._make_generator()
+        generator = None if self.seed is None else self._make_generator()  # None: the global one
         transform, p = self.transform.choose(self.p, generator)
         allocate = memory_pool.allocator(self.reuse_memory) if self.collate_fn is None else None
         if self.collate_fn is None:
@@ -134,10 +128,6 @@ class CollateFn:
             parser: Any = transform.parser
             mixed = _put_indices(parser.parse(batch), mixed)
         return _add_plan(mixed, plan.plan()) if self.record and plan else mixed
-
-    def __repr__(self) -> str:
-        seed = "" if self.seed is None else f", seed={self.seed}"
-        return f"{type(self).__name__}({self.transform.display_name}, p={self.p}{seed})"
 
     @property
     def p(self) -> float | list[float]:
@@ -155,43 +145,36 @@ class CollateFn:
     @property
     def epoch(self) -> int:
         """The epoch that was set last."""
-        return self._batch_index.epoch
+        return int(self._batch_index.numbers.get()[0])
 
     def set_epoch(self, epoch: int, *, first_batch: int = 0) -> None:
         """Set the epoch, a part of the seed; call it before each epoch's loop, as for a sampler.
 
         Args:
             epoch: The epoch, >= 0.
-            first_batch: The index of the loader's first batch, >= 0, if an epoch is resumed by a
-                loader that leaves batches out, as Accelerate's ``skip_first_batches`` does. A
-                ``StatefulDataLoader`` does not need it.
+            first_batch: The index of the loader's first batch, >= 0, if an epoch is resumed by
+                Accelerate's ``skip_first_batches`` or the like. ``StatefulDataLoader`` needs none.
         """
         self._batch_index.set_epoch(epoch, first_batch)
         used, rank = self._batch_index.used_rank[0], self._find_rank()
         if os.getpid() == self._batch_index.home and used not in (-1, rank):
-            text = (
-                f"batches were mixed as rank {used}, but this is rank {rank}; start workers after"
-            )
-            warnings.warn(f"{text} init_process_group, or give `rank=`.", stacklevel=2)
+            text = f"batches were mixed as rank {used}, but this is rank {rank}; start workers"
+            warnings.warn(f"{text} after init_process_group, or give `rank=`.", stacklevel=2)
 
     def for_validation(self, *, labels: Literal["same", "index"] = "same") -> CollateFn:
-        """Return a function for the validation loader, which collates alike and never mixes.
-
-        Other steps of a ``Chain`` are still applied.
+        """Return a function that collates alike and applies no mix, only other steps of a Chain.
 
         Args:
-            labels: ``"same"``: the label format of batches that this function leaves unmixed, label
-                smoothing included; ``"index"``: the (B,) class indices of the samples.
+            labels: ``"same"``: the label format of unmixed batches, label smoothing included;
+                ``"index"``: the (B,) class indices of the samples.
 
         Raises:
             ValueError: If no transform of this package gives unmixed labels their format.
 
         Example:
             >>> from tv_mixaug import CutMix
-            >>> collate = make_collate_fn(CutMix(num_classes=3), seed=0)
-            >>> collate.for_validation()([(torch.rand(3, 8, 8), 2)])[1]
-            tensor([[0., 0., 1.]])
-            >>> collate.for_validation(labels="index")([(torch.rand(3, 8, 8), 2)])[1]
+            >>> keep = make_collate_fn(CutMix(num_classes=3)).for_validation(labels="index")
+            >>> keep([(torch.rand(3, 8, 8), 2)])[1]
             tensor([2])
         """
         expected = "of tv_mixaug, whose transforms give unmixed labels the format of mixed ones"
@@ -204,7 +187,6 @@ class CollateFn:
         return plain
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return the state of a copy, which shares memory only if a process is being spawned."""
         shared = {"_p": copy.copy(self._p), "_batch_index": copy.copy(self._batch_index)}
         # A worker that is being started cannot find its rank.
         rank = self._find_rank() if find_frame(__init__="_index_queues")[0] else self.rank
@@ -218,10 +200,7 @@ class CollateFn:
         found = (os.environ.get(name, "") for name in RANK_VARIABLES)
         return next((int(value) for value in found if value.isdigit()), 0)
 
-    def _make_generator(self) -> torch.Generator | None:
-        """Return the generator of the batch; None stands for torch's global one."""
-        if self.seed is None:
-            return None
+    def _make_generator(self) -> torch.Generator:
         self._batch_index.used_rank[0] = rank = self._find_rank()
         key = ",".join(map(str, (self.seed, rank, *self._batch_index.find())))
         digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
@@ -229,13 +208,12 @@ class CollateFn:
 
 
 def _put_indices(batch: ParsedBatch, mixed: Any) -> Any:
-    """Put the class indices of a batch in the place of its mixed labels."""
     values: list[Any] = []
     signature = flatten(mixed, values)
     for place, (field, value) in enumerate(batch.fields()):
         if field.role is Role.LABEL:
-            name, expected = f"labels at {field.where}", "class indices for labels='index'"
-            ensure(field.indices, name, expected, f"{field.shape} {field.dtype}")
+            name, got = f"labels at {field.where}", f"{field.shape} {field.dtype}"
+            ensure(field.indices, name, "class indices for labels='index'", got)
             values[place] = value.flatten()
     return unflatten(batch._replace(values=values, structure=mixed, signature=signature))
 

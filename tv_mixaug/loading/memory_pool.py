@@ -2,14 +2,11 @@
 
 Fresh pages of shared memory cost more time than mixing. A worker therefore keeps a pool of blocks,
 and writes into a block again once neither the worker nor the main process holds the last tensor in
-it. A process knows that from the tensor's storage, which every view, array or DLPack capsule of the
-tensor keeps alive. The storage in turn keeps the block mapped, because an array may point into the
-block even after torch has moved the tensor's data. Only the storage is sent in another way than
-torch's, so tensors keep their types, attributes, strides and shared elements. A block is an
-anonymous file of Linux and takes no space in ``/dev/shm``, which is often small.
+it: its storage, which every view, array or DLPack capsule keeps alive. The storage keeps the block
+mapped, because an array may point into it even after torch has moved the tensor's data. Only
+storages are sent in another way than torch's, so tensors keep their types, attributes, strides and
+shared elements. A block is an anonymous file of Linux and takes no space in ``/dev/shm``.
 """
-
-from __future__ import annotations
 
 import contextlib
 import mmap
@@ -33,13 +30,105 @@ from tv_mixaug.loading.batch_index import find_frame
 
 # Three tensors in each of five batches: two that wait, one that is made, one or two in use.
 POOL_BLOCKS = 16
-# After this number of later tensors, the memory of a block that is not in use is returned to the
-# system, and a full pool replaces a block that is still in use.
+# Later tensors, after which an unused block returns its memory, and a used one may be replaced.
 PATIENCE = 64
 WORTHWHILE = 1 << 16  # bytes; smaller tensors are sent as fast in fresh memory
 # The last byte of a block is its state. A block is given up if a forked child may still read it.
 # The byte before it is 1 after the worker has ended.
 FREE, SENT, RECEIVED, GIVEN_UP = range(4)
+
+
+class Block:
+    """Memory that a worker and the main process share."""
+
+    def __init__(self, file: Connection) -> None:
+        self.memory = mmap.mmap(file.fileno(), 0)
+        self.storage: Any = lambda: None  # weak reference to the last tensor's storage
+        self.start = self.lent_at = 0
+        self.is_forked = False  # in a worker: whether a forked child may still read the block
+        self.file: Connection | None = None  # in a worker, until it was sent
+
+    def is_free(self) -> bool:
+        """Whether no process holds the last tensor in the block."""
+        return self.memory[-1] == FREE and self.storage() is None and not self.is_forked
+
+    def lend(self, size: int) -> Any:
+        """Return a storage over the block."""
+        tensor = torch.frombuffer(self.memory, dtype=torch.uint8, count=size)
+        storage: Any = tensor.untyped_storage()
+        storage.block, self.storage, self.start = self, weakref.ref(storage), storage.data_ptr()
+        return storage
+
+    def empty(self) -> None:
+        """Return the memory to the system; the block can still be used."""
+        with contextlib.suppress(AttributeError, OSError):  # of systems without MADV_REMOVE
+            self.memory.madvise(mmap.MADV_REMOVE)
+
+
+class SharedMemoryPool:
+    """Blocks for the batches that a worker sends through a queue."""
+
+    def __init__(self, queue: Any) -> None:
+        self.name, self._queue, self._lent = (os.getpid(), os.urandom(8)), queue, 0
+        self._blocks: list[Block] = []
+        self._lock = threading.Lock()
+
+    def allocate(self, size: torch.Size, dtype: torch.dtype) -> Tensor:
+        """Return an uninitialised tensor in a block, or in fresh memory if there is no block."""
+        count = size.numel() * dtype.itemsize
+        if count < WORTHWHILE:
+            return allocate(size, dtype)
+        with self._lock:
+            self._lent += 1
+            free = [block for block in self._blocks if block.is_free()]
+            for old in free:
+                if (self._lent - old.lent_at) % PATIENCE == 0:
+                    old.empty()
+            fitting = (block for block in free if count + 2 <= len(block.memory) <= 2 * count + 4)
+            block = next(fitting, None) or self._make_block(count + 2)
+            if block:
+                block.lent_at = self._lent
+            return allocate(size, dtype, block)
+
+    def _make_block(self, size: int) -> Block | None:
+        """Add a block, or replace one if the pool is full; a tensor in it keeps its memory."""
+        blocks, place, late = self._blocks, len(self._blocks), self._lent - PATIENCE
+        if place == POOL_BLOCKS:
+            old = [b for b in blocks if b.is_free() or (b.lent_at < late and b.memory[-1] != SENT)]
+            if not old:
+                return None
+            place = blocks.index(min(old, key=lambda block: block.lent_at))
+        try:  # A Connection sends its file when it is pickled, and closes it when it is dropped.
+            file = Connection(os.memfd_create("tv_mixaug"))
+            os.ftruncate(file.fileno(), size)
+            block = Block(file)
+        except OSError:  # too many open files, or too little memory
+            return None
+        block.file = file
+        blocks[place : place + 1] = [block]
+        return block
+
+    def reduce(self, storage: UntypedStorage) -> Any:
+        """Describe a storage for the main process by its block, or as torch does.
+
+        The file of a block is sent only once, so other processes get no blocks.
+        """
+        block = getattr(storage, "block", None)
+        in_queue = threading.current_thread() is self._queue._thread
+        if block is not None and in_queue and storage.data_ptr() == block.start:
+            with self._lock:
+                if block in self._blocks and block.memory[-1] == FREE:
+                    block.memory[-1], file, block.file = SENT, block.file, None
+                    return _receive, (self.name, self._blocks.index(block), file, storage.nbytes())
+        return reduce_storage(storage)  # type: ignore[no-untyped-call]
+
+    def close(self) -> None:
+        """Return the memory of blocks that the main process does not use."""
+        for block in self._blocks:
+            block.memory[-2] = 1
+            if block.is_free():
+                block.empty()
+
 
 _pool: SharedMemoryPool | None = None  # of this process, if it is a worker
 _received: dict[tuple[int, bytes], dict[int, Block]] = {}  # in the main process, by pool and place
@@ -68,102 +157,6 @@ def allocate(size: torch.Size, dtype: torch.dtype, block: Block | None = None) -
     count = max(1, size.numel() * dtype.itemsize)
     storage = block.lend(count) if block else UntypedStorage._new_shared(count)  # type: ignore[no-untyped-call]
     return torch.empty(0, dtype=dtype, device="cpu").set_(storage, 0, size)  # type: ignore[call-overload, no-any-return]
-
-
-class Block:
-    """Memory that a worker and the main process share, and what this process knows about it."""
-
-    def __init__(self, file: Connection) -> None:
-        self.memory = mmap.mmap(file.fileno(), 0)
-        self.storage: Any = lambda: None  # weak reference to the last tensor's storage
-        self.start = self.lent_at = 0
-        self.is_forked = False  # in a worker: whether a forked child may still read the block
-        self.file: Connection | None = None  # in a worker, until it was sent
-
-    def is_free(self) -> bool:
-        """Whether no process holds the last tensor in the block."""
-        return self.memory[-1] == FREE and self.storage() is None and not self.is_forked
-
-    def lend(self, size: int) -> Any:
-        """Return a storage over the block."""
-        storage: Any = torch.frombuffer(
-            self.memory, dtype=torch.uint8, count=size
-        ).untyped_storage()
-        storage.block, self.storage, self.start = self, weakref.ref(storage), storage.data_ptr()
-        return storage
-
-    def empty(self) -> None:
-        """Return the memory to the system; the block can still be used."""
-        with contextlib.suppress(AttributeError, OSError):  # of systems without MADV_REMOVE
-            self.memory.madvise(mmap.MADV_REMOVE)
-
-
-class SharedMemoryPool:
-    """Blocks for the batches that a worker sends through a queue."""
-
-    def __init__(self, queue: Any) -> None:
-        self.name, self._queue, self._lent = (os.getpid(), os.urandom(8)), queue, 0
-        self._blocks: list[Block] = []
-        self._lock = threading.Lock()
-
-    def allocate(self, size: torch.Size, dtype: torch.dtype) -> Tensor:
-        """Return an uninitialised tensor in a block, or in fresh memory if there is no block."""
-        count = size.numel() * dtype.itemsize
-        with self._lock:
-            block = self._find_block(count + 2) if count >= WORTHWHILE else None
-            return allocate(size, dtype, block)
-
-    def _find_block(self, size: int) -> Block | None:
-        self._lent += 1
-        free = [block for block in self._blocks if block.is_free()]
-        for old in free if self._lent % PATIENCE == 0 else []:
-            if old.lent_at <= self._lent - PATIENCE:
-                old.empty()
-        fitting = (block for block in free if size <= len(block.memory) <= 2 * size)
-        block = next(fitting, None) or self._make_block(size)
-        if block is not None:
-            block.lent_at = self._lent
-        return block
-
-    def _make_block(self, size: int) -> Block | None:
-        """Add a block, or replace one if the pool is full; a tensor in it keeps its memory."""
-        blocks, place, late = self._blocks, len(self._blocks), self._lent - PATIENCE
-        if place == POOL_BLOCKS:
-            old = [b for b in blocks if b.is_free() or (b.lent_at < late and b.memory[-1] != SENT)]
-            if not old:
-                return None
-            place = blocks.index(min(old, key=lambda block: block.lent_at))
-        try:  # A Connection sends its file when it is pickled, and closes it when it is dropped.
-            file = Connection(os.memfd_create("tv_mixaug"))
-            os.ftruncate(file.fileno(), size)
-            block = Block(file)
-        except OSError:  # too many open files, or too little memory
-            return None
-        block.file = file
-        blocks[place : place + 1] = [block]
-        return block
-
-    def reduce(self, storage: UntypedStorage) -> Any:
-        """Describe a storage for another process, by its block if possible or as torch does.
-
-        A block is sent unless the main process has it already. Other processes get no blocks,
-        because the file of a block is sent only once.
-        """
-        block = getattr(storage, "block", None)
-        in_queue = threading.current_thread() is self._queue._thread
-        if block is not None and in_queue and storage.data_ptr() == block.start:
-            with self._lock:
-                if block in self._blocks and block.memory[-1] == FREE:
-                    block.memory[-1], file, block.file = SENT, block.file, None
-                    return _receive, (self.name, self._blocks.index(block), file, storage.nbytes())
-        return reduce_storage(storage)  # type: ignore[no-untyped-call]
-
-    def close(self) -> None:
-        """Return memory when the worker ends; the main process does so for blocks it uses."""
-        for block in self._blocks:
-            block.memory[-2] = 1
-            if block.is_free():
-                block.empty()
 
 
 def _receive(pool: Any, place: int, file: Any, size: int) -> Any:

@@ -1,20 +1,16 @@
 """Numbers that the main process sets and running workers read."""
 
-import os
-import threading
 from multiprocessing.context import get_spawning_popen
 from multiprocessing.sharedctypes import RawArray
 from typing import Any
 
 _kept: list[Any] = []
-_write_locks: dict[int, Any] = {}  # by process: a fork copies a lock that a thread holds
 
 
 def share_numbers(kind: str, numbers: list[Any]) -> Any:
     """Return an array that this process shares with the children that it forks or spawns.
 
-    multiprocessing allocates many arrays in one open file. The memory is never freed, because a
-    child may still read an array that this process has dropped.
+    Many arrays lie in one open file. Memory is never freed, because a child may still read it.
     """
     _kept.append(RawArray(kind, numbers))
     return _kept[-1]
@@ -23,9 +19,8 @@ def share_numbers(kind: str, numbers: list[Any]) -> Any:
 class SharedValue:
     """A number or a list of numbers in shared memory, which readers never see half changed.
 
-    The parity of a count of changes selects one of two rows, and a change goes to the other row
-    before the count increases. A reader that finds the same count before and after it reads a row
-    has therefore read the numbers of one change.
+    A change goes to one of two rows, selected by the parity of a count, before the count increases.
+    A reader that finds the same count before and after it reads a row has read one change.
     """
 
     def __init__(self, value: Any, kind: str) -> None:
@@ -43,10 +38,9 @@ class SharedValue:
                 return row if self._is_list else row[0]
 
     def set(self, value: Any) -> None:
-        """Change all numbers at once; one process may do this, in any of its threads."""
-        with _write_locks.setdefault(os.getpid(), threading.Lock()):
-            self._rows[(self._count[0] + 1) % 2][:] = value if self._is_list else [value]
-            self._count[0] += 1
+        """Change all numbers at once; one thread of one process may do this at a time."""
+        self._rows[(self._count[0] + 1) % 2][:] = value if self._is_list else [value]
+        self._count[0] += 1
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Share memory with a process that is being spawned; copy the value otherwise."""
