@@ -17,16 +17,7 @@ from torch import Tensor
 from torch.autograd import forward_ad as fw
 
 from tv_mixaug.engine import kernels
-from tv_mixaug.engine.plan import (
-    BLEND,
-    FILL,
-    NONE,
-    PASTE,
-    CompactPlan,
-    Plan,
-    compact,
-    overlap_lam,
-)
+from tv_mixaug.engine.plan import BLEND, FILL, NONE, PASTE, CompactPlan, Plan, compact, overlap_lam
 
 Fill = float | Sequence[float] | str | Tensor | None
 # Boxes of smaller samples, in bytes, are pasted faster at once than one by one.

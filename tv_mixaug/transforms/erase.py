@@ -115,8 +115,7 @@ class RandomErasing(MixTransform):
     Args:
         scale: The ends of the share of the image's area that is erased, in [0, 1].
         ratio: The ends of the aspect ratio height / width, > 0.
-        count: Number of boxes in each image, > 0, which share the area; or a pair (least, most)
-            from which it is sampled, as in timm.
+        count: Number of boxes in each image, > 0, which share the area.
         p: Probability that a sample, or the batch with ``mode="batch"``, is erased, in [0, 1].
         fill: A number; a value for each channel; ``"noise"``: a random value for each pixel,
             uniform over 0 to 255 for uint8 and standard normal for floating point; or ``"color"``:
@@ -140,7 +139,7 @@ class RandomErasing(MixTransform):
     scale: tuple[float, float] = checked((0.02, 0.33), validation.check_range, "[0, 1]")
     ratio: tuple[float, float] = checked((0.3, 3.3), validation.check_range, "(0, inf)")
     _: KW_ONLY
-    count: int | tuple[int, int] = 1
+    count: int = checked(1, validation.check_integer, 1)
     p: float = 0.5
     fill: Fill = checked(0.0, validation.check_fill)
     mask_fill: int | None = checked(None, optional, validation.check_integer)
@@ -152,25 +151,12 @@ class RandomErasing(MixTransform):
         """Raise unless the arguments agree."""
         super().check_arguments()
         check_mask_fill(self)
-        counts = [validation.check_integer("count", count, 1) for count in self._counts]
-        ascends = len(counts) == 2 and counts[0] <= counts[1]
-        ensure(ascends, "count", "an int or (least, most)", self.count)
-
-    @property
-    def _counts(self) -> Sequence[int]:
-        count: Any = self.count
-        return count if validation.is_list(count) else (count,) * 2
 
     sample = sample_holes
 
     def sample_boxes(self, count: int, size: tuple[int, ...], source: Source) -> Any:
-        """Sample (count, N, 4) int64 boxes inside the image; unused ones are empty."""
-        least, most = self._counts
+        """Sample (count, N, 4) int64 boxes inside the image."""
         (low, high), (flat, tall) = self.scale, self.ratio
-        share, shape, number = sampling.sample_uniform((3, count, most, TRIES), source)
-        area = (low + (high - low) * share) * math.prod(size)
-        number = least + number[:, :1, :1] * (most - least + 1) // 1
-        ratio = flat * (tall / flat) ** shape
-        boxes = sampling.sample_inner_boxes(area / number, ratio, size, source)
-        place = (share[..., 0] * 0 + 1).cumsum(-1)  # 1, 2, ..., most
-        return boxes * (place <= number[..., 0])[..., None]
+        share, shape = sampling.sample_uniform((2, count, self.count, TRIES), source)
+        areas = (low + (high - low) * share) * (math.prod(size) / self.count)
+        return sampling.sample_inner_boxes(areas, flat * (tall / flat) ** shape, size, source)
