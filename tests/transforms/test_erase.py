@@ -112,7 +112,7 @@ def test_boxes_are_distributed_as_timms(count):
         places = [1 - some.mean((0, 1, 5 - axis)) for some in (images, erased)]
         assert abs(places[0] - places[1]).max() < 0.03
     numbers = plan.boxes.any(-1).sum(1)
-    assert (int(numbers.min()), int(numbers.max())) == counts
+    assert int(numbers.min()) == int(numbers.max()) == count
 
 
 def test_each_sample_is_erased_by_itself():
