@@ -5,8 +5,6 @@ from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar, Literal
 
-import numpy as np
-
 from tv_mixaug import _validation as validation
 from tv_mixaug._validation import checked, ensure, optional
 from tv_mixaug.batch.spec import ParsedBatch
@@ -30,11 +28,7 @@ def sample_holes(rule: Any, batch: ParsedBatch, p: float, source: Source) -> Com
     """Sample the plan of a rule that fills boxes, which its ``sample_boxes`` places."""
     per_sample, count = rule.mode == "sample", batch.length
     applied = sampling.sample_applied(count, p, per_sample, source)
-    if batch.ragged:
-        each = [rule.sample_boxes(1, size, source) for size in batch.ragged]
-        boxes = np.stack([np.reshape(boxes, (-1, 4)) for boxes in each])
-    else:
-        boxes = rule.sample_boxes(count if per_sample else 1, batch.size, source)
+    boxes = rule.sample_boxes(count if per_sample else 1, batch.size, source)
     noise = sampling.sample_seeds(count, source) if isinstance(rule.fill, str) else None
     return make_plan(FILL, count, applied, boxes=boxes, noise=noise)
 
