@@ -254,6 +254,7 @@ class MixTransform(BatchTransform):
         ValueError: If an argument has a wrong value.
     """
 
+    fixed = BatchOptions._fields
     ops: ClassVar[tuple[int, ...]] = (BLEND, PASTE)  # operations that its plans may hold
     modes: ClassVar[tuple[str, ...]] = ("batch", "sample")
     parser: ClassVar[Any]  # the BatchParser for the rule's batches, of each instance
@@ -281,7 +282,9 @@ class MixTransform(BatchTransform):
 
     def __post_init__(self) -> None:
         self.check_arguments()
-        self.__dict__["parser"] = BatchParser(self._read_options())
+        names = (name for name in BatchOptions._fields if hasattr(self, name))
+        options = BatchOptions(**{name: getattr(self, name) for name in names})
+        self.__dict__["parser"] = BatchParser(options)
 
     def check_arguments(self) -> None:
         """Raise unless the arguments agree; each one was checked when it was set."""
@@ -300,34 +303,25 @@ class MixTransform(BatchTransform):
         ensure(has_count, "num_mask_classes", "given with masks='soft'", None)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Set and check an argument; those that decide how a batch is read are set only once."""
+        """Set and check an argument; a wrong one leaves the value before."""
         if "_modules" not in self.__dict__:  # a module before its fields, which may be modules
             v2.Transform.__init__(self)
-        field, before = type(self).__dataclass_fields__.get(name), self.__dict__.get(name)
-        if field and "check" in field.metadata:
-            check, options = field.metadata["check"]
-            value = check(name, value, *options)
+        before, field = self.__dict__.get(name), type(self).__dataclass_fields__.get(name)
+        check, options = field.metadata.get("check", (None, ())) if field else (None, ())
+        value = check(name, value, *options) if check else value
         super().__setattr__(name, value)
-        if "parser" not in self.__dict__ or name == "p":
-            return
-        try:
-            self.check_arguments()
-            fixed = self._read_options()._replace(no_classes=self.options.no_classes)
-            got = f"{value!r} set later; make a new {type(self).__name__}"
-            ensure(fixed == self.options, name, "given when a rule is made", got)
-        except (TypeError, ValueError):
-            self.__dict__[name] = before
-            raise
+        if "parser" in self.__dict__:
+            try:
+                self.check_arguments()
+            except (TypeError, ValueError):
+                self.__dict__[name] = before
+                raise
 
     @property
     def options(self) -> BatchOptions:
         """How the rule reads a batch and treats its fields."""
         options: BatchOptions = self.parser.options
         return options
-
-    def _read_options(self) -> BatchOptions:
-        names = BatchOptions._fields
-        return BatchOptions(**{name: getattr(self, name) for name in names if hasattr(self, name)})
 
     @property
     def no_classes(self) -> str:
