@@ -20,7 +20,6 @@ MODULES = {
     "batch.spec": "Mix",
     "losses": "MixCriterion",
     "metrics": "mixed_accuracy",
-    "integrations": "set_epoch",
     "timm": "Mixup FastCollateMixup",
     "extras.viz": "draw_batch show",
     "extras.io": "read_image write_image",

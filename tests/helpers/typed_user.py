@@ -22,7 +22,6 @@ from tv_mixaug import (
     Plan,
     RandomErasing,
     functional,
-    integrations,
     losses,
     make_collate_fn,
     metrics,
@@ -57,12 +56,10 @@ def use_loader(dataset: Sequence[tuple[Tensor, int]], logits: Tensor) -> Tensor:
     collate: CollateFn = make_collate_fn([Mixup(), CutMix()], p=[0.4, 0.4], seed=0, record=True)
     collate.set_epoch(1)
     collate.set_p([0.0, 0.0])
-    print(integrations.LightningSetEpoch(collate), integrations.TrainerSetEpoch(collate))
     loader: DataLoader[Any] = DataLoader(dataset, collate_fn=collate.for_validation())  # type: ignore[arg-type]
     tv_mixaug.timm.FastCollateMixup(0.8, 1.0).mixup_enabled = False
     criterion = MixCriterion(nn.CrossEntropyLoss(label_smoothing=0.1), reduction="sum")
     same: losses.MixCriterion = criterion
-    integrations.set_epoch(loader, 2)
     for images, labels in loader:
         loss: Tensor = same(logits, labels) + metrics.mixed_accuracy(logits, labels, k=5)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -136,4 +133,3 @@ def use_wrongly(images: Tensor, labels: Tensor, logits: Tensor, collate: Collate
     tv_mixaug.CutMx(num_classes=10)  # wrong
     testing.assert_labels_match_pixel(CutMix(), num_classes=10)  # wrong
     metrics.mixed_accuracy(logits, labels, k="5")  # wrong
-    integrations.LightningCallback(collate)  # wrong
