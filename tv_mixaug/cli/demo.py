@@ -34,7 +34,6 @@ def run_demo(args: argparse.Namespace) -> tuple[Any, bool]:
     sheets, wrong, rows = zip(*mixed, strict=True)
     print(f"  labels equal pixels in {sum(rows) - sum(wrong)} of {sum(rows)} test pictures")
     _train(200)
-    args.end = "Next, with your own pictures: tv-mixaug preview DIR"
     return np.concatenate(sheets), not any(wrong)
 
 
