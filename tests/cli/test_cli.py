@@ -216,7 +216,7 @@ def test_preview_takes_a_flat_folder_as_one_class(folder, tmp_path, monkeypatch)
     """Pictures without class folders are of one class with the name of the folder."""
     names, pictures = preview._find_pictures(folder / "rose")
     assert names == ["rose"]
-    assert [(path.name, label) for path, label in pictures] == [("000.jpg", 0), ("001.png", 0)]
+    assert [(path.name, label) for path, label in pictures] == [("000.png", 0), ("001.png", 0)]
     monkeypatch.chdir(folder / "rose")
     assert cli.main(["preview", ".", "--out", str(tmp_path / "sheet.png")]) == 0
     assert preview._find_pictures(Path())[0] == ["rose"]
