@@ -2,16 +2,13 @@
 
 import copy
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from tv_mixaug._validation import check_integer, ensure, ensure_kind, optional
 from tv_mixaug.batch.spec import PairedLabels
-
-Criterion = Callable[[Tensor, Tensor], Tensor]
-Reduction = Literal["mean", "sum", "none"] | None
 
 
 class MixCriterion(nn.Module):
@@ -42,8 +39,9 @@ class MixCriterion(nn.Module):
     """
 
     def __init__(
-        self, criterion: Criterion, *, reduction: Reduction = None, ignore_index: int | None = None
-    ) -> None:
+        self, criterion: Callable[[Tensor, Tensor], Tensor], *,
+        reduction: Literal["mean", "sum", "none"] | None = None, ignore_index: int | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
         is_instance = callable(criterion) and not isinstance(criterion, type)
         ensure_kind(is_instance, "criterion", "an instance that can be called", criterion)
@@ -77,12 +75,6 @@ class MixCriterion(nn.Module):
             return losses.sum(1) if losses.ndim == 2 else losses
         total = losses.sum()
         return total if self.reduction == "sum" else total / known.sum().clamp(min=1e-12)
-
-    if TYPE_CHECKING:
-        # That of nn.Module takes and returns anything.
-        def __call__(self, outputs: Tensor, labels: Tensor | PairedLabels) -> Tensor:
-            """Return the loss; see :meth:`forward`."""
-            raise NotImplementedError
 
     def _measure_pairs(self, outputs: Tensor, pairs: PairedLabels) -> tuple[Tensor, Tensor]:
         """Return the weighted losses of both labels and their known weights, (B, 2)."""

@@ -76,16 +76,8 @@ def mix_masks(batch):
     return {{"image": image, "mask": mask, "label": label}}
 
 class MixCollate:
-    def __init__(self):
-        self.on = torch.ones(()).share_memory_()
-
-    def set_on(self, on):
-        self.on.fill_(on)
-
     def __call__(self, samples):
         batch = default_collate(samples)
-        if not self.on:
-            return {{**batch, "label": one_hot(batch["label"])}}
         images, labels = cutmix(batch["image"], batch["label"])
         return {{**batch, "image": images, "label": labels}}
 
@@ -160,9 +152,6 @@ FAULTS = {
     "epochs repeat each other": Fault(
         "np.random.seed(torch.initial_seed() % 2**32)", "torch.manual_seed(number)",
         "make_loader", "every epoch starts with the same seed"),
-    "switch lost": Fault(
-        "self.on.fill_(on)", "self.on = torch.tensor(on)",
-        "make_loader", "running workers hold copies", ("--switch", "set_on")),
 }
 # fmt: on
 _numbers = count()
@@ -266,7 +255,6 @@ CANNOT = {
     "mean": (("right:mix", "--mean", "0.5,0.5,0.5"), "mean and std must be given together"),
     "draws": (("right:mix", "--draws", "0"), "draws must be >= 1, got 0"),
     "one class": (("right:mix", "--num-classes", "1"), "--num-classes must be >= 2, got 1"),
-    "switch": (("right:mix", "--switch", "off"), "--switch must name an attribute"),
     "small": (("right:mix", "--size", "4"), "--size must be >= 8, got 4"),
     "std": (
         ("right:mix", "--std", "1,2", "--mean", "0"),
@@ -369,7 +357,7 @@ def test_command_runs_by_itself(tmp_path):
 
 OPTIONS = """
 import torch
-from torch.utils.data import default_collate, get_worker_info
+from torch.utils.data import get_worker_info
 from tv_mixaug import CutMix, Mixup, make_collate_fn
 
 K = 10
@@ -389,29 +377,23 @@ def swapped(images, labels):
 def in_main_process(samples):
     return (plain if get_worker_info() else listed)(samples)
 
+calls = []
+
+def falters(images, labels):
+    calls.append(len(images))
+    if len(calls) > 100:
+        raise RuntimeError("too late")
+    return cutmix(images, labels)
+
 def rare(images, labels):
     images, rows = cutmix(images, labels)
     return images, rows.flip(1) if torch.initial_seed() % 100 == 30 else rows
-
-class Raises:
-    def __call__(self, samples):
-        return cutmix(*default_collate(samples))
-
-    def set_p(self, p):
-        raise RuntimeError("too late")
-
-raises = Raises()
 """
-SWITCHED, NARROW = ("--switch", "set_p"), ("--dtype", "bfloat16", "--p", "1")
+NARROW = ("--dtype", "bfloat16", "--p", "1")
+FALTERS = ("--p", "0.5", "--fixed")
 ASKED = {
-    "a list is switched": ("listed", SWITCHED, 0, "the switch reaches running workers      holds"),
-    "a switch that raises": (
-        "raises",
-        SWITCHED,
-        2,
-        "asked whether the switch reaches running workers: RuntimeError: too late",
-    ),
     "faint mixes": ("faint", NARROW, 0, "each batch is mixed with probability p  holds"),
+    "p that cannot be asked": ("falters", FALTERS, 2, "with probability p: RuntimeError: too late"),
     "another p": ("listed", ("--p", "0.95"), 1, "does not reach the transform"),
     "four values": ("flat", (), 0, "labels equal pixels, float32            holds"),
     "four values, swapped": ("swapped", (), 1, "the weights are swapped"),

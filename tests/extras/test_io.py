@@ -114,23 +114,6 @@ def test_a_written_image_reads_back(tmp_path, suffix):
         assert torch.equal(read_image(path), RGB)
 
 
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
-    """If the disk is full, the old file stays as it was and no temporary file is left."""
-    path = write(tmp_path / "a.png", BGR)
-    before = path.read_bytes()
-
-    def write_half(self, data):
-        with self.open("wb") as file:
-            file.write(data[: len(data) // 2])
-        raise OSError(28, "No space left on device", str(self))
-
-    monkeypatch.setattr("pathlib.Path.write_bytes", write_half)
-    with pytest.raises(OSError, match=r"No space left on device: '.*a\.png"):
-        write_image(path, HWC[::-1])
-    assert path.read_bytes() == before
-    assert list(tmp_path.iterdir()) == [path]
-
-
 def test_a_link_stays_a_link(tmp_path):
     """The target of a link is written, and the link is kept."""
     (tmp_path / "link.png").symlink_to("real.png")
@@ -177,19 +160,3 @@ def test_a_file_without_write_permission_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: path != file)
     with pytest.raises(OSError, match="--out must be in a folder that exists"):
         check_output("--out", file)
-
-
-@pytest.mark.skipif(os.name != "posix", reason="needs permission bits")
-@pytest.mark.parametrize("mode", [0o600, 0o640, 0o664])
-def test_new_data_is_never_readable_by_more_than_the_old_file(tmp_path, monkeypatch, mode):
-    """The mode of an existing file is that of the temporary file before data is written."""
-    path, modes, write_bytes = write(tmp_path / "a.png", BGR), [], type(tmp_path).write_bytes
-    path.chmod(mode)
-
-    def spy(self, data):
-        modes.append(self.stat().st_mode & 0o777)
-        return write_bytes(self, data)
-
-    monkeypatch.setattr("pathlib.Path.write_bytes", spy)
-    write_image(path, HWC)
-    assert modes == [mode] == [path.stat().st_mode & 0o777]

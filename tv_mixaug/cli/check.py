@@ -15,9 +15,6 @@ from tv_mixaug._validation import check_integer, check_probability, optional
 from tv_mixaug.testing._coded import Case, coded_batch, per_channel
 from tv_mixaug.testing._pipeline import BATCH, KINDS, Target, find_target, in_a_line
 
-# Questions that an option asks: the command fails if they cannot be answered.
-OF_P, SWITCH = "each {} is mixed with probability p", "the switch reaches running workers"
-
 
 def run_check(args: argparse.Namespace) -> tuple[None, bool]:
     """Run all assertions on a pipeline and print a table; return no sheet, and whether all hold."""
@@ -56,7 +53,8 @@ def _ask(
         share = f" in {error.wrong} of {error.rows}" if error.rows else ""
     except (Exception, SystemExit) as error:
         answer, text = "refuses", f"{in_a_line(error)}.\n"
-        if not answers or question in (OF_P.format(options["per"]), SWITCH):
+        # An option asks for the probability: the command fails if it cannot be answered.
+        if not answers or assertion is testing.assert_probability:
             reason = f"cannot be asked whether {question}: {text}"
             raise ValueError(f"{options['target']} {reason.strip()}") from error
     print(f"  {question:<40}{answer}{share}\n{textwrap.indent(text, ' ' * 4)}", end="", flush=True)
@@ -86,22 +84,10 @@ def _ask_all(ask: Any, target: Target, args: argparse.Namespace, dtypes: list[An
     mean, std = per_channel("--mean", args.mean, 3), per_channel("--std", args.std, 3)
     plain = replace(target, mean=mean, std=std)
     if args.p is not None:
-        ask(OF_P.format(args.per), testing.assert_probability, plain)
+        ask(f"each {args.per} is mixed with probability p", testing.assert_probability, plain)
     if not args.fixed:
         assertion = testing.assert_draws_independent
         ask("draws are independent", assertion, plain)
         if target.kind != "batch":
             epochs = {"loader": True, "set_epoch": getattr(function, "set_epoch", None)}
             ask("draws of workers are independent", assertion, plain.make_loader, **epochs)
-    if args.switch:
-        p = getattr(function, "p", None)
-        shares = [share / sum(p) for share in p] if isinstance(p, list) and sum(p) else 1.0
-
-        def switch(_: Any, on: bool) -> None:
-            if callable(attribute := getattr(function, args.switch)):
-                attribute(shares if on else 0.0)
-            else:
-                setattr(function, args.switch, on)
-
-        make_loader = partial(plain.make_loader, persistent=True)
-        ask(SWITCH, testing.assert_switch_reaches_workers, make_loader, switch=switch)

@@ -86,7 +86,6 @@ def _make_parser() -> argparse.ArgumentParser:
     add("--p", type=float, help="expected share of mixed batches or samples")
     add("--per", choices=("batch", "sample"), default="batch", help="unit of --p and of the draws")
     add("--fixed", action="store_true", help="lam and boxes are fixed on purpose")
-    add("--switch", metavar="NAME", help="attribute or method that switches mixing off")
     add("--draws", type=int, dest="batches", default=25, help="per check (default: %(default)s)")
     add("--seed", type=int, default=0, help="of the first batch (default: %(default)s)")
     return parser

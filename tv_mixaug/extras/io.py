@@ -27,7 +27,7 @@ def read_image(path: str | os.PathLike[str]) -> tv_tensors.Image:
 
 
 def write_image(path: str | os.PathLike[str], image: npt.NDArray[np.uint8]) -> None:
-    """Write an (H, W, 3) uint8 RGB array, replacing an existing file only by a complete one.
+    """Write an (H, W, 3) uint8 RGB array; an existing file keeps its mode.
 
     Raises ValueError if the format is unknown or cannot store the array, OSError if writing fails.
     """
@@ -39,15 +39,7 @@ def write_image(path: str | os.PathLike[str], image: npt.NDArray[np.uint8]) -> N
         encoded = False
     expected = f"(H, W, 3) uint8 and fit into a {file.suffix} file"
     ensure(fits and encoded, "image", expected, f"{image.shape} {image.dtype}")
-    temporary = file.with_name(f".{file.name[:40]}.{os.urandom(4).hex()}")
-    try:
-        if file.exists():  # its mode is set first, so that nobody else can read the new data
-            temporary.touch(0o600)
-            temporary.chmod(file.stat().st_mode)
-        temporary.write_bytes(data.tobytes())
-        temporary.replace(file)
-    finally:
-        temporary.unlink(missing_ok=True)
+    file.write_bytes(data.tobytes())
 
 
 def check_output(name: str, path: str | os.PathLike[str]) -> Path:

@@ -30,7 +30,7 @@ def draw_batch(
     plan: Plan | None = None, masks: Tensor | None = None,
     boxes: Sequence[Mapping[str, Tensor]] | None = None, columns: int | None = None,
     cell: int = 192, title: str | None = None, mean: float | Sequence[float] | None = None,
-    std: float | Sequence[float] | None = None, colours: Mapping[int, str] | None = None,
+    std: float | Sequence[float] | None = None,
 ) -> npt.NDArray[np.uint8]:  # fmt: skip
     """Draw a batch as a contact sheet, (H, W, 3) uint8 RGB, with label weights below each picture.
 
@@ -47,17 +47,15 @@ def draw_batch(
         title: Heading of the sheet.
         mean: Mean that was subtracted from float images, a number or one for each channel.
         std: Standard deviation that float images were divided by.
-        colours: Colours of classes, as Pillow reads them, instead of the usual ones.
     """
     pictures = _to_uint8(images, mean, std)
-    palette = [(colours or {}).get(i, colour) for i, colour in enumerate(_COLOURS)]
     count, _, *size = pictures.shape
     for name, given in (("boxes", boxes), ("plan", plan and plan.op)):
         entries = count if given is None else len(given)
         ensure(entries == count, name, f"of the {count} images", f"{entries} entries")
     if masks is not None:
         index = masks.cpu().reshape(count, *size).long()
-        tints = torch.tensor(list(map(ImageColor.getrgb, palette)), dtype=torch.uint8)
+        tints = torch.tensor(list(map(ImageColor.getrgb, _COLOURS)), dtype=torch.uint8)
         tinted = (pictures / 2 + tints[index % 1000].movedim(-1, 1) / 2).byte()
         pictures = tinted.where(index[:, None] > 0, pictures)
     factor = check_integer("cell", cell, 1) / max(size)
@@ -75,11 +73,10 @@ def draw_batch(
         x, y = _MARGIN + i % columns * (room + _GAP), top + i // columns * stride
         picture = F.to_pil_image(pixels).resize((width, height), Image.Resampling.BOX)
         if boxes is not None:
-            _outline(ImageDraw.Draw(picture), boxes[i], height / size[0], palette)
+            _outline(ImageDraw.Draw(picture), boxes[i], height / size[0])
         sheet.paste(picture, (x + (room - width) // 2, y))
         if rows:
-            row = [(palette[k % 1000], class_names[k] if class_names else k, w) for k, w in rows[i]]
-            _draw_label(draw, x, y + height + 4, room, row)
+            _draw_label(draw, x, y + height + 4, room, rows[i], class_names)
         if plan is not None:
             note = _NOTES[int(plan.op[i])].format(int(plan.partner[i]))
             _write(draw, (x, y + stride - _GAP - 5), f"{i}: {note}", room)
@@ -130,29 +127,29 @@ def _list_weights(labels: Any, count: int, names: Any) -> list[list[tuple[int, f
     return [sorted(row, key=lambda pair: -pair[1]) for row in rows]
 
 
-def _draw_label(draw: Any, x: int, y: int, width: int, row: Any) -> None:
+def _draw_label(draw: Any, x: int, y: int, width: int, row: Any, names: Any) -> None:
     """Draw the bar of a label and write its largest weights below."""
     draw.rectangle((x, y, x + width - 1, y + _BAR - 1), _EMPTY)
     # Multi-hot weights sum to more than 1.
-    end, scale = float(x), width / max(1.0, sum(weight for _, _, weight in row))
-    for i, (colour, name, weight) in enumerate(row):
-        start, end = end, end + scale * weight
+    end, scale = float(x), width / max(1.0, sum(weight for _, weight in row))
+    for i, (index, weight) in enumerate(row):
+        start, end, colour = end, end + scale * weight, _COLOURS[index % 1000]
         draw.rectangle((start, y, end - 0.01, y + _BAR - 1), colour)
         if i < 3:
             line = y + _BAR + 16 + i * _LINE
             draw.ellipse((x + 1, line - 8, x + 8, line - 1), colour)
-            _write(draw, (x + 14, line), str(name), width - 48, _INK)
+            _write(draw, (x + 14, line), str(names[index] if names else index), width - 48, _INK)
             draw.text((x + width, line), f"{weight:.2f}", _FAINT, _font(12, plain=True), "rs")
     if not row:
         _write(draw, (x, y + _BAR + 16), "no label", width)
 
 
-def _outline(draw: Any, target: Mapping[str, Any], scale: float, palette: Any) -> None:
+def _outline(draw: Any, target: Mapping[str, Any], scale: float) -> None:
     """Outline the boxes of a detection target."""
     boxes, form = target["boxes"], getattr(target["boxes"], "format", "XYXY")
     boxes = scale * F.convert_bounding_box_format(boxes.as_subclass(Tensor), form, "XYXY")
     for box, index in zip(boxes.tolist(), target.get("labels", len(boxes) * [0]), strict=True):
-        draw.rectangle(box, None, palette[int(index) % 1000], 2)
+        draw.rectangle(box, None, _COLOURS[int(index) % 1000], 2)
 
 
 @cache

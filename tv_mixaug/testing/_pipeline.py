@@ -119,8 +119,6 @@ def find_target(args: argparse.Namespace, dtype: torch.dtype) -> Target:
             f"{name} must be a function, transform or DataLoader, or a function without arguments "
             f"that makes one, got {class_name}."
         )
-    if args.switch and not hasattr(function, args.switch):
-        raise ValueError(f"--switch must name an attribute of {class_name}, got {args.switch!r}.")
     draft = Target(
         function, "loader", "samples", (0, 1), args.num_classes, args.label_format == "soft",
         args.arrays, loader,
