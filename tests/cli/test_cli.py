@@ -1,7 +1,6 @@
 """The command line runs the demo and previews, and ends with code 2 and one line on bad input."""
 
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -33,8 +32,7 @@ def test_demo_runs_as_a_module(tmp_path):
     result = run([sys.executable, "-m", "tv_mixaug", "demo", "--out", "a.png"], cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     lines = result.stdout.splitlines()
-    starts = ["  labels equal pixels in 3840 of 3840", "  loss 0."]
-    assert [line[: len(start)] for line, start in zip(lines[1:], starts, strict=False)] == starts
+    assert sum(" in 960 of 960 test pictures" in line for line in lines) == 4
     assert lines[-1].startswith("Next, on your own data: tv-mixaug preview DIR")
     assert str(tmp_path / "a.png") in result.stdout
     sheet = cv2.imread(str(tmp_path / "a.png"))
@@ -258,20 +256,6 @@ def test_help_imports_nothing_heavy():
         assert done.stdout
         assert "tv_mixaug.cli.main" in done.stderr.split()
         assert not {"torch", "numpy", "cv2", "PIL"} & set(done.stderr.split())
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(os.name != "posix", reason="needs the signals of Unix")
-def test_ctrl_c_ends_with_code_130(tmp_path):
-    """After Ctrl-C the exit code is 130, and the temporary flowers are deleted."""
-    command = [sys.executable, "-u", "-m", "tv_mixaug", "demo"]
-    options = {"cwd": tmp_path, "env": {**os.environ, "TMPDIR": str(tmp_path)}, "text": True}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, **options) as process:  # noqa: S603
-        assert process.stdout.readline().startswith("Eight drawn flowers")
-        process.send_signal(signal.SIGINT)
-        process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert not list(tmp_path.glob("tv_mixaug*"))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs file names that are any bytes")

@@ -13,8 +13,7 @@ from tv_mixaug import __version__
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line with the arguments, by default those of the process.
 
-    Return the exit code: 0, 1 if a label differs from the pixels, 2 after an error, 130 after
-    Ctrl-C.
+    Return the exit code: 0, 1 if a label differs from the pixels, or 2 after an error.
     """
     given = sys.argv[1:] if argv is None else argv
     args = _make_parser().parse_args(given or ["--help"])
@@ -33,8 +32,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ImportError, OSError, ValueError) as error:
         print(f"tv-mixaug: error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        return 130
     return 0 if all_equal else 1
 
 
@@ -50,8 +47,7 @@ def _make_parser() -> argparse.ArgumentParser:
             name, help=text, description=f"{text}.".capitalize()
         ).add_argument
 
-    text = "mix drawn flowers, check labels against pixels and train a small net in half a minute"
-    add = command("demo", text)
+    add = command("demo", "mix drawn flowers and check labels against pixels")
     add("--verbose", action="store_true", help="print the label of each picture")
     add("--out", type=Path, default=Path("tv_mixaug_demo.png"), help="the contact sheet")
 

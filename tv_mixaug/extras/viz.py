@@ -29,14 +29,13 @@ def draw_batch(
     images: Tensor, labels: Any = None, class_names: Sequence[str] | None = None, *,
     plan: Plan | None = None, masks: Tensor | None = None,
     boxes: Sequence[Mapping[str, Tensor]] | None = None, columns: int | None = None,
-    cell: int = 192, title: str | None = None, mean: float | Sequence[float] | None = None,
-    std: float | Sequence[float] | None = None,
+    cell: int = 192, title: str | None = None,
 ) -> npt.NDArray[np.uint8]:  # fmt: skip
     """Draw a batch as a contact sheet, (H, W, 3) uint8 RGB, with label weights below each picture.
 
     Args:
         images: (B, C, H, W), or (B, T, C, H, W), whose middle frame is drawn; C is 1 or 3. Floats
-            outside [0, 1] are scaled by the extremes of the batch if ``mean`` is None.
+            outside [0, 1] are scaled by the extremes of the batch.
         labels: (B,) class indices, (B, K) weights or ``PairedLabels``.
         class_names: Names of the classes; by default the indices are written.
         plan: The plan of the batch, written below the pictures.
@@ -45,10 +44,8 @@ def draw_batch(
         columns: Pictures in a row, by default all, but at most 8.
         cell: Longest side of a picture; small images are enlarged by a whole factor.
         title: Heading of the sheet.
-        mean: Mean that was subtracted from float images, a number or one for each channel.
-        std: Standard deviation that float images were divided by.
     """
-    pictures = _to_uint8(images, mean, std)
+    pictures = _to_uint8(images)
     count, _, *size = pictures.shape
     for name, given in (("boxes", boxes), ("plan", plan and plan.op)):
         entries = count if given is None else len(given)
@@ -96,21 +93,17 @@ def show(
     return Image.fromarray(sheet)
 
 
-def _to_uint8(images: Tensor, mean: Any, std: Any) -> Tensor:
+def _to_uint8(images: Tensor) -> Tensor:
     """Return (B, 3, H, W) uint8 images on the CPU."""
     ensure(isinstance(images, Tensor), "images", "a tensor", type(images).__name__, TypeError)
     fits = images.ndim in (4, 5) and images.shape[-3] in (1, 3) and images.numel() > 0
     ensure(fits, "images", "(B, [T,] 1 or 3, H, W)", tuple(images.shape))
-    ensure((mean is None) == (std is None), "mean and std", "given together", "only one of them")
     pixels = images.detach().as_subclass(Tensor).cpu()
     pixels = pixels[:, pixels.shape[1] // 2] if pixels.ndim == 5 else pixels
     if pixels.dtype != torch.uint8:
         pixels = pixels.float()
         low, high = pixels.nan_to_num(0.0, 0.0, 0.0).aminmax()
-        if mean is not None:
-            shift, scale = (torch.as_tensor(n).cpu().reshape(-1, 1, 1) for n in (mean, std))
-            pixels = pixels * scale + shift
-        elif low < -0.05 or high > 1.05:  # cubic resizing oversteps [0, 1] a little
+        if low < -0.05 or high > 1.05:  # cubic resizing oversteps [0, 1] a little
             pixels = (pixels - low) / (high - low).clamp_min(1e-30)
         pixels = (pixels.nan_to_num(0.0).clamp(0, 1) * 255).round().byte()
     return pixels.expand(-1, 3, -1, -1)
