@@ -8,11 +8,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from tv_mixaug.cli import demo, preview
 from tv_mixaug.cli import main as cli
 from tv_mixaug.extras import flowers
-from tv_mixaug.extras.io import read_image, write_image
+from tv_mixaug.extras.io import read_image
 
 
 @pytest.fixture
@@ -95,8 +96,11 @@ def test_preview_is_seeded(folder, tmp_path):
         (["--seed", str(2**70)], "--seed must be in [0, "),
         (["--out", "sheet.txt"], "--out must be a .png"),
         (["--out", "sheet"], "--out must be a .png"),
-        (["--out", "gone/sheet.png"], "--out must be in a folder that exists"),
-        (["--out", "folder.png"], "--out must be in a folder that exists"),
+        (
+            ["--out", "gone/sheet.png"],
+            "--out must be a .png or other image in a folder that exists",
+        ),
+        (["--out", "folder.png"], "--out must be a .png or other image in a folder that exists"),
     ],
 )
 def test_bad_options_end_with_code_two(folder, tmp_path, monkeypatch, capsys, options, text):
@@ -165,7 +169,7 @@ def test_preview_shows_all_classes(tmp_path, monkeypatch):
         (tmp_path / "all" / str(label)).mkdir(parents=True)
         for number in range(count):
             picture = np.full((8, 8, 3), 60 * label, np.uint8)
-            write_image(tmp_path / "all" / str(label) / f"{number}.png", picture)
+            Image.fromarray(picture).save(tmp_path / "all" / str(label) / f"{number}.png")
     drawn, draw = [], preview.viz.draw_batch
 
     def record(*given, **named):
@@ -193,7 +197,7 @@ def test_demo_checks_its_output_before_it_works(tmp_path, capsys):
     """A demo whose sheet could not be written ends at once with code 2."""
     assert cli.main(["demo", "--out", str(tmp_path / "gone" / "a.png")]) == 2
     captured = capsys.readouterr()
-    assert "--out must be in a folder that exists" in captured.err
+    assert "--out must be a .png or other image in a folder that exists" in captured.err
     assert captured.out == ""
 
 
@@ -202,7 +206,7 @@ def test_preview_keeps_the_aspect(tmp_path):
     picture = np.zeros((40, 120, 3), np.uint8)
     cv2.circle(picture, (60, 20), 16, (255, 255, 255), -1)
     (tmp_path / "discs").mkdir()
-    write_image(tmp_path / "discs" / "0.png", picture)
+    Image.fromarray(picture).save(tmp_path / "discs" / "0.png")
     out = tmp_path / "sheet.png"
     assert cli.main(["preview", str(tmp_path / "discs"), "--out", str(out), "--size", "120"]) == 0
     disc = (read_image(out)[0, 50 : 50 + 120, 16 : 16 + 120] > 128).nonzero()
@@ -264,7 +268,7 @@ def test_names_that_are_not_utf8_are_drawn_and_printed(tmp_path, monkeypatch, ca
     folder = tmp_path / "caf\udce9"
     for name in ("ros\udce9", "tulip"):
         (folder / name).mkdir(parents=True)
-        write_image(folder / name / "a.png", np.full((16, 16, 3), 90, np.uint8))
+        Image.fromarray(np.full((16, 16, 3), 90, np.uint8)).save(folder / name / "a.png")
     monkeypatch.chdir(folder)
     for pictures in (folder, folder / "ros\udce9"):
         assert cli.main(["preview", str(pictures), "--size", "32", "--batch-size", "1"]) == 0

@@ -63,9 +63,8 @@ def use_loader(dataset: Sequence[tuple[Tensor, int]], logits: Tensor) -> Tensor:
     for images, labels in loader:
         loss: Tensor = same(logits, labels) + metrics.mixed_accuracy(logits, labels, k=5)
         loss.backward()  # type: ignore[no-untyped-call]
-        picture = viz.show(images, labels, path="batch.png")
-        io.write_image("batch.png", viz.draw_batch(images, labels, ["cat", "dog"]))
-        picture.save("batch.jpg")
+        print(viz.draw_batch(images, labels, ["cat", "dog"]).shape)
+        viz.show(images, labels).save("batch.jpg")
     return io.read_image(flowers.write_image_folder("flowers", 2)[0])  # type: ignore[no-any-return]
 
 

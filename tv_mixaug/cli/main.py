@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tv_mixaug import __version__
+from tv_mixaug._validation import ensure
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -17,16 +18,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     given = sys.argv[1:] if argv is None else argv
     args = _make_parser().parse_args(given or ["--help"])
-    try:
-        # Imported here, so that --help does not wait for torch.
-        from tv_mixaug.extras.io import check_output, write_image
+    from PIL import Image  # not before --help
 
+    try:
         if "out" in args:
-            check_output("--out", args.out)
+            known = args.out.suffix.lower() in Image.registered_extensions()
+            fits = known and args.out.parent.is_dir() and not args.out.is_dir()
+            ensure(fits, "--out", "a .png or other image in a folder that exists", f"'{args.out}'")
         command = import_module(f"tv_mixaug.cli.{args.command}")
         sheet, all_equal = getattr(command, f"run_{args.command}")(args)
         if sheet is not None:
-            write_image(args.out, sheet)
+            Image.fromarray(sheet).save(args.out)
             print(f"\nContact sheet: {bytes(args.out.resolve()).decode(errors='replace')}")
             print("Next, on your own data: tv-mixaug preview DIR or tv-mixaug check MODULE:NAME")
     except (ImportError, OSError, ValueError) as error:

@@ -14,7 +14,6 @@ from torchvision.transforms.v2 import functional as F
 
 from tv_mixaug._validation import check_integer, ensure
 from tv_mixaug.engine.plan import Plan
-from tv_mixaug.extras.io import write_image
 from tv_mixaug.targets.labels import weights_of
 
 _PAPER, _INK, _FAINT, _EMPTY = "#fcfcfa", "#34363c", "#80828a", "#e4e4e0"
@@ -81,16 +80,10 @@ def draw_batch(
 
 
 def show(
-    images: Tensor, labels: Any = None, class_names: Any = None, *, path: Any = None, **options: Any
+    images: Tensor, labels: Any = None, class_names: Any = None, **options: Any
 ) -> Image.Image:
-    """Return the sheet of :func:`draw_batch` as a Pillow image, which notebooks display.
-
-    With a ``path`` the sheet is written to that file, too.
-    """
-    sheet = draw_batch(images, labels, class_names, **options)
-    if path is not None:
-        write_image(path, sheet)
-    return Image.fromarray(sheet)
+    """Return the sheet of :func:`draw_batch` as a Pillow image, which notebooks display."""
+    return Image.fromarray(draw_batch(images, labels, class_names, **options))
 
 
 def _to_uint8(images: Tensor) -> Tensor:
