@@ -47,9 +47,9 @@ class MixCriterion(nn.Module):
         ensure_kind(is_instance, "criterion", "an instance that can be called", criterion)
         reduction = reduction or getattr(criterion, "reduction", "mean")
         ensure(reduction in ("mean", "sum", "none"), "reduction", "mean, sum or none", reduction)
-        ignored = optional("ignore_index", ignore_index, check_integer)
+        optional("ignore_index", ignore_index, check_integer)
         own = getattr(criterion, "ignore_index", None)
-        self.ignore_index: Any = own if ignored is None else ignored
+        self.ignore_index: Any = own if ignore_index is None else ignore_index
         if hasattr(criterion, "reduction"):
             criterion = copy.copy(criterion)
             criterion.reduction = "none"

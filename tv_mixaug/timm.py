@@ -79,11 +79,10 @@ class Mixup(MixTransform):
         given = {"num_classes": num_classes, "label_smoothing": label_smoothing, **shared}
         self._enabled = SharedValue(True, "b")
         super().__init__(p=validation.check_probability("prob", prob), mode=mode, **given)  # type: ignore[arg-type]
-        self._is_made = True
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Set an argument or attribute of timm's Mixup; others are refused."""
-        if "_is_made" in self.__dict__ and not (name.startswith("_") or hasattr(self, name)):
+        if "parser" in self.__dict__ and not (name.startswith("_") or hasattr(self, name)):
             raise AttributeError(f"{name} is not an attribute of timm's Mixup.")
         super().__setattr__(name, value)
 
@@ -93,8 +92,8 @@ class Mixup(MixTransform):
         validation.optional("cutmix_minmax", self.cutmix_minmax, validation.check_range, "[0, 1]")
         for name in ("mixup_alpha", "cutmix_alpha"):
             validation.check_number(name, getattr(self, name), "[0, inf)")
-        used = self.mixup_alpha or self.cutmix_alpha
-        validation.ensure(bool(used), "mixup_alpha or cutmix_alpha", "> 0", "0 for both")
+        used = bool(self.mixup_alpha or self.cutmix_alpha)
+        validation.ensure(used, "mixup_alpha or cutmix_alpha", "> 0", "0 for both")
         for name in ("switch_prob", "mix_prob"):
             validation.check_probability(name, getattr(self, name))
         for name in ("correct_lam", "multi_label"):

@@ -45,19 +45,18 @@ def _ask(
     """Call an assertion with the options that it takes; print whether it holds, or why not."""
     seed = options["seed"] + 2 * options["batches"] * len(answers)
     names, given = inspect.signature(assertion).parameters, options | {"seed": seed} | others
-    answer, share, text = "holds", "", ""
+    answer, text = "holds", ""
     try:
         assertion(*values, **{name: given[name] for name in names if name in given})
     except testing.UntruthfulError as error:
         answer, text = "WRONG", f"{error}\n"
-        share = f" in {error.wrong} of {error.rows}" if error.rows else ""
     except (Exception, SystemExit) as error:
         answer, text = "refuses", f"{in_a_line(error)}.\n"
         # An option asks for the probability: the command fails if it cannot be answered.
         if not answers or assertion is testing.assert_probability:
             reason = f"cannot be asked whether {question}: {text}"
             raise ValueError(f"{options['target']} {reason.strip()}") from error
-    print(f"  {question:<40}{answer}{share}\n{textwrap.indent(text, ' ' * 4)}", end="", flush=True)
+    print(f"  {question:<40}{answer}\n{textwrap.indent(text, ' ' * 4)}", end="", flush=True)
     answers.append(answer)
 
 

@@ -38,8 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _make_parser() -> argparse.ArgumentParser:
-    text = "Cutout, Mixup and CutMix with labels that equal the pixels."
-    parser = argparse.ArgumentParser("tv-mixaug", description=text)
+    parser = argparse.ArgumentParser("tv-mixaug", description="Mix images, and check the labels.")
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True)
 

@@ -37,8 +37,7 @@ def run_preview(args: argparse.Namespace) -> tuple[Any, bool]:
     turns: dict[int, Any] = defaultdict(count)  # the first of each class, then the second, ...
     shuffled = [files[i] for i in torch.randperm(len(files)).tolist()]
     shuffled.sort(key=lambda file: next(turns[file[1]]))
-    pictures: list[Any] = []
-    broken = []
+    pictures, broken = list[Any](), list[str]()
     for file, label in shuffled:
         try:
             picture = io.read_image(file)
