@@ -76,15 +76,13 @@ class Target:
         images, labels = zip(*samples, strict=True)
         return self(torch.stack(images), torch.tensor(labels))
 
-    def make_loader(self, data: Dataset[Any], *, persistent: bool = False) -> DataLoader[Any]:
+    def make_loader(self, data: Dataset[Any]) -> DataLoader[Any]:
         """Make a loader of coded samples, with the options of the user's loader if there is one."""
         options: dict[str, Any] = {"num_workers": 2}
         if self.loader is not None:
             names = ("worker_init_fn", "multiprocessing_context", "persistent_workers", "generator")
             options = {name: getattr(self.loader, name) for name in names}
             options["num_workers"] = min(2, self.loader.num_workers)
-        if persistent:
-            options |= {"persistent_workers": True, "num_workers": 1}
         return DataLoader(data, BATCH, collate_fn=self.collate, **options)
 
     def _rows(self, field: Tensor) -> list[Any]:
