@@ -56,7 +56,7 @@ class Mixup(MixTransform):
     """
 
     modes: ClassVar[tuple[str, ...]] = ("batch", "pair", "elem")
-    min_visible = 0.1
+    cut, min_visible = "spatial", 0.1
 
     def __init__(
         self,
@@ -117,16 +117,6 @@ class Mixup(MixTransform):
     @mixup_enabled.setter
     def mixup_enabled(self, on: bool) -> None:
         self._enabled.set(bool(on))
-
-    @property
-    def ops(self) -> tuple[int, ...]:  # type: ignore[override]
-        """The operations that are used."""
-        return (BLEND,) * bool(self.mixup_alpha) + (PASTE,) * bool(self.cutmix_alpha)
-
-    @property
-    def cut(self) -> str | None:
-        """Whether boxes are cut, so that all images have one size."""
-        return "spatial" if self.cutmix_alpha else None
 
     def sample(self, batch: ParsedBatch, p: float, source: Source) -> CompactPlan:
         """Sample for the batch, the pairs or the samples; partners are at the other end."""

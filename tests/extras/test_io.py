@@ -1,5 +1,6 @@
-"""Image files are read as RGB pixels, and named in errors."""
+"""Image files are read as RGB pixels, written completely or not at all, and named in errors."""
 
+import os
 import struct
 
 import cv2
@@ -13,10 +14,11 @@ from torchvision.datasets.folder import pil_loader
 from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 
 from tv_mixaug.extras import flowers
-from tv_mixaug.extras.io import read_image
+from tv_mixaug.extras.io import read_image, write_image
 
 BGR = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
-RGB = torch.from_numpy(BGR[..., ::-1].copy()).permute(2, 0, 1)
+HWC = np.ascontiguousarray(BGR[..., ::-1])
+RGB = torch.from_numpy(HWC).permute(2, 0, 1)
 
 
 def write(path, pixels):
@@ -99,3 +101,73 @@ def test_image_folder_reads_in_spawned_workers(tmp_path):
     images, labels = next(iter(loader))
     assert torch.equal(images, torch.stack([folder[0][0], folder[1][0]]))
     assert labels.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("suffix", [".png", ".PNG", ".bmp", ".tiff", ".jpg", ".jpeg", ".webp"])
+def test_a_written_image_reads_back(tmp_path, suffix):
+    """Each format is written to one file, and the lossless ones give back each pixel."""
+    path = tmp_path / f"Bild ü{suffix}"
+    write_image(path, HWC)
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+    assert read_image(path).shape == RGB.shape
+    if suffix not in (".jpg", ".jpeg", ".webp"):
+        assert torch.equal(read_image(path), RGB)
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+    """If the disk is full, the old file stays as it was and no temporary file is left."""
+    path = write(tmp_path / "a.png", BGR)
+    before = path.read_bytes()
+
+    def write_half(self, data):
+        with self.open("wb") as file:
+            file.write(data[: len(data) // 2])
+        raise OSError(28, "No space left on device", str(self))
+
+    monkeypatch.setattr("pathlib.Path.write_bytes", write_half)
+    with pytest.raises(OSError, match=r"No space left on device: '.*a\.png"):
+        write_image(path, HWC[::-1])
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs links and permission bits")
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o664])
+def test_a_written_file_keeps_its_link_and_its_mode(tmp_path, monkeypatch, mode):
+    """The temporary file has the mode of the file that it replaces before data is written."""
+    path, modes, write_bytes = write(tmp_path / "a.png", BGR), [], type(tmp_path).write_bytes
+    path.chmod(mode)
+    (tmp_path / "link.png").symlink_to("a.png")
+
+    def spy(self, data):
+        modes.append(self.stat().st_mode & 0o777)
+        return write_bytes(self, data)
+
+    monkeypatch.setattr("pathlib.Path.write_bytes", spy)
+    write_image(tmp_path / "link.png", HWC[::-1])
+    assert modes == [mode] == [path.stat().st_mode & 0o777]
+    assert (tmp_path / "link.png").is_symlink()
+    assert torch.equal(read_image(path), RGB.flip(1))
+
+
+@pytest.mark.parametrize(
+    ("name", "pixels", "error", "text"),
+    [
+        ("a.png", BGR.astype(np.float32), ValueError, r"must be .H, W, 3. uint8 .* got .6, 9"),
+        ("a.png", BGR[..., 0], ValueError, "image must be"),
+        ("a.png", BGR[:0], ValueError, "image must be"),
+        (
+            "a.jpg",
+            np.zeros((65_501, 1, 3), np.uint8),
+            ValueError,
+            "type '.jpg' can hold, got .65501, 1",
+        ),
+        ("a.txt", BGR, ValueError, "type '.txt' can hold"),
+        ("gone/a.png", BGR, OSError, "gone"),
+    ],
+)
+def test_what_cannot_be_written_is_named(tmp_path, name, pixels, error, text):
+    """A wrong array or path raises an error that describes it, and nothing is written."""
+    with pytest.raises(error, match=text):
+        write_image(tmp_path / name, pixels)
+    assert list(tmp_path.iterdir()) == []

@@ -18,17 +18,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     given = sys.argv[1:] if argv is None else argv
     args = _make_parser().parse_args(given or ["--help"])
-    from PIL import Image  # not before --help
+    from tv_mixaug.extras.io import cv2, write_image  # not before --help
 
     try:
         if "out" in args:
-            known = args.out.suffix.lower() in Image.registered_extensions()
+            known = cv2.haveImageWriter(args.out.suffix)
             fits = known and args.out.parent.is_dir() and not args.out.is_dir()
             ensure(fits, "--out", "a .png or other image in a folder that exists", f"'{args.out}'")
         command = import_module(f"tv_mixaug.cli.{args.command}")
         sheet, all_equal = getattr(command, f"run_{args.command}")(args)
         if sheet is not None:
-            Image.fromarray(sheet).save(args.out)
+            write_image(args.out, sheet)
             print(f"\nContact sheet: {bytes(args.out.resolve()).decode(errors='replace')}")
             print("Next, on your own data: tv-mixaug preview DIR or tv-mixaug check MODULE:NAME")
     except (ImportError, OSError, ValueError) as error:

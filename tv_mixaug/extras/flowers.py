@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
 from torchvision import tv_tensors
 from torchvision.ops import masks_to_boxes
 
 from tv_mixaug._opencv import cv2
 from tv_mixaug._validation import check_choice, check_integer
+from tv_mixaug.extras.io import write_image
 
 CLASS_NAMES = ("rose", "tulip")
 _PETALS = ((204, 15, 33), (237, 107, 140), (250, 206, 84), (247, 237, 230), (133, 51, 148))
@@ -69,7 +69,7 @@ def write_image_folder(
     for i, image in enumerate(draw_flowers(2 * count_per_class, size, seed)[0]):
         file = Path(root, CLASS_NAMES[i % 2], f"{i // 2:03d}.png")
         file.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image.permute(1, 2, 0).numpy()).save(file)
+        write_image(file, image.permute(1, 2, 0).numpy())
         files.append(file)
     return sorted(files)
 
