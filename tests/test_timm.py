@@ -268,11 +268,3 @@ def test_the_switch_of_a_transform_reaches_running_workers():
     for on in (True, False, True):
         mix.mixup_enabled = on
         assert ((next(iter(loader))[1] > 0.03).sum() > 4) == on
-
-
-def test_boxes_fit_images_of_unequal_sizes():
-    """Each image gets a box of its own size."""
-    mix = Mixup(0.0, 1.0, mode="elem", num_classes=2, sizes="overlap")
-    images = [torch.zeros(1, 40, 40), torch.ones(1, 40, 20)]
-    ends = [mix.mix((images, torch.arange(2)))[1].boxes[0, 0, 2:].max() for _ in range(50)]
-    assert max(ends) > 30
