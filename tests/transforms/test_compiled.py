@@ -6,23 +6,18 @@ import os
 import shutil
 from typing import Any, NamedTuple
 
-import numpy as np
 import pytest
 import torch
 from helpers.coded import coded_planes, pixel_weights
 from helpers.compiling import needs_tracing
-from helpers.transforms import make
 from torch import Tensor, nn
-from torch._dynamo.exc import Unsupported
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 from torchvision import tv_tensors
-from torchvision.transforms import v2
 
 from tv_mixaug import (
-    Chain,
     CutMix,
     Cutout,
     MixCriterion,
@@ -31,10 +26,8 @@ from tv_mixaug import (
     PairedLabels,
     RandomErasing,
     functional,
-    make_collate_fn,
 )
-from tv_mixaug.engine.plan import BLEND, FILL, NONE, PASTE, Plan, make_plan
-from tv_mixaug.transforms.base import MixTransform
+from tv_mixaug.engine.plan import BLEND, FILL, NONE, PASTE, Plan
 
 # Each compiles; test_battery.py compiles each rule once.
 pytestmark = [pytest.mark.slow, needs_tracing]
@@ -160,9 +153,19 @@ CASES = {
 }
 
 
-def run_fifty_times(case, backend=None):
-    """Run a case in one graph, and check each batch."""
-    compiled, counter = compile_whole(case.transform, backend or case.backend)
+INDUCTOR = [
+    pytest.param(name, "inductor", marks=needs_compiler)
+    for name in ("Mixup, uint8, pairs", "a choice for each sample")
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "backend"), [*((name, case.backend) for name, case in CASES.items()), *INDUCTOR]
+)
+def test_one_graph_samples_in_every_call(name, backend):
+    """Fifty calls of one graph give different batches, whose labels and masks are right."""
+    case = CASES[name]
+    compiled, counter = compile_whole(case.transform, backend)
     seen = set()
     for _ in range(CALLS):
         batch = case.batch()
@@ -175,28 +178,23 @@ def run_fifty_times(case, backend=None):
     assert len(seen) > B / 2  # a roll with one lam has B - 1 results
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_one_graph_samples_in_every_call(name):
-    """Fifty calls of one graph give different batches, whose labels and masks are right."""
-    run_fifty_times(CASES[name])
+ANY_SIZE = [
+    (CASES["CutMix, masks, pairs"], True),
+    (Case(Mixup(0.2, **SAMPLE)), None),
+    (Case(CutMix(0.8, **K)), True),
+    (Case(OneOf([Mixup((0.05, 2.0), **K), CutMix(3.0, **K)], mode="sample")), True),
+]
 
 
-@needs_compiler
-@pytest.mark.parametrize("name", ["Mixup, uint8, pairs", "a choice for each sample"])
-def test_the_default_backend_does_the_same(name):
-    """The backend that generates kernels gives different batches with right labels, too."""
-    run_fifty_times(CASES[name], "inductor")
-
-
-def test_a_smaller_last_batch_needs_no_other_graph():
-    """With dynamic=True the number of samples may change, down to two."""
-    case = CASES["CutMix, masks, pairs"]
-    compiled, counter = compile_whole(case.transform, case.backend, dynamic=True)
+@pytest.mark.parametrize(("case", "dynamic"), ANY_SIZE)
+def test_every_alpha_takes_other_batch_sizes(case, dynamic):
+    """A second graph, or the first with dynamic=True, serves all other numbers of samples."""
+    compiled, counter = compile_whole(case.transform, "eager", dynamic=dynamic)
     counts = []
     for count in (5, 4, 3, 2, 5):  # none is the number of channels, which would be one symbol
         case.check(compiled(case.batch(count)))
         counts.append(counter.frame_count)
-    assert counts == counts[:1] * 5
+    assert counts == ([1] * 5 if dynamic else [1, 2, 2, 2, 2])
 
 
 MODEL = nn.Sequential(nn.Flatten(), nn.Linear(2 * B * 64, B))
@@ -347,50 +345,6 @@ def test_partners_are_uniform_in_a_graph():
     assert stats.chisquare(counts.numpy()).pvalue > LEVEL
 
 
-# --- Refusals -------------------------------------------------------------------------------------
-
-
-class HostRule(MixTransform):
-    """A rule that samples on the host, as rules for a DataLoader may."""
-
-    partner: Any = 1
-
-    def sample(self, batch, p, source):
-        """Return numbers of the host."""
-        return make_plan(BLEND, batch.length, True, partner=self.partner, lam=0.5)
-
-
-BATCH = (make_images(), INDICES)
-OBJECTS = [{"boxes": torch.tensor([[0.0, 0.0, 4.0, 4.0]]), "labels": torch.tensor([1])}] * B
-SAMPLES, V2 = [(image, 1) for image in make_images()], v2.MixUp(num_classes=B)
-REFUSED = {
-    "detection targets": (CutMix(), (make_images(), OBJECTS), "detection targets"),
-    "a rule of the host": (HostRule(**K), BATCH, "must return tensors"),
-    "timm's Mixup": (make("timm, batch", **K), BATCH, "timm cannot be compiled"),
-    "a transform of v2": (OneOf([Mixup(**K), V2]), BATCH, "must be rules of tv_mixaug on a device"),
-    "a chain": (Chain([Mixup(**K)]), BATCH, "Chain cannot be compiled"),
-    "a collate function": (make_collate_fn(Mixup(**K)), (SAMPLES,), "collate function cannot be"),
-}
-
-
-@pytest.mark.filterwarnings("ignore")  # Dynamo warns of code that it skips
-@pytest.mark.parametrize("name", REFUSED)
-def test_graphs_that_cannot_be_whole_are_refused(name):
-    """Dynamo's error has a sentence of this package; if graphs may break, the call runs."""
-    transform, batch, sentence = REFUSED[name]
-    with pytest.raises(Unsupported, match=f"raised exception .*{sentence}"):
-        compile_whole(transform)[0](*batch)
-    torch.compile(transform, backend="eager")(*batch)
-
-
-def test_a_generator_is_refused_in_a_graph():
-    """A graph has its own random stream, so a generator would be ignored."""
-    generator, mix = torch.Generator(), Mixup(**K)
-    compiled, _ = compile_whole(lambda *batch: mix.mix(batch, generator=generator))
-    with pytest.raises(Unsupported, match="generator must be None"):
-        compiled(*BATCH)
-
-
 def test_a_pairing_of_torch_operations_is_compiled():
     """A pairing function goes into the graph if its operations do."""
     mix = CutMix(pairing=lambda labels: (labels + 1) % B, **SAMPLE)
@@ -426,6 +380,7 @@ class NoNumbers(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
 
+BATCH = (make_images(), INDICES)
 # alpha is 1 or small: torch samples other Beta distributions only where tensors have values.
 RULES = {
     "Mixup": Mixup(**K),
@@ -472,14 +427,6 @@ def test_waits_and_copies_are_detected():
     ):
         with pytest.raises((AssertionError, RuntimeError)), NoNumbers(), NoCopies():
             wrong()
-
-
-def test_a_rule_of_the_host_gives_its_plan_to_a_device():
-    """A rule that uses NumPy samples on the host, and its plan is moved."""
-    rule = HostRule(**K)
-    rule.partner = np.arange(B)
-    plan = rule.draw_plan(META, device="meta")
-    assert {field.device.type for field in plan} == {"meta"}
 
 
 # --- On CUDA --------------------------------------------------------------------------------------

@@ -1,5 +1,8 @@
 """Batches of every form in compiled steps, inside torch.func, and with other default devices."""
 
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
 from helpers.coded import coded_planes, pixel_weights
@@ -74,27 +77,6 @@ def test_every_form_of_a_batch_is_one_graph(form, typed, fullgraph):
     assert counter.frame_count == 1
 
 
-CHOICE = OneOf([Mixup((0.05, 2.0), **K), CutMix(3.0, **K)], mode="sample")
-
-
-@needs_tracing
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("mix", "dynamic"),
-    [(Mixup(0.2, mode="sample", **K), None), (CutMix(0.8, **K), True), (CHOICE, True)],
-)
-def test_every_alpha_takes_other_batch_sizes(mix, dynamic):
-    """A second graph, or the first with dynamic=True, serves all other numbers of samples."""
-    compiled, counter = compile_counted(mix, fullgraph=True, dynamic=dynamic)
-    graphs = []
-    for count in (6, 5, 3, 7, 6):
-        mixed, rows = compiled(torch.rand(count, 2, 8, 8), torch.arange(count) % B)
-        assert (len(mixed), len(rows)) == (count, count)
-        torch.testing.assert_close(rows.sum(1), torch.ones(count))
-        graphs.append(counter.frame_count)
-    assert graphs == ([1] * 5 if dynamic else [1, 2, 2, 2, 2])
-
-
 EACH = {"mode": "sample", "labels_getter": None}
 SCHEDULES = {  # a rule, its argument, and the argument whose effect has a given mean
     "alpha": (Mixup(**EACH), "alpha", lambda mean: 1 / (0.5 / mean - 2)),
@@ -128,9 +110,18 @@ def test_numbers_are_inputs_of_a_graph(name):
 class HostRule(MixTransform):
     """A rule that samples Python's numbers."""
 
+    partner: Any = 1
+
     def sample(self, batch, p, source):
         """Paste the same box for all."""
-        return make_plan(PASTE, batch.length, True, partner=1, lam=0.5, boxes=[[0, 0, 8, 4]])
+        options = {"partner": self.partner, "lam": 0.5, "boxes": [[0, 0, 8, 4]]}
+        return make_plan(PASTE, batch.length, True, **options)
+
+
+class NumpyRule(HostRule):
+    """A rule that samples NumPy's numbers."""
+
+    partner = np.arange(B)
 
 
 def make_target():
@@ -141,6 +132,7 @@ def make_target():
 
 
 BATCH, MIX = (IMAGES, LABELS), CutMix(**K)
+FOREIGN = OneOf([MIX, nn.Identity()])
 TARGETS = IMAGES, [make_target() for _ in range(B)]
 OVERLAP, UNEQUAL = CutMix(sizes="overlap", **K), ([torch.rand(3, 8, 8 + i) for i in LABELS], LABELS)
 OUTSIDE = {
@@ -150,11 +142,12 @@ OUTSIDE = {
     "plan of unequal sizes": (lambda *x: OVERLAP.draw_plan(x), UNEQUAL, "images must be of one"),
     "rule of the host": (HostRule(**K), BATCH, "must return tensors"),
     "timm": (make("timm, batch", **K), BATCH, "timm cannot be compiled"),
-    "foreign": (OneOf([MIX, nn.Identity()]), (BATCH,), "must be rules of tv_mixaug"),
+    "foreign": (FOREIGN, (BATCH,), "must be rules of tv_mixaug on a device"),
+    "transform of v2": (OneOf([MIX, v2.MixUp(num_classes=B)]), BATCH, "must be rules of tv_mixaug"),
     "chain": (Chain([MIX]), BATCH, "Chain cannot be compiled"),
     "chain of targets": (Chain([CutMix()]), TARGETS, "Chain cannot be compiled"),
     "collate": (collate(MIX), ([*zip(*BATCH, strict=True)],), "collate function cannot be"),
-    "generator": (lambda *x: MIX.mix(x, generator=GENERATOR), BATCH, "generator"),
+    "generator": (lambda *x: MIX.mix(x, generator=GENERATOR), BATCH, "generator must be None"),
 }
 
 
@@ -276,10 +269,17 @@ def test_an_empty_batch_on_a_device_gives_pairs(mix):
     assert [tuple(part.shape) for part in pairs] == [(0,)] * 3
 
 
-@pytest.mark.parametrize("mode", ["batch", "sample"])
-def test_a_plan_of_unequal_images_is_moved_to_a_device(mode):
-    """Its boxes are clipped on the host, so it has the fields of a plan of the host."""
-    mix = CutMix(sizes="overlap", mode=mode, **K)
-    plan, host = mix.draw_plan(UNEQUAL, device="meta"), mix.draw_plan(UNEQUAL)
+@pytest.mark.parametrize(
+    ("mix", "batch"),
+    [
+        (OVERLAP, UNEQUAL),
+        (CutMix(sizes="overlap", mode="sample", **K), UNEQUAL),
+        (NumpyRule(**K), BATCH),
+    ],
+    ids=["unequal", "unequal, sample", "rule of the host"],
+)
+def test_a_plan_of_the_host_is_moved_to_a_device(mix, batch):
+    """It has the fields of a plan of the host, as one of a rule that uses NumPy has."""
+    plan, host = mix.draw_plan(batch, device="meta"), mix.draw_plan(batch)
     assert {field.device.type for field in plan} == {"meta"}
     assert [field.shape for field in plan] == [field.shape for field in host]
