@@ -154,5 +154,5 @@ def test_configured_sequences_are_arguments():
     pair = UserList([0.25, 0.5])
     assert (Mixup(pair).alpha, Mixup(lam=pair).lam) == ((0.25, 0.5), (0.25, 0.5))
     assert Cutout(pair, fill=pair).size == (0.25, 0.5)
-    erased = RandomErasing(pair, ratio=UserList([1, 2]), count=UserList([1, 2]), p=1.0)(X)
+    erased = RandomErasing(pair, ratio=UserList([1, 2]), p=1.0)(X)
     assert (erased == 0).any()

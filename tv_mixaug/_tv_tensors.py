@@ -16,8 +16,8 @@ def unwrap(tensor: Tensor) -> Tensor:
     return tensor if tensor.is_nested else tensor.as_subclass(Tensor)  # which has none
 
 
-def rewrap(new: Tensor, old: Any, **canvas: tuple[int, int]) -> Tensor:
-    """Return a plain tensor with the type of the one it replaces, perhaps on a canvas."""
+def rewrap(new: Tensor, old: Any) -> Tensor:
+    """Return a plain tensor with the type of the one it replaces."""
     wrapped: Tensor = new
     if type(old) in (type(new), Tensor, torch.nn.Parameter):
         return new
@@ -27,5 +27,5 @@ def rewrap(new: Tensor, old: Any, **canvas: tuple[int, int]) -> Tensor:
     elif torch.compiler.is_compiling():  # only boxes hold more than their type, and none come here
         wrapped = new.as_subclass(type(old))
     else:
-        wrapped = tv_tensors.wrap(new, like=old, **canvas)
+        wrapped = tv_tensors.wrap(new, like=old)
     return wrapped

@@ -6,19 +6,9 @@ import torch
 from torch import Tensor
 
 from tv_mixaug._validation import check_fill, ensure
+from tv_mixaug.engine import kernels
 from tv_mixaug.engine.apply import Fill, apply_plan
-from tv_mixaug.engine.kernels import (
-    box_mask,
-    check_blend,
-    check_boxes,
-    check_broadcast,
-    check_rows,
-    check_tensor,
-    cutmix,
-    cutout,
-    mix_labels,
-    mixup,
-)
+from tv_mixaug.engine.kernels import cutmix, cutout, mix_labels, mixup
 from tv_mixaug.engine.plan import BLEND, FILL, PASTE, Plan, compact, resize_plan
 
 __all__ = ["cutmix", "cutout", "mix_labels", "mixup", "region_mask", "replay"]
@@ -60,7 +50,7 @@ def replay(
     ensure(isinstance(plan, Plan), "plan", "a Plan", type(plan).__name__, TypeError)
     if not (fill is None or isinstance(fill, Tensor)):
         fill = check_fill("fill", fill)
-    check_tensor("images", images)
+    kernels.check_tensor("images", images)
     axes_of = {"boxes": ", N, 2 d", "size": ", d"}
     names = Plan._fields[:5] if plan.size is None else Plan._fields
     for name in names:  # not zip, which torch 2.6 cannot compile
@@ -69,17 +59,17 @@ def replay(
         fits = isinstance(rows, Tensor) and rows.ndim == 1 + others.count(", ")
         fits, expected = fits and len(rows) == len(images), f"a tensor of shape ({{}}{others})"
         ensure(fits, f"plan.{name}", expected, got, ValueError, len(images))
-    check_rows("plan.partner", plan.partner, images, "int64")
+    kernels.check_rows("plan.partner", plan.partner, images, "int64")
     applied = compact(plan)
     if applied.known and BLEND in applied.ops:
-        check_blend(images)
+        kernels.check_blend(images)
     if PASTE in applied.ops or FILL in applied.ops:
-        check_boxes(images, plan.boxes, axes)
+        kernels.check_boxes(images, plan.boxes, axes)
         cut = range(-plan.boxes.shape[-1] // 2, 0) if axes is None else axes
         resized = resize_plan(plan, [images.shape[axis] for axis in cut])
         applied = applied if resized is plan else compact(resized)
     if isinstance(fill, Tensor):
-        check_broadcast(fill, images)
+        kernels.check_broadcast(fill, images)
     mixed = apply_plan(images, applied, fill, axes, channel_axis if images.ndim > 3 else None)
     return images.clone() if mixed is images else mixed
 
@@ -109,4 +99,4 @@ def region_mask(plan: Plan, size: Sequence[int]) -> Tensor:
     op, lam = (x.view(-1, *[1] * (dims + 1)) for x in (plan.op, plan.lam))
     cut = (op == FILL) | (op == PASTE)
     weight = torch.where(op == BLEND, lam.to(torch.float32), ones)
-    return torch.where(box_mask(ones, plan.boxes) & cut, 0.0, weight)
+    return torch.where(kernels.box_mask(ones, plan.boxes) & cut, 0.0, weight)

@@ -140,7 +140,7 @@ class Mixup(MixTransform):
         """Sample for the batch, the pairs or the samples; partners are at the other end."""
         untraced("tv_mixaug.timm", source)
         count, p = batch.length, p if self.mixup_enabled else 0.0
-        sizes = torch.tensor(batch.sizes, device="cpu").reshape(count, 2)
+        size = torch.tensor(batch.size, device="cpu")
         original = torch.arange(count, device="cpu")
         partner = original.flip(0)
         alphas = (self.mixup_alpha, self.cutmix_alpha)
@@ -151,9 +151,9 @@ class Mixup(MixTransform):
         mixup, cutmix = map(torch.from_numpy, weights)
         cut = switch < (self.switch_prob if all(alphas) else float(not self.mixup_alpha))
         lam = torch.where(cut, cutmix, mixup)
-        boxes = self._sample_boxes(lam, sizes, source)
+        boxes = self._sample_boxes(lam, size, source)
         if self.correct_lam or self.cutmix_minmax is not None:
-            lam = torch.where(cut, 1 - box_volumes(boxes) / sizes.prod(-1).clamp(min=1), lam)
+            lam = torch.where(cut, 1 - box_volumes(boxes) / size.prod().clamp(min=1), lam)
         op = ((chosen < p) * torch.where(cut, PASTE, BLEND))[place] * (partner != original)
         mixed = op != NONE
         lam = torch.where(mixed, lam[place], 1.0).to(torch.float32)

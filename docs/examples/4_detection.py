@@ -67,14 +67,17 @@ print(targets[0]["labels"], targets[0]["mix_weight"])
 # %%
 # Images of unequal size
 # ----------------------
-# Detectors often keep images of different sizes in a list. Images keep their sizes and are mixed
-# where both have pixels. Boxes of the partner are cropped to the original image. Pixels beyond the
-# partner are not blended, so an object there has a larger weight.
+# Images have one size when they are mixed. Padded below and at the right, boxes keep their places.
 
 
-def zipped(samples):
-    """Collate without stacking the images, as torchvision's references do."""
-    return tuple(zip(*samples, strict=True))
+def pad(samples):
+    """Pad images and boxes to 160 x 160 pixels, and stack the images."""
+    images, targets = [], []
+    for image, target in samples:
+        border = [0, 0, 160 - image.shape[-1], 160 - image.shape[-2]]
+        images.append(v2f.pad(image, border))
+        targets.append({**target, "boxes": v2f.pad(target["boxes"], border)})
+    return torch.stack(images), targets
 
 
 cropped = []
@@ -83,6 +86,6 @@ for i, (image, target) in enumerate(dataset):
     box = v2f.crop(target["boxes"], 0, 0, *size)
     cropped.append((v2f.crop(image, 0, 0, *size), {**target, "boxes": box}))
 
-collate_fn = make_collate_fn(Mixup(sizes="overlap", lam=0.5), collate_fn=zipped)
+collate_fn = make_collate_fn(Mixup(lam=0.5), collate_fn=pad)
 images, targets = collate_fn(cropped)
 show(images, targets)

@@ -63,7 +63,7 @@ MEMBERS = {
     "cutout": erases(partial(Cutout, 0.4, holes=2), "sample"),
     "cutout, batch": erases(partial(Cutout, (3, 5), mode="batch")),
     "random erasing": erases(partial(RandomErasing, p=1.0), "sample"),
-    "random erasing, batch": erases(partial(RandomErasing, p=1.0, count=(1, 3), mode="batch")),
+    "random erasing, batch": erases(partial(RandomErasing, p=1.0, count=3, mode="batch")),
     "random erasing, noise": erases(
         partial(RandomErasing, p=1.0, fill="noise"), "sample", erased="noise"
     ),

@@ -70,7 +70,7 @@ def test_constructors_copy_what_they_are_given():
         (CutMix(**K), "mode", "sample", "each", "mode must be one of"),
         (CutMix(lam=0.5, **K), "p", 0.5, 2, "p must be in [0, 1]"),
         (Cutout(**K), "size", (3, 0.5), (1, 2, 3), "size must be one side or (height, width)"),
-        (RandomErasing(**K), "count", (1, 3), (3, 1), "count must be an int or (least, most)"),
+        (RandomErasing(**K), "count", 3, 0, "count must be >= 1, got 0"),
         (Mixup(lam=0.5, **K), "lam", None, 3, "lam must be"),
     ],
 )
@@ -90,7 +90,7 @@ def test_options_of_labels_and_masks_cannot_be_set(kind, name):
     """What decides how a batch is read is given when the rule is made, alone or in a OneOf."""
     value = {"num_classes": 6, "label_smoothing": 0.5, "targets": "pair", "masks": "dominant"}
     rule = kind(num_classes=4)
-    with pytest.raises(ValueError, match=f"{name} must be given when a rule is made"):
+    with pytest.raises(AttributeError, match=f"{name} cannot be set; make a new {kind.__name__}"):
         setattr(rule, name, value.get(name, "BCHW"))
     assert rule == kind(num_classes=4)
     assert rule(*BATCH)[1].shape == (4, 4)

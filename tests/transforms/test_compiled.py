@@ -147,7 +147,7 @@ CASES = {
     "CutMix, masks, pairs": Case(CutMix(**PAIRS, **SAMPLE), torch.bfloat16, masks="ids"),
     "CutMix, cuboids": Case(CutMix(cut="cuboid", **SAMPLE), torch.uint8, "BTCHW"),
     "Cutout": Case(Cutout(3, holes=2, fill=FILL_VALUES, p=0.5, **K), fills=True),
-    "RandomErasing": Case(RandomErasing((0.05, 0.2), count=(1, 3), p=0.9, **K), fills=True),
+    "RandomErasing": Case(RandomErasing((0.05, 0.2), count=3, p=0.9, **K), fills=True),
     "a choice for the batch": Case(choose("batch", pairing="shuffle")),
     "a choice for each sample": Case(choose("sample", targets="pair"), torch.uint8),
 }
@@ -389,7 +389,7 @@ RULES = {
     "CutMix": CutMix(p=0.5, pairing="shuffle", **K),
     "CutMix, each": CutMix(targets="pair", **SAMPLE),
     "Cutout": Cutout(3, holes=2, fill=FILL_VALUES, p=0.5, **K),
-    "RandomErasing": RandomErasing(fill="noise", count=(1, 2), **K),
+    "RandomErasing": RandomErasing(fill="noise", count=2, **K),
     "a choice for the batch": choose("batch"),
     "a choice for each sample": choose("sample"),
     "p = 0": CutMix(p=0.0, **SAMPLE),

@@ -78,7 +78,7 @@ SIZE = {
 SCALE = {
     "scale": ((0.3, None, (0.1, "1")), ((0.4, 0.2), (-0.1, 0.2), (0.1, 1.2), (0.1,))),
     "ratio": ((1, ("a", 2)), ((0, 2), (0.3,), (2, 1))),
-    "count": ((1.5, "1", True), (0, (3, 2), (1, 2, 3), (0, 1))),
+    "count": ((1.5, "1", True, (1, 2)), (0, -1)),
 }
 ARGUMENTS = {
     Mixup: {**SHARED, **PAIRED},
@@ -97,7 +97,7 @@ COMBINATIONS = [
     (CutMix, {"sizes": "overlap", "correct_lam": False}, ValueError, "correct_lam must be True"),
     (Cutout, {**SOFT, "num_mask_classes": 2, "mask_fill": 2}, ValueError, "mask_fill must be in"),
     (RandomErasing, {"scale": (0.4, 0.2)}, ValueError, "scale must be a pair"),
-    (RandomErasing, {"count": (3, 2)}, ValueError, "count must be an int or"),
+    (RandomErasing, {"count": (3, 2)}, TypeError, "count must be an int"),
     (RandomErasing, {"cut": "cuboid"}, ValueError, "cut must be"),
 ]
 TABLE = [
@@ -441,13 +441,13 @@ SAMPLES = [
         "a number and a string": ([(A, 0), (A, "1")], "samples"),
         "a string and a number": ([(A, "0"), (A, 1)], "samples"),
         "a number and None": ([(A, 0), (A, None)], "samples"),
+        "a dict and a tuple": ([{"x": A, "y": 0}, (A, 0)], "samples"),
+        "a tuple and a dict": ([(A, 0), {"x": A, "y": 0}], "samples"),
         "int images": ([(image(dtype=torch.int64), 0)] * 2, "images"),
         "images without channels": ([(image(8, 8), 0)] * 2, "images"),
         "boxes beside the image": ([{"image": TYPED, **target(2)}] * 2, "images"),
     }),
     (ValueError, {
-        "a dict and a tuple": ([{"x": A, "y": 0}, (A, 0)], "samples"),
-        "a tuple and a dict": ([(A, 0), {"x": A, "y": 0}], "samples"),
         "only images": ([A, A], "labels"),
         "a mask without a rule": ([{"x": TYPED, "m": mask(8, 8), "y": 0}] * 2, "masks"),
         "boxes without targets": ([(TYPED, target(2)["boxes"], 0)] * 2, "samples"),

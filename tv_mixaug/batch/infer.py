@@ -37,7 +37,6 @@ class Inference:
             validate.check_field(field, value, length, options)
         validate.check_plain_images(images)
         size = validate.check_sizes(images, options)
-        ragged = validate.check_ragged(zip(self.fields, self.values, strict=True))
         paths = [field.path for field in self.fields]
         lists = tree.find_lists(paths, length, [field.path for field in images])
         for place, value in enumerate(self.values):
@@ -54,7 +53,7 @@ class Inference:
             if rule or isinstance(self.values[place], LazyStack):
                 steps.append((place, rule))
         steps.sort(key=lambda step: self.fields[step[0]].role is Role.IMAGE)
-        return ParsedBatch(self.values, tuple(self.fields), tuple(steps), length, size, ragged)
+        return ParsedBatch(self.values, tuple(self.fields), tuple(steps), length, size)
 
     # --- Images ---------------------------------------------------------------------------------
 

@@ -87,7 +87,6 @@ class BatchOptions(NamedTuple):
     labels_getter: LabelsGetter = "default"
     passthrough: tuple[str | int, ...] = ()
     layout: str | None = None
-    sizes: str = "equal"
     box_format: Any = "xyxy"
     masks: Any = None
     num_mask_classes: int | None = None
@@ -210,7 +209,6 @@ class ParsedBatch(NamedTuple):
             to if another field cannot be mixed. Samples that are only stacked have no rule.
         length: B.
         size: The sides in pixels that boxes cut: (H, W), perhaps with the time or depth first.
-        ragged: (H, W) of each image of a list if they differ, else empty.
         structure: The batch as given, whose nesting the result has.
         signature: The signature of the batch.
     """
@@ -220,14 +218,8 @@ class ParsedBatch(NamedTuple):
     steps: tuple[tuple[int, Any], ...]
     length: int
     size: tuple[int, ...]
-    ragged: tuple[tuple[int, int], ...] = ()
     structure: Any = None
     signature: Any = None
-
-    @property
-    def sizes(self) -> tuple[Any, ...]:
-        """(H, W) of each image."""
-        return self.ragged or (self.size[-2:],) * self.length
 
     @property
     def labels(self) -> Tensor | None:

@@ -62,16 +62,13 @@ def _check_image(
     field: FieldSpec, tensors: list[Tensor], length: int, place: str, options: BatchOptions
 ) -> None:
     shape, axes = field.shape, options.layout if field.is_plain else None
-    free = field.axes if options.sizes == "overlap" else ()
     # Compared, not put into a set: hashing a dynamic size would fix it in a graph.
-    traits = [
-        ([n for a, n in enumerate(v.shape, 1) if a not in free], v.dtype, v.device) for v in tensors
-    ]
+    traits = [(v.shape, v.dtype, v.device) for v in tensors]
     if any(one != traits[0] for one in traits):
         raise ValueError(
             f"{place} must be of one size and dtype and on one device, got shapes "
-            f"{sorted({tuple(v.shape) for v in tensors})}; resize or pad them first, in "
-            "collate_fn= for example, or mix them where they overlap, with sizes='overlap'."
+            f"{sorted({tuple(v.shape) for v in tensors})}; resize or pad them in the data set "
+            "or in collate_fn=."
         )
     known = field.dtype in kernels.MIXED_DTYPES
     ensure(known, place, "uint8 or floating point", field.dtype, TypeError)
@@ -98,22 +95,6 @@ def check_sizes(images: Sequence[FieldSpec], options: BatchOptions) -> tuple[int
         got = ", ".join(f"{size} at {where}" for where, size in sizes.items())
         raise ValueError(f"images that are cut alike must be of one size, got {got}.")
     return first
-
-
-def check_ragged(fields: Iterable[tuple[FieldSpec, Any]]) -> tuple[tuple[int, int], ...]:
-    """Return the size of each image if those of a list differ; then all images are such lists."""
-    images = {
-        field.where: tuple(tuple(unwrap(v).shape[a - 1] for a in field.axes[-2:]) for v in value)
-        if field.is_list
-        else None
-        for field, value in fields
-        if field.role in (Role.IMAGE, Role.MASK)
-    }
-    found: Any = next((sizes for sizes in images.values() if sizes and len({*sizes}) > 1), ())
-    for where, sizes in images.items() if found else ():
-        got = f"other sizes or a mask at {where}"
-        ensure(sizes == found, "images of unequal size", f"beside lists of sizes {found}", got)
-    return found  # type: ignore[no-any-return]
 
 
 def check_plain_images(images: Sequence[FieldSpec]) -> None:

@@ -17,16 +17,7 @@ from torch import Tensor
 from torch.autograd import forward_ad as fw
 
 from tv_mixaug.engine import kernels
-from tv_mixaug.engine.plan import (
-    BLEND,
-    FILL,
-    NONE,
-    PASTE,
-    CompactPlan,
-    Plan,
-    compact,
-    overlap_lam,
-)
+from tv_mixaug.engine.plan import BLEND, FILL, PASTE, CompactPlan
 
 Fill = float | Sequence[float] | str | Tensor | None
 # Boxes of smaller samples, in bytes, are pasted faster at once than one by one.
@@ -129,34 +120,6 @@ def apply_plan(
     if inplace and out.is_cpu and not out.is_inference():
         torch.autograd.graph.increment_version(out)  # NumPy and OpenCV leave it unchanged
     return out
-
-
-def apply_plan_ragged(
-    images: Sequence[Tensor],
-    plan: CompactPlan,
-    fill: Fill,
-    axes: Sequence[int],
-    channel_axis: int | None,
-) -> list[Tensor]:
-    """Apply a clipped plan to B images (C, H, W) of different sizes, where both of a pair overlap.
-
-    Axes are counted as in a batch. Returns new tensors with the sizes of the images.
-    """
-    tensors, mixed = plan.plan(), [image.clone() for image in images]
-    sizes = [[image.shape[axis - 1] for axis in axes] for image in images]
-    rows = zip(tensors.op.tolist(), tensors.partner.tolist(), tensors.lam.tolist(), strict=True)
-    for row, (op, partner, lam) in enumerate(rows):
-        if op == NONE:
-            continue
-        pair = (images[row], images[row if op == FILL else partner])
-        region = tuple(slice(min(n)) for n in zip(*(image.shape for image in pair), strict=True))
-        # The pair is a batch of its own, in which only the first image is mixed.
-        one = Plan(*(x[[row, row]] for x in tensors[:5]))
-        one.op[1], one.partner[:] = NONE, 1
-        one.lam[0] = overlap_lam(lam, sizes[row], sizes[partner])
-        both = torch.stack([image[region] for image in pair])
-        mixed[row][region] = apply_plan(both, compact(one), fill, axes, channel_axis)[0]
-    return mixed
 
 
 @dataclass(slots=True)

@@ -33,7 +33,7 @@ class Plan(NamedTuple):
             x1, y1, z1, x2, y2, z2, half-open and clipped to the image. Unused boxes are all zeros.
         noise: (B,) int64, the seeds that ``fill="noise"`` and ``fill="color"`` are generated from.
         size: (B, d) int64, the sides in pixels that the boxes cut, slowest axis first; zeros if
-            they are unknown, as for images of unequal sizes.
+            they are unknown.
     """
 
     op: Tensor
@@ -318,36 +318,6 @@ def identity_plan(
         device: The device of its tensors.
     """
     return CompactPlan(batch_size, boxes=[[0] * 2 * dims] * boxes).plan(device)
-
-
-def clip_to_overlap(plan: Plan, sizes: Sequence[Sequence[int]]) -> Plan:
-    """Clip a plan to the pixels that both images of a pair have, and correct its weights.
-
-    Images of different sizes are aligned at their upper left corners. Pixels beyond the partner
-    stay original, so lam is the mean over all pixels of the original.
-    """
-    lam, boxes = plan.lam.clone(), plan.boxes.clone()
-    rows = zip(plan.op.tolist(), plan.partner.tolist(), plan.lam.tolist(), sizes, strict=True)
-    for row, (op, partner, weight, size) in enumerate(rows):
-        height, width = map(min, size, size if op == FILL else sizes[partner])
-        boxes[row].clamp_(max=torch.tensor([width, height] * 2, device="cpu"))
-        boxes[row] *= (box_volumes(boxes[row]) > 0)[:, None]
-        if op == PASTE:
-            inside = torch.zeros(height, width, dtype=torch.bool, device="cpu")
-            for x1, y1, x2, y2 in boxes[row].tolist():
-                inside[y1:y2, x1:x2] = True
-            lam[row] = 1 - int(inside.count_nonzero()) / math.prod(size)
-        elif op == BLEND and tuple(size) != tuple(sizes[partner]):
-            lam[row] = 1 - (1 - weight) * (height * width) / math.prod(size)
-    return plan._replace(lam=lam, boxes=boxes)
-
-
-def overlap_lam(lam: float, size: Sequence[int], partner_size: Sequence[int]) -> float:
-    """Return the weight of original pixels where both images overlap, from the image's lam."""
-    if tuple(size) == tuple(partner_size):
-        return lam
-    shared = math.prod(map(min, size, partner_size))
-    return max(0.0, 1 - (1 - lam) * math.prod(size) / shared)
 
 
 def box_volumes(boxes: Any) -> Any:

@@ -115,11 +115,9 @@ def sample_lam(
     is used instead: one number, or the ends of a uniform distribution.
     """
     kwargs, size = sampling_kwargs(source), () if count is None else (count,)
-    if isinstance(lam, float):
-        fixed = torch.full(size, lam, dtype=torch.float64, device=kwargs["device"])
-        return _for_source(fixed, source)
-    if isinstance(lam, tuple):
-        return lam[0] + (lam[1] - lam[0]) * sample_uniform(size, source)
+    if lam is not None:
+        low, high = lam if isinstance(lam, tuple) else (lam, lam)
+        return low + (high - low) * sample_uniform(size, source)
     pair = alpha if isinstance(alpha, tuple) else (alpha, alpha)
     if pair == (1, 1):
         return sample_uniform(size, source)

@@ -42,8 +42,8 @@ def make_collate_fn(
     """Make a ``collate_fn`` that collates samples and mixes the batch; it can be pickled.
 
     Args:
-        transforms: A transform of batches, from this package or ``torchvision.transforms.v2``; or
-            a list of transforms, which stands for a :class:`~tv_mixaug.OneOf`.
+        transforms: A transform of batches, from this package or ``torchvision.transforms.v2``; or a
+            list of transforms, which stands for a :class:`~tv_mixaug.OneOf`.
         p: The probability that the transform is applied, by default its own or 1. For a list, the
             probability of each transform, with a sum of at most 1; equal shares by default.
         collate_fn: Collates the samples. The default does what ``default_collate`` does, but
@@ -153,7 +153,7 @@ class CollateFn:
         Args:
             epoch: The epoch, >= 0.
             first_batch: The index of the loader's first batch, >= 0, if an epoch is resumed by
-                Accelerate's ``skip_first_batches`` or the like. ``StatefulDataLoader`` needs none.
+                Accelerate's ``skip_first_batches`` or the like; not for a ``StatefulDataLoader``.
         """
         self._batch_index.set_epoch(epoch, first_batch)
         used, rank = self._batch_index.used_rank[0], self._find_rank()

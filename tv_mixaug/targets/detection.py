@@ -6,14 +6,12 @@ the partner's objects outside them; the visible objects of both images are conca
 """
 
 import dataclasses
-import functools
 import itertools
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from torchvision import tv_tensors
 from torchvision.transforms.v2.functional import convert_bounding_box_format
 
@@ -26,8 +24,7 @@ BoxFormat = Literal["xyxy", "xywh", "cxcywh", "cxcywh_normalised"]
 BOX_FORMATS: tuple[str, ...] = get_args(BoxFormat)
 Target = Mapping[str, Any]
 Targets = Sequence[Target]
-Size = tuple[int, int]
-Sizes = Sequence[Size]
+Size = tuple[int, ...]  # (H, W)
 Region = tuple[Tensor, bool]  # (M, 4) rectangles, and whether the pixels in them are visible
 
 # Tensors with an axis belong to the objects and have a row for each, unless under IMAGE_KEYS.
@@ -40,7 +37,7 @@ def mix_detection(value: Any, field: FieldSpec, mix: Mix) -> Any:
     """Mix the targets of all images; entries in ``passthrough`` stay with their image."""
     options = mix.options
     bare, kept = _split(value, options)
-    how = mix.batch.sizes, options.min_visible, options.box_format
+    how = mix.batch.size, options.min_visible, options.box_format
     mixed = mix_objects(bare, mix.compact.plan(), *how)
     return type(value)({**target, **rest} for target, rest in zip(mixed, kept, strict=True))
 
@@ -48,28 +45,17 @@ def mix_detection(value: Any, field: FieldSpec, mix: Mix) -> Any:
 def check_detection(
     value: Any, field: FieldSpec, batch: ParsedBatch, options: BatchOptions
 ) -> None:
-    """Check the targets of all images."""
+    """Raise unless a rule covers each entry of the targets."""
+    where, size = field.where, batch.size
     for i, target in enumerate(value):
         has_boxes, got = bool(target) and "boxes" in target, target and list(target)
         expected = "a dict with 'boxes', torch.zeros(0, 4) if there are none"
-        ensure(has_boxes, f"{field.where}[{i}]", expected, got)
-    check_objects(_split(value, options)[0], batch.sizes, field.where, options.box_format)
-
-
-def _split(targets: Any, options: BatchOptions) -> tuple[list[dict[str, Any]], ...]:
-    """Split targets into the entries to be mixed and those in ``passthrough``."""
-    names = options.passthrough
-    bare = [{k: v for k, v in target.items() if k not in names} for target in targets]
-    return bare, [{k: v for k, v in target.items() if k in names} for target in targets]
-
-
-def check_objects(targets: Targets, sizes: Sizes, where: str, box_format: str = "xyxy") -> None:
-    """Raise unless a rule covers each entry of the targets of images with given (H, W) sizes."""
-    for i, (target, size) in enumerate(zip(targets, sizes, strict=True)):
-        _check_boxes(target.get("boxes"), size, f"{where}[{i}]['boxes']", box_format)
-        for key in target:
-            if key not in IMAGE_KEYS:
-                _check_entry(target, key, size, f"{where}[{i}][{key!r}]")
+        ensure(has_boxes, f"{where}[{i}]", expected, got)
+    targets = _split(value, options)[0]
+    for i, target in enumerate(targets):
+        _check_boxes(target["boxes"], size, f"{where}[{i}]['boxes']", options.box_format)
+        for key in target.keys() - IMAGE_KEYS:
+            _check_entry(target, key, size, f"{where}[{i}][{key!r}]")
     full = [i for i, target in enumerate(targets) if len(target["boxes"])]
     keys = [_object_keys(target) for target in targets]
     kinds: dict[str, str] = {}
@@ -83,17 +69,24 @@ def check_objects(targets: Targets, sizes: Sizes, where: str, box_format: str = 
         ensure(kind == kinds.setdefault(key, kind), place, f"{kinds[key]} as in other images", kind)
 
 
+def _split(targets: Any, options: BatchOptions) -> tuple[list[dict[str, Any]], ...]:
+    """Split targets into the entries to be mixed and those in ``passthrough``."""
+    names = options.passthrough
+    bare = [{k: v for k, v in target.items() if k not in names} for target in targets]
+    return bare, [{k: v for k, v in target.items() if k in names} for target in targets]
+
+
 def mix_objects(
-    targets: Targets, plan: plans.Plan, sizes: Sizes, min_visible: float, box_format: str = "xyxy"
+    targets: Targets, plan: plans.Plan, size: Size, min_visible: float, box_format: str = "xyxy"
 ) -> list[dict[str, Any]]:
     """Apply a plan to the objects of each image.
 
     An object's area is that of its mask, or of its box without a mask. The object is dropped if
     less than ``min_visible`` of its area is visible. Otherwise its box shrinks to the bounding
     rectangle of the visible part, hidden mask pixels become 0 and ``area`` is scaled. Hidden
-    keypoints get visibility 0 or false. Images of unequal size are aligned at the upper left.
+    keypoints get visibility 0 or false.
 
-    The plan is on the CPU and its boxes lie inside both images. Returns new dicts with
+    The plan is on the CPU and its boxes lie inside the images. Returns new dicts with
     ``keypoints_visible`` (N, K) for keypoints without a third column, and with ``mix_weight`` (N,)
     float32: the mean weight of the image over the object's visible pixels, times an earlier weight.
     Objects of weight 0 are dropped.
@@ -102,49 +95,36 @@ def mix_objects(
         >>> targets = [{"boxes": torch.tensor([[0, 0, 8, 4]])}]
         >>> holes = {"op": torch.tensor([plans.FILL]), "boxes": torch.tensor([[[4, 0, 8, 8]]])}
         >>> plan = plans.identity_plan(1)._replace(**holes)
-        >>> mix_objects(targets, plan, [(8, 8)], 0.5)[0]["boxes"].tolist()
+        >>> mix_objects(targets, plan, (8, 8), 0.5)[0]["boxes"].tolist()
         [[0, 0, 4, 4]]
     """
-    mixed = []
+    mixed, how = [], (size, box_format, min_visible)
     rows = zip(plan.op.tolist(), plan.partner.tolist(), plan.lam.tolist(), plan.boxes, strict=True)
     for row, (op, partner, lam, boxes) in enumerate(rows):
-        size, partner_size = sizes[row], sizes[partner]
         kept, added = _complete(targets[row]), _complete(targets[partner])
-        cut = functools.partial(_cut, canvas=size, box_format=box_format, min_visible=min_visible)
-        if partner == row and op != plans.FILL:
-            op = plans.NONE  # an image mixed with itself does not change
-        if op in (plans.FILL, plans.PASTE):
-            kept = cut(kept, (boxes, False), size)
-        if op == plans.PASTE:
-            kept = _concatenate(kept, cut(added, (boxes, True), partner_size))
-        if op == plans.BLEND:
-            weight: float | Tensor = plans.overlap_lam(lam, size, partner_size)
-            added = _weigh(added, 1 - weight)
-            if size != partner_size:
-                overlap = boxes.new_tensor([[0, 0, *map(min, size[::-1], partner_size[::-1])]])
-                _, _, area, outside, _ = _measure(kept, (overlap, False), size, box_format)
-                weight = weight + (1 - weight) * outside / area
-                added = cut(added, (overlap, True), partner_size)
-            kept = _concatenate(_weigh(kept, weight), added)
+        if op == plans.FILL:
+            kept = _cut(kept, (boxes, False), *how)
+        elif op == plans.PASTE and partner != row:  # an image mixed with itself does not change
+            kept = _concatenate(_cut(kept, (boxes, False), *how), _cut(added, (boxes, True), *how))
+        elif op == plans.BLEND and partner != row:
+            kept = _concatenate(_weigh(kept, lam), _weigh(added, 1 - lam))
         mixed.append(kept)
     return mixed
 
 
 def _cut(
-    target: Target, region: Region, size: Size, canvas: Size, box_format: str, min_visible: float
+    target: Target, region: Region, size: Size, box_format: str, min_visible: float
 ) -> dict[str, Any]:
-    """Keep the visible objects of an image, on a canvas of another size."""
-    boxes, moves = target["boxes"], canvas != size
+    """Keep the visible objects of an image."""
+    boxes = target["boxes"]
     if not len(boxes):
         return dict(target)
     before, after, area, seen, visible = _measure(target, region, size, box_format)
     # A box that does not shrink keeps its own numbers, which may be finer than the mask's pixels.
-    shrinks = (after != before).any(-1, keepdim=True) | moves
-    new = {"boxes": _from_corners(after, boxes, canvas, box_format).where(shrinks, unwrap(boxes))}
+    shrinks = (after != before).any(-1, keepdim=True)
+    new = {"boxes": _from_corners(after, boxes, size, box_format).where(shrinks, unwrap(boxes))}
     if "masks" in target:
-        masks = unwrap(target["masks"]) * visible  # many times faster than masked_fill
-        borders = (0, canvas[1] - size[1], 0, canvas[0] - size[0])
-        new["masks"] = F.pad(masks, borders) if moves else masks
+        new["masks"] = unwrap(target["masks"]) * visible  # many times faster than masked_fill
     if "keypoints" in target:
         points = unwrap(target["keypoints"])
         # A point on the border or outside the image is as visible as the nearest pixel.
@@ -159,7 +139,7 @@ def _cut(
         scaled = given.double() * seen / area
         scaled = scaled if given.is_floating_point() else scaled.round()
         new["area"] = scaled.to(given.dtype).where(seen < area, given)
-    typed = {key: rewrap(value, target[key], canvas_size=canvas) for key, value in new.items()}
+    typed = {key: rewrap(value, target[key]) for key, value in new.items()}
     return _take({**target, **typed}, seen / area >= min_visible)
 
 
@@ -231,10 +211,10 @@ def shrink_boxes(target: Target, masks: Tensor, size: Size, box_format: str) -> 
     changed = (after != before).any(-1, keepdim=True)
     new = _from_corners(after, boxes, size, box_format).where(changed, unwrap(boxes))
     keep = (pixels > 0) | ((before[:, 2:] - before[:, :2]).amin(-1) < 2)
-    return _take({**target, "boxes": rewrap(new, boxes, canvas_size=size)}, keep)
+    return _take({**target, "boxes": rewrap(new, boxes)}, keep)
 
 
-def _weigh(target: Target, weight: float | Tensor) -> dict[str, Any]:
+def _weigh(target: Target, weight: float) -> dict[str, Any]:
     """Multiply the weights of objects and drop objects of weight 0."""
     new = (target["mix_weight"] * weight).float()
     return _take({**target, "mix_weight": new}, new > 0)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from tv_mixaug._tv_tensors import rewrap, unwrap
 from tv_mixaug.batch.spec import FieldSpec, Mix
-from tv_mixaug.engine.apply import LazyStack, apply_plan, apply_plan_ragged
+from tv_mixaug.engine.apply import LazyStack, apply_plan
 
 
 def mix_images(value: Any, field: FieldSpec, mix: Mix) -> Any:
@@ -21,10 +21,7 @@ def mix_images(value: Any, field: FieldSpec, mix: Mix) -> Any:
         mixed = apply_plan(unwrap(value), *how, inplace=mix.inplace)
         return value if mix.inplace else rewrap(mixed, value)
     images = [unwrap(one) for one in value]
-    if mix.batch.ragged or len({one.shape for one in images}) > 1:
-        parts = apply_plan_ragged(images, *how)
-    else:
-        parts = list(apply_plan(torch.stack(images), *how, inplace=True).unbind(0))
+    parts = apply_plan(torch.stack(images), *how, inplace=True).unbind(0)
     if mix.inplace:
         for old, new in zip(images, parts, strict=True):
             old.copy_(new)

@@ -19,7 +19,7 @@ from tv_mixaug.batch.spec import BatchOptions, LabelsGetter, Mix, ParsedBatch, R
 from tv_mixaug.batch.tree import unflatten
 from tv_mixaug.engine import sampling
 from tv_mixaug.engine.apply import Allocate
-from tv_mixaug.engine.plan import BLEND, PASTE, CompactPlan, Plan, clip_to_overlap, compact
+from tv_mixaug.engine.plan import BLEND, PASTE, CompactPlan, Plan, compact
 from tv_mixaug.engine.sampling import Source, TracingError, is_traced, leave_graph
 from tv_mixaug.targets.detection import BOX_FORMATS, BoxFormat
 from tv_mixaug.targets.rules import mix_fields
@@ -28,7 +28,6 @@ Mode = Literal["batch", "sample"]
 Targets = Literal["soft", "pair"]
 Cut = Literal["spatial", "cuboid"]
 Masks = Literal["soft", "dominant"]
-Sizes = Literal["equal", "overlap"]
 KindOfLabel = int | Literal["multi", "regression"]
 NumClassesArgument = KindOfLabel | Mapping[Any, KindOfLabel] | None
 
@@ -178,8 +177,8 @@ class BatchTransform(Transform):
         Args:
             batch: The batch, as in :meth:`forward`.
             device: The device on which the plan is sampled; nothing waits for it and nothing is
-                copied, unless a rule samples with NumPy or images differ in size. By default that
-                of ``generator``, or the CPU; inside ``torch.compile`` that of the images.
+                copied, unless a rule samples with NumPy. The default is that of ``generator``, or
+                the CPU; inside ``torch.compile`` that of the images.
             p: Probability to use instead of the transform's own.
             generator: The generator, on that device; by default torch's own.
 
@@ -206,9 +205,6 @@ class BatchTransform(Transform):
         parsed = reader.parser.parse(batch)
         source = _source_in_graph(parsed, source) if is_traced() else source
         where = torch.device(sampling.sampling_kwargs(source)["device"])
-        if parsed.ragged and sampling.is_on_device(source):
-            expected, source = "on the CPU for images of unequal size", None
-            ensure(generator is None, "generator", expected, f"one on {where}")
         rule: Any
         rule, p = reader.choose(p, source)
         plan: CompactPlan = rule.sample_plan(parsed, p, source)
@@ -250,9 +246,6 @@ class MixTransform(BatchTransform):
             ``BoundingBoxes`` have their own.
         layout: **Layout and advanced:** the axes of plain image tensors, B first, for example
             ``"BCDHW"`` for volumes; None for (B, C, H, W) and (B, T, C, H, W).
-        sizes: ``"equal"``: all images of a list have one size; ``"overlap"``: they may differ, are
-            aligned at their upper left corners, keep their sizes, and are mixed where both have
-            pixels. Labels count the pixels of the original. Boxes are then sampled for each image.
         passthrough: Keys or positions of fields that stay unchanged.
         inplace: Whether to write the result into the given images.
 
@@ -261,6 +254,7 @@ class MixTransform(BatchTransform):
         ValueError: If an argument has a wrong value.
     """
 
+    fixed = BatchOptions._fields
     ops: ClassVar[tuple[int, ...]] = (BLEND, PASTE)  # operations that its plans may hold
     modes: ClassVar[tuple[str, ...]] = ("batch", "sample")
     parser: ClassVar[Any]  # the BatchParser for the rule's batches, of each instance
@@ -276,7 +270,6 @@ class MixTransform(BatchTransform):
     ignore_index: int | None = checked(None, optional, validation.check_integer)
     box_format: BoxFormat = checked("xyxy", validation.check_choice, BOX_FORMATS)
     layout: str | None = checked(None, validation.check_layout)
-    sizes: Sizes = checked("equal", validation.check_choice, ("equal", "overlap"))
     passthrough: Sequence[str | int] = checked((), validation.check_passthrough)
     inplace: bool = checked(False, validation.check_bool)
 
@@ -289,7 +282,9 @@ class MixTransform(BatchTransform):
 
     def __post_init__(self) -> None:
         self.check_arguments()
-        self.__dict__["parser"] = BatchParser(self._read_options())
+        names = (name for name in BatchOptions._fields if hasattr(self, name))
+        options = BatchOptions(**{name: getattr(self, name) for name in names})
+        self.__dict__["parser"] = BatchParser(options)
 
     def check_arguments(self) -> None:
         """Raise unless the arguments agree; each one was checked when it was set."""
@@ -308,34 +303,25 @@ class MixTransform(BatchTransform):
         ensure(has_count, "num_mask_classes", "given with masks='soft'", None)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Set and check an argument; those that decide how a batch is read are set only once."""
+        """Set and check an argument; a wrong one leaves the value before."""
         if "_modules" not in self.__dict__:  # a module before its fields, which may be modules
             v2.Transform.__init__(self)
-        field, before = type(self).__dataclass_fields__.get(name), self.__dict__.get(name)
-        if field and "check" in field.metadata:
-            check, options = field.metadata["check"]
-            value = check(name, value, *options)
+        before, field = self.__dict__.get(name), type(self).__dataclass_fields__.get(name)
+        check, options = field.metadata.get("check", (None, ())) if field else (None, ())
+        value = check(name, value, *options) if check else value
         super().__setattr__(name, value)
-        if "parser" not in self.__dict__ or name == "p":
-            return
-        try:
-            self.check_arguments()
-            fixed = self._read_options()._replace(no_classes=self.options.no_classes)
-            got = f"{value!r} set later; make a new {type(self).__name__}"
-            ensure(fixed == self.options, name, "given when a rule is made", got)
-        except (TypeError, ValueError):
-            self.__dict__[name] = before
-            raise
+        if "parser" in self.__dict__:
+            try:
+                self.check_arguments()
+            except (TypeError, ValueError):
+                self.__dict__[name] = before
+                raise
 
     @property
     def options(self) -> BatchOptions:
         """How the rule reads a batch and treats its fields."""
         options: BatchOptions = self.parser.options
         return options
-
-    def _read_options(self) -> BatchOptions:
-        names = BatchOptions._fields
-        return BatchOptions(**{name: getattr(self, name) for name in names if hasattr(self, name)})
 
     @property
     def no_classes(self) -> str:
@@ -359,10 +345,8 @@ class MixTransform(BatchTransform):
         raise NotImplementedError
 
     def sample_plan(self, batch: ParsedBatch, p: Any, source: Source) -> CompactPlan:
-        """Sample the plan for a batch, clipped to where images of unequal sizes overlap."""
+        """Sample the plan for a batch."""
         plan = compact(self.sample(batch, p, source))
-        if batch.ragged:
-            return compact(clip_to_overlap(plan.plan(), batch.sizes))
         plan.size = batch.size
         return plan
 
@@ -401,6 +385,5 @@ def _source_in_graph(batch: ParsedBatch, source: Source) -> torch.device:
         name = f"targets at {field.where}"
         got = "detection targets, whose number changes"
         ensure(mixable, name, f"mixed in the DataLoader and not {where}", got, TracingError)
-    ensure(not batch.ragged, "images", f"of one size {where}", "unequal sizes", TracingError)
     image: Any = next(value for field, value in batch.fields() if field.role is Role.IMAGE)
     return unwrap(image[0] if isinstance(image, (list, tuple)) else image).device

@@ -52,7 +52,7 @@ class Chain(BatchTransform):
     Raises:
         TypeError: If an argument is of the wrong kind.
         ValueError: If there is no rule, if the rules read batches differently, return pairs, cut
-            cuboids or mix unequal sizes, or if a transform cannot be followed.
+            cuboids, or if a transform cannot be followed.
 
     Example:
         >>> from tv_mixaug import CutMix
@@ -106,7 +106,6 @@ class Chain(BatchTransform):
             where = "in a chain with provenance"
             ensure(options.targets == "soft", "targets", f"'soft' {where}", "'pair'")
             ensure(options.cut != "cuboid", "cut", f"'spatial' {where}", "'cuboid'")
-            ensure(options.sizes == "equal", "sizes", f"'equal' {where}", "'overlap'")
             counts = all(getattr(rule, "correct_lam", True) for rule in self.rules)
             ensure(counts, "correct_lam", f"True {where}, which counts pixels", False)
         return options

@@ -5,8 +5,6 @@ from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar, Literal
 
-import numpy as np
-
 from tv_mixaug import _validation as validation
 from tv_mixaug._validation import checked, ensure, optional
 from tv_mixaug.batch.spec import ParsedBatch
@@ -30,11 +28,7 @@ def sample_holes(rule: Any, batch: ParsedBatch, p: float, source: Source) -> Com
     """Sample the plan of a rule that fills boxes, which its ``sample_boxes`` places."""
     per_sample, count = rule.mode == "sample", batch.length
     applied = sampling.sample_applied(count, p, per_sample, source)
-    if batch.ragged:
-        each = [rule.sample_boxes(1, size, source) for size in batch.ragged]
-        boxes = np.stack([np.reshape(boxes, (-1, 4)) for boxes in each])
-    else:
-        boxes = rule.sample_boxes(count if per_sample else 1, batch.size, source)
+    boxes = rule.sample_boxes(count if per_sample else 1, batch.size, source)
     noise = sampling.sample_seeds(count, source) if isinstance(rule.fill, str) else None
     return make_plan(FILL, count, applied, boxes=boxes, noise=noise)
 
@@ -115,8 +109,7 @@ class RandomErasing(MixTransform):
     Args:
         scale: The ends of the share of the image's area that is erased, in [0, 1].
         ratio: The ends of the aspect ratio height / width, > 0.
-        count: Number of boxes in each image, > 0, which share the area; or a pair (least, most)
-            from which it is sampled, as in timm.
+        count: Number of boxes in each image, > 0, which share the area.
         p: Probability that a sample, or the batch with ``mode="batch"``, is erased, in [0, 1].
         fill: A number; a value for each channel; ``"noise"``: a random value for each pixel,
             uniform over 0 to 255 for uint8 and standard normal for floating point; or ``"color"``:
@@ -140,7 +133,7 @@ class RandomErasing(MixTransform):
     scale: tuple[float, float] = checked((0.02, 0.33), validation.check_range, "[0, 1]")
     ratio: tuple[float, float] = checked((0.3, 3.3), validation.check_range, "(0, inf)")
     _: KW_ONLY
-    count: int | tuple[int, int] = 1
+    count: int = checked(1, validation.check_integer, 1)
     p: float = 0.5
     fill: Fill = checked(0.0, validation.check_fill)
     mask_fill: int | None = checked(None, optional, validation.check_integer)
@@ -152,25 +145,12 @@ class RandomErasing(MixTransform):
         """Raise unless the arguments agree."""
         super().check_arguments()
         check_mask_fill(self)
-        counts = [validation.check_integer("count", count, 1) for count in self._counts]
-        ascends = len(counts) == 2 and counts[0] <= counts[1]
-        ensure(ascends, "count", "an int or (least, most)", self.count)
-
-    @property
-    def _counts(self) -> Sequence[int]:
-        count: Any = self.count
-        return count if validation.is_list(count) else (count,) * 2
 
     sample = sample_holes
 
     def sample_boxes(self, count: int, size: tuple[int, ...], source: Source) -> Any:
-        """Sample (count, N, 4) int64 boxes inside the image; unused ones are empty."""
-        least, most = self._counts
+        """Sample (count, N, 4) int64 boxes inside the image."""
         (low, high), (flat, tall) = self.scale, self.ratio
-        share, shape, number = sampling.sample_uniform((3, count, most, TRIES), source)
-        area = (low + (high - low) * share) * math.prod(size)
-        number = least + number[:, :1, :1] * (most - least + 1) // 1
-        ratio = flat * (tall / flat) ** shape
-        boxes = sampling.sample_inner_boxes(area / number, ratio, size, source)
-        place = (share[..., 0] * 0 + 1).cumsum(-1)  # 1, 2, ..., most
-        return boxes * (place <= number[..., 0])[..., None]
+        share, shape = sampling.sample_uniform((2, count, self.count, TRIES), source)
+        areas = (low + (high - low) * share) * (math.prod(size) / self.count)
+        return sampling.sample_inner_boxes(areas, flat * (tall / flat) ** shape, size, source)

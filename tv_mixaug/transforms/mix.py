@@ -4,8 +4,6 @@ import math
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar
 
-import numpy as np
-
 from tv_mixaug import _validation as validation
 from tv_mixaug._validation import checked, ensure, optional
 from tv_mixaug.batch.spec import ParsedBatch
@@ -113,19 +111,12 @@ class CutMix(MixTransform):
         super().check_arguments()
         got = f"{self.alpha} and {self.lam}"
         ensure(self.lam is None or self.alpha == 1, "alpha", "left out if lam is given", got)
-        fits = self.correct_lam or self.sizes == "equal"
-        ensure(fits, "correct_lam", "True with sizes='overlap'", self.correct_lam)
 
     def sample(self, batch: ParsedBatch, p: float, source: Source) -> CompactPlan:
         """Sample partners, lam and boxes."""
         applied, partner, lam = sample_pairs(self, batch, p, source)
-        if batch.ragged:
-            lams = [lam] * batch.length if isinstance(lam, float) else lam.tolist()
-            pairs = zip(lams, batch.ragged, strict=True)
-            boxes: Any = np.array([[self.sample_boxes(*pair, source)] for pair in pairs])
-        else:
-            boxes = self.sample_boxes(lam, batch.size, source)
-            boxes = [boxes] if isinstance(boxes, list) else boxes.reshape(-1, 1, boxes.shape[-1])
+        boxes = self.sample_boxes(lam, batch.size, source)
+        boxes = [boxes] if isinstance(boxes, list) else boxes.reshape(-1, 1, boxes.shape[-1])
         if self.correct_lam:
             volumes: Any = box_volumes(boxes)
             volume = volumes[0] if isinstance(volumes, list) else volumes[:, 0]

@@ -164,8 +164,7 @@ def find_objects(batch: ParsedBatch, options: BatchOptions) -> dict[Any, list[Te
     shown, form = {}, options.box_format
     for field, targets in batch.fields() if "masks" not in options.passthrough else ():
         if field.role is Role.DETECTION and not any("masks" in target for target in targets):
-            pairs = zip(targets, batch.sizes, strict=True)
-            shown[field.path] = [cover_boxes(t["boxes"], size, form) for t, size in pairs]
+            shown[field.path] = [cover_boxes(t["boxes"], batch.size, form) for t in targets]
     return shown
 
 
@@ -198,8 +197,8 @@ def put_objects(
     values = list(batch.values)
     for place, field in enumerate(batch.specs):
         if field.path in shown:
-            rows = zip(values[place], shown[field.path], batch.sizes, strict=True)
-            values[place] = type(values[place])(put(*row) for row in rows)
+            rows = zip(values[place], shown[field.path], strict=True)
+            values[place] = type(values[place])(put(*row, batch.size) for row in rows)
     return batch._replace(values=values)
 
 
