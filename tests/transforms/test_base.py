@@ -13,6 +13,7 @@ from torchvision.transforms import v2
 from tv_mixaug import Chain, CutMix, Cutout, Mixup, RandomErasing, make_collate_fn
 
 BATCH, K = (coded_images(4), torch.arange(4)), {"num_classes": 4}
+MIXED = {"age": "regression", "kind": 3}
 KINDS = pytest.mark.parametrize("kind", [Mixup, CutMix, Cutout, RandomErasing])
 
 
@@ -22,6 +23,7 @@ KINDS = pytest.mark.parametrize("kind", [Mixup, CutMix, Cutout, RandomErasing])
         (Mixup, {"alpha": np.float32(0.5), "p": np.float64(0.5)}, {"alpha": 0.5, "p": 0.5}),
         (Mixup, {"alpha": 1, "p": 1, "label_smoothing": 0}, {"alpha": 1.0}),
         (Mixup, {"num_classes": np.int64(3), "passthrough": ["a", 3]}, {"passthrough": ("a", 3)}),
+        (Mixup, {"num_classes": MIXED, "label_smoothing": 0.1}, {"num_classes": MIXED}),
         (CutMix, {"min_visible": 1, "pairing": len}, {"min_visible": 1.0, "pairing": len}),
         (Cutout, {"size": np.int64(4), "holes": np.int32(2)}, {"size": 4, "holes": 2}),
         (Cutout, {"fill": np.float32(0.5), "mask_fill": -1}, {"fill": 0.5, "mask_fill": -1}),

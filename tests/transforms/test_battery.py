@@ -5,7 +5,7 @@ import pickle
 
 import pytest
 import torch
-from helpers.coded import DTYPES, SIZES, bits, coded_images, seeded
+from helpers.coded import DTYPES, SIZES, coded_images, seeded
 from helpers.compiling import needs_tracing
 from helpers.loading import CLASSES, Pictures, same
 from helpers.transforms import MEMBERS, K, check_mix, make, names
@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision import tv_tensors
 
-from tv_mixaug import PairedLabels, make_collate_fn, testing
+from tv_mixaug import CutMix, PairedLabels, make_collate_fn, testing
 from tv_mixaug.engine.plan import BLEND, FILL
 
 LEVEL = 1e-4
@@ -109,11 +109,12 @@ def test_pixels_labels_and_plan_agree(name, count, size, dtype, form, p, seed):
 
 
 @PLANNED
-def test_p_is_the_share_of_mixed_units(name):
-    """With p = 0.3 three batches, pairs or samples in ten are mixed."""
+@pytest.mark.parametrize("p", [0.05, 0.3, 0.9])
+def test_p_is_the_share_of_mixed_units(name, p):
+    """A batch, a pair or a sample is mixed with probability p."""
     stats = pytest.importorskip("scipy.stats")
     torch.manual_seed(0)
-    mix, unit = make(name, p=0.3), MEMBERS[name].unit
+    mix, unit = make(name, p=p), MEMBERS[name].unit
     batch = make_batch(K)
     mixed = torch.stack([mix.draw_plan(batch).op != 0 for _ in range(300)])
     if unit == "batch":
@@ -121,7 +122,7 @@ def test_p_is_the_share_of_mixed_units(name):
     if unit == "pair":
         assert (mixed == mixed.flip(1)).all()
     units = mixed[:, : {"batch": 1, "pair": K // 2, "sample": K}[unit]]
-    assert stats.binomtest(int(units.sum()), units.numel(), 0.3).pvalue > LEVEL
+    assert stats.binomtest(int(units.sum()), units.numel(), p).pvalue > LEVEL
 
 
 @PLANNED
@@ -220,19 +221,33 @@ def test_copies_sample_the_same(name, duplicate):
     assert not all(same(first, other) for other in others)
 
 
-@EACH
-def test_random_numbers_come_from_one_generator(name):
-    """A generator, or torch.manual_seed, decides everything, and the other is not used."""
-    mix, batch, results = make(name), make_batch(), []
-    state = torch.get_rng_state()
-    mix.mix(batch, generator=seeded(3))
-    assert torch.equal(torch.get_rng_state(), state)
-    for _ in range(2):
-        torch.manual_seed(3)
-        results.append(mix(batch))
-    assert torch.equal(*(bits(result["image"]) for result in results))
-    assert torch.equal(*(result["label"] for result in results))
-    assert not torch.equal(torch.get_rng_state(), state)
+@pytest.mark.parametrize("name", [*MEMBERS, "a pairing function"])
+@pytest.mark.parametrize("default", [d for d in DTYPES if d.is_floating_point], ids=str)
+def test_random_numbers_come_from_one_generator(name, default):
+    """A generator decides everything, under any default dtype, and otherwise torch.manual_seed.
+
+    A pairing function draws from the global generator, which is seeded for it and then restored.
+    """
+    pair = CutMix(num_classes=K, pairing=lambda labels: torch.randperm(len(labels)))
+    mix = make(name) if name in MEMBERS else pair
+    if "timm" in name:  # which samples in the default dtype
+        default = torch.float32
+    for kind in (torch.uint8, torch.float32):
+        batch, found, seen = make_batch(image=coded_images(6, (12, 16), kind)), [], []
+        for seed, dtype in ((1, torch.float32), (2, default)):
+            torch.manual_seed(seed)
+            state = torch.get_rng_state()
+            try:
+                torch.set_default_dtype(dtype)
+                found.append(mix.mix(batch, generator=seeded(3)))
+            finally:
+                torch.set_default_dtype(torch.float32)
+            assert torch.equal(torch.get_rng_state(), state)
+            torch.manual_seed(3)
+            seen.append(mix(batch))
+            assert not torch.equal(torch.get_rng_state(), state)
+        assert same(*found)
+        assert same(*seen)
 
 
 @EACH
@@ -248,7 +263,7 @@ def test_a_seed_gives_the_same_for_every_number_of_workers(name):
     testing.assert_reproducible(make_loader, num_workers=(0, 2))
 
 
-@pytest.mark.parametrize("name", names(has_plan=True))
+@PLANNED
 def test_the_default_device_does_not_move_a_batch(name):
     """Plans and results stay on the CPU, whatever device torch creates new tensors on."""
     images, labels, mix = coded_images(4), torch.arange(4), make(name)

@@ -202,7 +202,6 @@ def test_an_empty_batch_goes_through_all_steps():
         ([CUT, Cutout(num_classes=K, labels_getter=len)], {}, ValueError, "agree on labels_getter"),
         ([CutMix(num_classes=2, targets="pair")], {}, ValueError, "targets"),
         ([CutMix(num_classes=2, cut="cuboid")], {}, ValueError, "cut"),
-        ([CutMix(num_classes=2, sizes="overlap")], {}, ValueError, "sizes"),
         ([UNCORRECTED], {}, ValueError, "correct_lam must be True in a chain"),
         ([CUT], {"erased": "x"}, ValueError, "erased"),
         ([CUT], {"provenance": 1}, TypeError, "provenance"),

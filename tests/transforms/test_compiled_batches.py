@@ -134,12 +134,9 @@ def make_target():
 BATCH, MIX = (IMAGES, LABELS), CutMix(**K)
 FOREIGN = OneOf([MIX, nn.Identity()])
 TARGETS = IMAGES, [make_target() for _ in range(B)]
-OVERLAP, UNEQUAL = CutMix(sizes="overlap", **K), ([torch.rand(3, 8, 8 + i) for i in LABELS], LABELS)
 OUTSIDE = {
     "targets": (CutMix(), TARGETS, "detection targets"),
     "named targets": (CutMix(), ({"image": IMAGES, "target": TARGETS[1]},), "detection targets"),
-    "unequal sizes": (OVERLAP, UNEQUAL, "images must be of one size"),
-    "plan of unequal sizes": (lambda *x: OVERLAP.draw_plan(x), UNEQUAL, "images must be of one"),
     "rule of the host": (HostRule(**K), BATCH, "must return tensors"),
     "timm": (make("timm, batch", **K), BATCH, "timm cannot be compiled"),
     "foreign": (FOREIGN, (BATCH,), "must be rules of tv_mixaug on a device"),
@@ -269,17 +266,8 @@ def test_an_empty_batch_on_a_device_gives_pairs(mix):
     assert [tuple(part.shape) for part in pairs] == [(0,)] * 3
 
 
-@pytest.mark.parametrize(
-    ("mix", "batch"),
-    [
-        (OVERLAP, UNEQUAL),
-        (CutMix(sizes="overlap", mode="sample", **K), UNEQUAL),
-        (NumpyRule(**K), BATCH),
-    ],
-    ids=["unequal", "unequal, sample", "rule of the host"],
-)
-def test_a_plan_of_the_host_is_moved_to_a_device(mix, batch):
-    """It has the fields of a plan of the host, as one of a rule that uses NumPy has."""
-    plan, host = mix.draw_plan(batch, device="meta"), mix.draw_plan(batch)
+def test_a_plan_of_the_host_is_moved_to_a_device():
+    """A rule that uses NumPy samples on the host, and its plan is moved."""
+    plan, host = NumpyRule(**K).draw_plan(BATCH, device="meta"), NumpyRule(**K).draw_plan(BATCH)
     assert {field.device.type for field in plan} == {"meta"}
     assert [field.shape for field in plan] == [field.shape for field in host]
