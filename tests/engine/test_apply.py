@@ -6,12 +6,10 @@ from typing import Any
 import pytest
 import torch
 from helpers.coded import DTYPES, bits
-from helpers.compiling import needs_tracing
 from helpers.reference import apply_by_hand, assert_rounded, random_images
 from helpers.transforms import MEMBERS, make, names
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch._dynamo.testing import CompileCounter
 from torch.utils.data import default_collate
 
 from tv_mixaug import Chain, CutMix, Cutout, Mixup, functional, make_collate_fn, testing
@@ -173,18 +171,6 @@ def test_a_plan_with_a_field_of_another_length_is_not_replayed(field):
     for wrong in (getattr(plan, field)[:3], getattr(plan, field)[None]):
         with pytest.raises(ValueError, match=f"plan.{field} must be"):
             functional.replay(images, plan._replace(**{field: wrong}))
-
-
-@needs_tracing
-def test_replay_compiles_once_for_all_operations():
-    """One graph without breaks replays plans of every operation."""
-    counter = CompileCounter()
-    compiled = torch.compile(functional.replay, fullgraph=True, backend=counter)
-    images = torch.rand(4, 3, 8, 8)
-    for transform in (Mixup(num_classes=4), CutMix(num_classes=4), Cutout(3)):
-        (out, _), plan = transform.mix((images, torch.arange(4)))
-        torch.testing.assert_close(compiled(images, plan), out)
-    assert counter.frame_count == 1
 
 
 # --- Gradients ----------------------------------------------------------------------------------

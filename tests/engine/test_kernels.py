@@ -158,15 +158,18 @@ def test_gradients_flow_through_kernels():
 
 
 def use_all(images, labels, values):
-    """Use all four kernels."""
+    """Use all four kernels, and replay a plan of any operations."""
     for kernel, _ in KERNELS.values():
         images = kernel(images, values)
+    op = (10 * values.lam).to(torch.uint8) % 4
+    plan = Plan(op, values.partner, values.lam, values.boxes[:, None], 0 * values.partner)
+    images = functional.replay(images, plan, values.fill)
     return images, functional.mix_labels(labels, values.partner, values.lam)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.uint8], ids=str)
 def test_kernels_compile_once(dtype):
-    """One graph without breaks serves every value of partner, lam and boxes, and gradients."""
+    """One graph without breaks serves every operation, partner, lam and box, and gradients."""
     counter = CompileCounterWithBackend("aot_eager")
     torch.compiler.reset()  # numbers that other tests have changed became inputs
     compiled = torch.compile(use_all, fullgraph=True, backend=counter)
@@ -182,21 +185,6 @@ def test_kernels_compile_once(dtype):
             slopes = (torch.autograd.grad(loss, images)[0] for loss in losses)
             torch.testing.assert_close(*slopes)
     assert counter.frame_count == 1
-
-
-@pytest.mark.parametrize("default", [torch.float64, torch.float16, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("weight", [0.3, torch.full((6, 1, 1, 1), 0.3)], ids=["one", "each"])
-def test_bytes_are_blended_in_float32_under_any_default_dtype(weight, default):
-    """Only the rounding of values between two grey levels may depend on torch's default dtype."""
-    images, partners = torch.randint(256, (2, 6, 3, 9, 9), dtype=torch.uint8)
-    expected = kernels.blend(images, partners, 1 - weight)
-    assert_rounded(expected, 0.7 * images.double() + 0.3 * partners.double())
-    try:
-        torch.set_default_dtype(default)
-        found = kernels.blend(images, partners, 1 - weight)
-    finally:
-        torch.set_default_dtype(torch.float32)
-    assert (found.int() - expected.int()).abs().double().mean() < 1e-3
 
 
 # --- Noise --------------------------------------------------------------------------------------
