@@ -61,15 +61,13 @@ def test_labels_mixed_step_by_step_are_wrong():
     assert worst > 0.01
 
 
-@pytest.mark.parametrize("erased", ["nobody", "renormalise", "owner"])
-def test_erased_pixels_count_as_asked(erased):
-    """The share of erased pixels is missing from the sum, shared out, or still counted."""
+def test_erased_pixels_may_count_for_their_owner():
+    """With erased="owner" labels are those of the images before the hole."""
     batch, hole = (coded_planes(K, (9, 12)), LABELS), Cutout(0.5, num_classes=K)
     for seed in range(10):
-        chain = Chain([CUT_EACH, hole], erased=erased)
-        (images, labels), _ = chain.mix(batch, generator=seeded(seed))
-        if erased == "owner":  # labels are those of the images before the hole
-            (images, _), _ = Chain([CUT_EACH]).mix(batch, generator=seeded(seed))
+        chain = Chain([CUT_EACH, hole], erased="owner")
+        (_, labels), _ = chain.mix(batch, generator=seeded(seed))
+        (images, _), _ = Chain([CUT_EACH]).mix(batch, generator=seeded(seed))
         check_labels(chain, images, labels)
 
 
@@ -107,16 +105,23 @@ def test_batches_without_a_rule_have_the_same_format(provenance):
 
 
 def test_p_is_for_rules_alone():
-    """Other transforms and callables are applied to every batch, whatever p is."""
-    chain = Chain([CUT, v2.Pad(2, fill=1), lambda b: (b[0] + 1, b[1])], p=0.5, erased="nobody")
-    mixed = set()
-    for _ in range(12):
-        images, labels = chain(coded_planes(K, (9, 9)), LABELS)
-        assert images.shape == (K, 2 * K, 13, 13)
-        assert float(images.min()) == 1
-        check_labels(chain, images, labels)
-        mixed.add(bool((labels > 0).sum() > K))
-    assert mixed == {True, False}
+    """All rules of a batch are applied or none, and other transforms and callables always are."""
+    hole = Cutout(0.9, fill=7, num_classes=K)
+    steps = [v2.Compose([CUT, nn.Sequential(hole)]), v2.Pad(2, fill=1), lambda b: (b[0] + 1, b[1])]
+    for p, expected in ((0.0, {False}), (0.5, {False, True}), (1.0, {True})):
+        chain, seen = Chain(steps, p=p, erased="nobody"), set()
+        for seed in range(12):
+            (images, labels), _ = chain.mix(
+                (coded_planes(K, (9, 9)), LABELS), generator=seeded(seed)
+            )
+            assert images.shape == (K, 2 * K, 13, 13)
+            assert float(images.min()) == 1
+            check_labels(chain, images, labels)
+            is_erased = (images == 8).flatten(1).any(1)
+            assert is_erased.all() or not is_erased.any()
+            assert bool(is_erased.any()) >= bool((labels > 0).sum() > K)
+            seen.add(bool(is_erased.any()))
+        assert seen == expected
 
 
 class Given(CutMix):

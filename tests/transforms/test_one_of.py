@@ -8,7 +8,6 @@ from helpers.refusals import refused
 from torchvision.transforms import v2
 
 from tv_mixaug import (
-    Chain,
     CutMix,
     Cutout,
     Mixup,
@@ -179,13 +178,3 @@ def test_foreign_transforms_have_one_label_format(choice):
         (tuple(labels.shape), labels.dtype) for _, labels in (choice(*arguments) for _ in range(30))
     }
     assert found == {((K, K), torch.float32)}
-
-
-@pytest.mark.parametrize(
-    "transform", [OneOf([CutMix()]), Chain([CutMix()])], ids=["OneOf", "Chain"]
-)
-def test_what_a_choice_and_a_chain_are_made_of_is_fixed(transform):
-    """Setting it would have no effect, so it is an error."""
-    for name in transform.fixed:
-        with pytest.raises(AttributeError, match=f"{name} cannot be set; make a new"):
-            setattr(transform, name, getattr(transform, name))

@@ -20,8 +20,7 @@ from torchvision.ops import masks_to_boxes
 from torchvision.transforms import InterpolationMode, v2
 
 from tv_mixaug import Chain, CutMix, Cutout, Mixup
-from tv_mixaug.transforms import containers, provenance
-from tv_mixaug.transforms.base import MixTransform
+from tv_mixaug.transforms import provenance
 
 K = 5
 LABELS = torch.arange(K)
@@ -388,7 +387,6 @@ def cases(draw):
     steps.insert(draw(st.integers(0, len(steps))), draw(rule))
     return SimpleNamespace(
         steps=steps,
-        p=draw(st.sampled_from([1.0, 1.0, 1.0, 0.5, 0.0])),
         masked=draw(st.booleans()),
         erased=draw(st.sampled_from(["renormalise", "nobody"])),
         dtype=draw(st.sampled_from(dtypes)),
@@ -396,20 +394,6 @@ def cases(draw):
         form=form,
         targets=targets,
     )
-
-
-def apply_all(case, batch):
-    """Apply the steps as ``v2.Compose`` does, the rules with the probability of the chain."""
-    found = containers.open_containers(case.steps)
-    chances = {id(one): (one, one.p) for one in found if isinstance(one, MixTransform)}.values()
-    if case.p == 0 or (case.p < 1 and float(torch.rand(1, dtype=torch.float64)) >= case.p):
-        for rule, _ in chances:
-            rule.p = 0.0
-    try:
-        return v2.Compose(case.steps)(batch)
-    finally:
-        for rule, p in chances:
-            rule.p = p
 
 
 @settings(
@@ -422,15 +406,15 @@ def apply_all(case, batch):
 def test_labels_agree_with_the_pixels_of_random_chains(case, seed):
     """Labels are what the pixels show for any geometry, fill, dtype, nesting and form of batch.
 
-    Pixels and masks are those of ``v2.Compose``, for any ``p``.
+    Pixels and masks are those of ``v2.Compose``.
     """
     images, (pack, unpack) = coded_planes(COUNT, case.size, case.dtype), FORMS[case.form]
     masks = [MASK(torch.arange(1, COUNT + 1).view(-1, 1, 1).repeat(1, *case.size))] * case.masked
-    chain = Chain(case.steps, erased=case.erased, p=case.p)
+    chain = Chain(case.steps, erased=case.erased)
     batch = pack(images.clone(), case.targets, *masks)
     results = []
     for function in (
-        lambda: apply_all(case, (IMAGE(images), case.targets, *masks)),
+        lambda: v2.Compose(case.steps)((IMAGE(images), case.targets, *masks)),
         lambda: chain(batch),
     ):
         torch.manual_seed(seed)
