@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from helpers.coded import DTYPES
+from helpers.compiling import compile_counted
 from helpers.reference import (
     apply_by_hand,
     assert_rounded,
@@ -14,7 +15,6 @@ from helpers.reference import (
 )
 from hypothesis import given
 from hypothesis import strategies as st
-from torch._dynamo.testing import CompileCounterWithBackend
 from torchvision import tv_tensors
 
 from tv_mixaug import functional
@@ -170,9 +170,7 @@ def use_all(images, labels, values):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.uint8], ids=str)
 def test_kernels_compile_once(dtype):
     """One graph without breaks serves every operation, partner, lam and box, and gradients."""
-    counter = CompileCounterWithBackend("aot_eager")
-    torch.compiler.reset()  # numbers that other tests have changed became inputs
-    compiled = torch.compile(use_all, fullgraph=True, backend=counter)
+    compiled, counter = compile_counted(use_all, "aot_eager", fullgraph=True)
     for _ in range(3):
         images = random_images((4, 3, 8, 8), dtype).requires_grad_(dtype.is_floating_point)
         values = random_values(4, (8, 8))._replace(fill=0.5 if images.requires_grad else 128)

@@ -12,6 +12,7 @@ from helpers.reference import random_images
 from helpers.transforms import MEMBERS, K, check_mix, make, names
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision import tv_tensors
@@ -107,7 +108,6 @@ def test_pixels_labels_and_plan_agree(name, count, size, dtype, form, p, seed):
 @pytest.mark.parametrize("p", [0.05, 0.3, 0.9])
 def test_p_is_the_share_of_mixed_units(name, p):
     """A batch, a pair or a sample is mixed with probability p."""
-    stats = pytest.importorskip("scipy.stats")
     torch.manual_seed(0)
     mix, unit = make(name, p=p), MEMBERS[name].unit
     batch = make_batch(K)

@@ -1,17 +1,17 @@
 """Compiled steps: one graph for all random numbers, with right labels and distributions."""
 
 import contextlib
-import math
 import os
 import shutil
+from functools import partial
 from typing import Any, NamedTuple
 
 import pytest
 import torch
 from helpers.coded import coded_planes, pixel_weights
-from helpers.compiling import needs_tracing
+from helpers.compiling import compile_counted, needs_tracing
+from scipy import stats
 from torch import Tensor, nn
-from torch._dynamo.testing import CompileCounterWithBackend
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
@@ -51,11 +51,7 @@ def _fresh():
     torch.compiler.reset()
 
 
-def compile_whole(function, backend=BACKEND, **options):
-    """Return a function compiled without a break, and the counter of its graphs."""
-    torch.compiler.reset()
-    counter = CompileCounterWithBackend(backend)
-    return torch.compile(function, fullgraph=True, backend=counter, **options), counter
+compile_whole = partial(compile_counted, backend=BACKEND, fullgraph=True)
 
 
 def make_images(dtype=torch.float32):
@@ -165,7 +161,7 @@ INDUCTOR = [
 def test_one_graph_samples_in_every_call(name, backend):
     """Fifty calls of one graph give different batches, whose labels and masks are right."""
     case = CASES[name]
-    compiled, counter = compile_whole(case.transform, backend)
+    compiled, counter = compile_whole(case.transform, backend=backend)
     seen = set()
     for _ in range(CALLS):
         batch = case.batch()
@@ -189,7 +185,7 @@ ANY_SIZE = [
 @pytest.mark.parametrize(("case", "dynamic"), ANY_SIZE)
 def test_every_alpha_takes_other_batch_sizes(case, dynamic):
     """A second graph, or the first with dynamic=True, serves all other numbers of samples."""
-    compiled, counter = compile_whole(case.transform, "eager", dynamic=dynamic)
+    compiled, counter = compile_whole(case.transform, backend="eager", dynamic=dynamic)
     counts = []
     for count in (5, 4, 3, 2, 5):  # none is the number of channels, which would be one symbol
         case.check(compiled(case.batch(count)))
@@ -281,7 +277,7 @@ def test_gradients_flow_through_the_graph():
 
 def sample_in_graph(transform, count, calls=1, backend=BACKEND, size=(24, 40)):
     """Return the plans that a graph samples for batches of many samples, joined."""
-    compiled, counter = compile_whole(lambda *batch: transform.mix(batch)[1], backend)
+    compiled, counter = compile_whole(lambda *batch: transform.mix(batch)[1], backend=backend)
     images, labels = torch.zeros(count, 1, *size), torch.zeros(count, dtype=torch.int64)
     plans = [compiled(images, labels) for _ in range(calls)]
     assert counter.frame_count == 1
@@ -293,19 +289,11 @@ def areas(plan):
     return (plan.boxes[..., 2:] - plan.boxes[..., :2]).prod(-1).double()
 
 
-def is_mean(values, expected):
-    """Whether a mean can be the expected one, by a z-test."""
-    stats = pytest.importorskip("scipy.stats")
-    error = values.double().std() / math.sqrt(len(values))
-    return stats.norm.sf(abs(values.double().mean() - expected) / error) * 2 > LEVEL
-
-
 @pytest.mark.parametrize("backend", [BACKEND, pytest.param("inductor", marks=needs_compiler)])
 def test_distributions_are_the_same_in_a_graph(backend):
     """Weights, p, and cut and erased areas are distributed as without a graph."""
-    stats = pytest.importorskip("scipy.stats")
     plan = sample_in_graph(Mixup((0.4, 0.7), p=0.3, **SAMPLE), 4000, backend=backend)
-    assert is_mean(plan.op == BLEND, 0.3)
+    assert stats.binomtest(int((plan.op == BLEND).sum()), 4000, 0.3).pvalue > LEVEL
     lam = plan.lam[plan.op == BLEND].double()
     assert stats.kstest(lam.numpy(), stats.beta(0.4, 0.7).cdf).pvalue > LEVEL
 
@@ -325,12 +313,11 @@ def test_distributions_are_the_same_in_a_graph(backend):
     either = OneOf([Mixup(**SAMPLE), Cutout(**SAMPLE)], [0.2, 0.5], mode="sample")
     plan = sample_in_graph(either, 4000, backend=backend)
     for op, share in ((BLEND, 0.2), (FILL, 0.5), (NONE, 0.3)):
-        assert is_mean(plan.op == op, share)
+        assert stats.binomtest(int((plan.op == op).sum()), 4000, share).pvalue > LEVEL
 
 
 def test_partners_are_uniform_in_a_graph():
     """All shifts but 0 are equally likely, and so are all permutations."""
-    stats = pytest.importorskip("scipy.stats")
     plan = sample_in_graph(Mixup(**K), 5, 1000, size=(1, 1))
     shifts = (torch.arange(5) - plan.partner.view(-1, 5)) % 5
     assert (shifts == shifts[:, :1]).all()

@@ -6,13 +6,12 @@ import numpy as np
 import pytest
 import torch
 from helpers.coded import coded_planes, pixel_weights
-from helpers.compiling import needs_tracing
+from helpers.compiling import compile_counted, needs_tracing
+from helpers.loading import same
 from helpers.transforms import MEMBERS, make, names
 from torch import Tensor, func, nn
 from torch._dynamo.exc import Unsupported
-from torch._dynamo.testing import CompileCounterWithBackend
 from torch.autograd import forward_ad
-from torch.utils._pytree import tree_flatten
 from torchvision.transforms import v2
 from torchvision.tv_tensors import BoundingBoxes, Image, Mask
 
@@ -25,13 +24,6 @@ from tv_mixaug.transforms.base import MixTransform
 B = 4
 K = {"num_classes": B}
 IMAGES, LABELS, GENERATOR = coded_planes(B, (8, 8)), torch.arange(B), torch.Generator()
-
-
-def compile_counted(function, **options):
-    """Return a compiled function, and the counter of its graphs."""
-    torch.compiler.reset()
-    counter = CompileCounterWithBackend("eager")
-    return torch.compile(function, backend=counter, **options), counter
 
 
 def run_seeded(function, *batch):
@@ -148,17 +140,6 @@ OUTSIDE = {
 }
 
 
-def assert_same(found, wanted):
-    """Assert that batches are equal: structures, types, values, formats and canvases."""
-    (parts, structure), (others, expected) = tree_flatten(found), tree_flatten(wanted)
-    assert structure == expected
-    for part, other in zip(parts, others, strict=True):
-        assert type(part) is type(other)
-        assert torch.equal(part.as_subclass(Tensor), other.as_subclass(Tensor))
-        if isinstance(part, BoundingBoxes):
-            assert (part.format, part.canvas_size) == (other.format, other.canvas_size)
-
-
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # Dynamo warns of what it skips
 def test_releases_of_torch_that_cannot_trace_run_outside_too(monkeypatch):
@@ -167,7 +148,7 @@ def test_releases_of_torch_that_cannot_trace_run_outside_too(monkeypatch):
     monkeypatch.setattr(sampling, "TRACES", False)
     with pytest.raises(Exception, match=r"needs torch 2\.12 or newer for transforms\."):
         compile_counted(mix, fullgraph=True)[0](IMAGES, LABELS)
-    assert_same(*(run_seeded(one, IMAGES, LABELS) for one in (compile_counted(mix)[0], mix)))
+    assert same(*(run_seeded(one, IMAGES, LABELS) for one in (compile_counted(mix)[0], mix)))
 
 
 @needs_tracing
@@ -184,7 +165,7 @@ def test_what_cannot_be_compiled_runs_outside_as_a_whole(name):
         compile_counted(step, fullgraph=True)[0](torch.ones(()), *batch)
     compiled, counter = compile_counted(step)
     for _ in range(2):
-        assert_same(*(run_seeded(one, torch.ones(()), *batch) for one in (compiled, step)))
+        assert same(*(run_seeded(one, torch.ones(()), *batch) for one in (compiled, step)))
     assert counter.op_count == 2  # the operations of the step before and after the call
 
 
@@ -255,7 +236,7 @@ def test_the_default_device_changes_nothing(name):
     mix, batch, _ = {**OUTSIDE, "containers": (Chain(STEPS), BATCH, "")}[name]
     with torch.device("meta"):
         found = run_seeded(mix, *batch)
-    assert_same(found, run_seeded(mix, *batch))
+    assert same(found, run_seeded(mix, *batch))
 
 
 @pytest.mark.parametrize("mix", [Mixup, CutMix])

@@ -7,6 +7,7 @@ from helpers.refusals import refused
 from helpers.transforms import K, check_mix
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision import tv_tensors
 from torchvision.transforms import v2
@@ -84,7 +85,6 @@ def sample_torchvisions_boxes(size, scale, ratio, count):
 @pytest.mark.parametrize("count", [1, 3])
 def test_boxes_are_distributed_as_torchvisions(size, scale, ratio, count):
     """Each of N boxes has the area, ratio and place of torchvision's for an N-th of the area."""
-    stats = pytest.importorskip("scipy.stats")
     rule = RandomErasing(scale, ratio, p=1.0, count=count)
     boxes = rule.draw_plan(torch.zeros(6000 // count, 1, *size)).boxes
     assert (boxes.any(-1).sum(1) == count).all()
@@ -101,7 +101,6 @@ def test_boxes_are_distributed_as_torchvisions(size, scale, ratio, count):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_noise_is_one_value_for_a_pixel_and_color_one_for_a_box(dtype):
     """Colours of boxes and noise of pixels are uniform in uint8, and otherwise normal."""
-    stats = pytest.importorskip("scipy.stats")
     images = torch.full((300, 3, 16, 16), 5, dtype=dtype)
     for fill in ("noise", "color"):
         out, plan = RandomErasing((0.2, 0.3), fill=fill, p=1.0).mix(images)

@@ -6,6 +6,7 @@ from helpers.coded import DTYPES, SIZES, coded_images, seeded, shares
 from helpers.transforms import K, check_mix
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 from torch.nn.functional import one_hot
 from torch.utils._pytree import tree_leaves
 from torchvision import tv_tensors
@@ -64,7 +65,6 @@ def test_a_pairing_function_gets_the_labels(kind):
 )
 def test_lam_follows_alpha(kind, a, b):
     """Weights are Beta(a, b) before CutMix counts pixels, also where gamma variates underflow."""
-    stats = pytest.importorskip("scipy.stats")
     options = {"correct_lam": False} if kind is CutMix else {}
     rule = kind(a if a == b else (a, b), num_classes=2, mode="sample", **options)
     batch = torch.zeros(4000, 1, 2, 2), torch.zeros(4000, dtype=torch.int64)
@@ -103,7 +103,6 @@ def test_lam_can_be_fixed(kind, mode):
 @pytest.mark.parametrize("mode", ["batch", "sample"])
 def test_lam_can_be_uniform_over_a_range(mode):
     """The ends of a range give a uniform lam, for the batch or for each sample."""
-    stats = pytest.importorskip("scipy.stats")
     rule = Mixup(lam=(0.45, 0.55), num_classes=10, mode=mode)
     batch = (coded_images(10), torch.arange(10))
     plans = [rule.draw_plan(batch) for _ in range(200)]
@@ -173,7 +172,6 @@ def test_arguments_and_results_are_torchvisions(ours, theirs):
 @pytest.mark.parametrize("shape", [(1, 64), (64, 1)])
 def test_images_of_one_row_are_cut_along_it(shape):
     """A side of one pixel is cut whole, and lam has the distribution of one axis."""
-    stats = pytest.importorskip("scipy.stats")
     images = torch.arange(2.0).view(2, 1, 1, 1).expand(2, 1, *shape)
     cut, lams = CutMix(num_classes=2), []
     for _ in range(400):

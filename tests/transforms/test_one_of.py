@@ -5,6 +5,7 @@ import torch
 from helpers.coded import coded_images
 from helpers.loading import same
 from helpers.refusals import refused
+from scipy import stats
 from torchvision.transforms import v2
 
 from tv_mixaug import (
@@ -34,7 +35,6 @@ def make_rules(num_classes=K, **options):
 @MODES
 def test_each_transform_is_chosen_with_its_probability(mode):
     """The counts of the operations match p, and otherwise nothing is done."""
-    stats = pytest.importorskip("scipy.stats")
     p = [0.2, 0.4, 0.1]
     either = OneOf(make_rules(), p, mode=mode)
     ops = torch.stack([either.draw_plan(BATCH).op for _ in range(1500 if mode == "batch" else 250)])
@@ -51,7 +51,6 @@ def test_each_transform_is_chosen_with_its_probability(mode):
 @MODES
 def test_the_chosen_rule_uses_its_own_probability_and_mode(mode):
     """A rule that is chosen samples with its own p, and for each sample if that is its mode."""
-    stats = pytest.importorskip("scipy.stats")
     options = {"num_classes": K, "mode": "sample"}
     either = OneOf([CutMix(p=0.7, **options), Mixup(p=0.0, **options)], [1, 0], mode=mode)
     ops = torch.stack([either.draw_plan(BATCH).op for _ in range(300)])
