@@ -281,10 +281,9 @@ def test_the_default_device_does_not_move_a_batch(name):
 @pytest.mark.parametrize("collate", [False, True])
 def test_masks_follow_their_images(name, masks, collate):
     """Each pixel of a mask has the classes that its image shows, in one format for any p."""
-    member = MEMBERS[name]
+    erases, formats = MEMBERS[name].erased is not None, set()
     options = {"masks": masks, "num_mask_classes": K, "labels_getter": None}
-    fill, formats = (None if member.mixes else 0), set()
-    mix = make(name, p=0.8, **options, **({} if member.mixes else {"mask_fill": fill}))
+    mix = make(name, p=0.8, **options, **({"mask_fill": 0} if erases else {}))
     call = make_collate_fn(mix) if collate else mix
 
     def pipeline(*batch):
@@ -297,8 +296,8 @@ def test_masks_follow_their_images(name, masks, collate):
         kind="masks",
         collate=collate,
         num_classes=K,
-        erased=member.erased is not None,
-        mask_fill=fill,
+        erased=erases,
+        mask_fill=0 if erases else None,
         draws=1 if collate else 2,
         batch_sizes=(1, 2, 5),
     )

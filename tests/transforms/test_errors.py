@@ -1,7 +1,7 @@
 """Wrong calls raise a TypeError or ValueError that names the argument, and have no effect."""
 
 import math
-from dataclasses import dataclass
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -121,14 +121,6 @@ INDEX, ONLY, BREED = {"num_classes": 3}, {"labels_getter": None}, {"num_classes"
 CUBOID, WRITE = {"cut": "cuboid", **INDEX}, {"inplace": True, **INDEX}
 
 
-@dataclass
-class Sample:
-    """A container that batches cannot have."""
-
-    image: Tensor
-    label: Tensor
-
-
 def mask(*shape, value=0):
     return tv_tensors.Mask(torch.full(shape, value, dtype=torch.uint8))
 
@@ -171,7 +163,7 @@ BATCHES = [
         "a label that is the image": ({"num_classes": {"x": 3}}, named(y=Y), "images"),
         "a getter of None": (get(None), (X, Y), "labels_getter"),
         "a getter of a list": (get([1, 2, 3, 4]), (X, Y), "labels_getter"),
-        "a dataclass": (INDEX, (Sample(X, Y),), "Sample"),
+        "an object": (INDEX, (SimpleNamespace(image=X, label=Y),), "SimpleNamespace"),
         "a set": (INDEX, (X, Y, {1, 2}), "set"),
         "boxes in a list": (ONLY, (X, [{"boxes": [[1, 1, 4, 4]]}] * 4), "boxes"),
     }),

@@ -16,7 +16,6 @@ from tv_mixaug import (
     PairedLabels,
     RandomErasing,
     make_collate_fn,
-    testing,
 )
 from tv_mixaug.engine.plan import BLEND, FILL, NONE, PASTE
 
@@ -84,23 +83,6 @@ def test_a_list_of_transforms_is_a_choice(p):
     for _ in range(8):
         assert same(as_list(SAMPLES), as_one(SAMPLES))
     assert (as_list.p, repr(as_list.transform)) == (as_one.p, repr(as_one.transform))
-
-
-@MODES
-@pytest.mark.parametrize("masks", ["soft", "dominant"])
-def test_masks_follow_the_choice(mode, masks):
-    """Masks have the classes that images show, mask_fill in holes, and one format."""
-    options = {"masks": masks, "num_mask_classes": 16, "labels_getter": None}
-    rules = [Mixup(**options), CutMix(**options), Cutout(mask_fill=0, **options)]
-    either, formats = OneOf(rules, [0.3] * 3, mode=mode), set()
-
-    def pipeline(images, masks):
-        out = either(images, masks)
-        formats.add((out[1].ndim, out[1].dtype))
-        return out
-
-    testing.assert_targets_follow_images(pipeline, kind="masks", erased=True, mask_fill=0, draws=3)
-    assert formats == {(4, torch.float32) if masks == "soft" else (3, torch.uint8)}
 
 
 @MODES
