@@ -48,13 +48,6 @@ def test_the_identity_plan_has_every_shape():
         assert compact(plan).shift == 0
 
 
-def test_plans_are_plain_tensors():
-    """A plan is a tuple of plain CPU tensors."""
-    plan = CutMix(labels_getter=None).draw_plan(IMAGES)
-    assert plan._fields == ("op", "partner", "lam", "boxes", "noise", "size")
-    assert all(type(field) is torch.Tensor and field.is_cpu for field in plan)
-
-
 def test_plans_and_pairs_are_printed_in_a_line():
     """Shapes and dtypes are shown, but no values, also of fields that are no tensors."""
     plan = identity_plan(3)._replace(op=torch.tensor([3, 0, 3], dtype=torch.uint8))

@@ -108,7 +108,6 @@ def test_pixels_labels_and_plan_agree(name, count, size, dtype, form, p, seed):
 @pytest.mark.parametrize("p", [0.05, 0.3, 0.9])
 def test_p_is_the_share_of_mixed_units(name, p):
     """A batch, a pair or a sample is mixed with probability p."""
-    torch.manual_seed(0)
     mix, unit = make(name, p=p), MEMBERS[name].unit
     batch = make_batch(K)
     plans = [mix.draw_plan(batch) for _ in range(300)]
@@ -136,9 +135,11 @@ def test_units_share_one_draw(name):
 
 @PLANNED
 def test_a_plan_can_be_sampled_alone(name):
-    """draw_plan samples the plan that mix samples from the same generator, and mixes nothing."""
+    """draw_plan samples the plain CPU tensors of mix with the same generator, and mixes nothing."""
     mix, batch = make(name), make_batch()
     plan = mix.draw_plan(batch, generator=seeded(2))
+    assert plan._fields == ("op", "partner", "lam", "boxes", "noise", "size")
+    assert all(type(field) is Tensor and field.is_cpu for field in plan)
     assert same(batch, make_batch())
     assert same(tuple(plan), tuple(mix.mix(batch, generator=seeded(2))[1]))
 

@@ -206,9 +206,7 @@ STEPS = [
 
 
 @pytest.mark.parametrize(
-    ("kind", "criterion", "mix"),
-    STEPS,
-    ids=["mixup", "cutmix", "cutout", "replay"],
+    ("kind", "criterion", "mix"), STEPS, ids=["mixup", "cutmix", "cutout", "replay"]
 )
 def test_a_training_step_needs_one_graph_for_all_batch_sizes(kind, criterion, mix):
     """With dynamic=True one graph gives the losses and gradients of every number of samples."""

@@ -50,16 +50,6 @@ def test_labels_are_the_weights_of_pixels(kind, count, size, dtype, pairing, alp
 
 
 @BOTH
-def test_a_pairing_function_gets_the_labels(kind):
-    """The partners are those that the function of the labels returns."""
-    seen, labels = [], torch.tensor([1, 0, 2])
-    rule = kind(num_classes=3, pairing=lambda given: seen.append(given) or torch.tensor([2, 2, 0]))
-    _, plan = rule.mix((coded_images(3), labels))
-    assert torch.equal(seen[0], labels)
-    assert plan.partner.tolist() == [2, 2, 0]
-
-
-@BOTH
 @pytest.mark.parametrize(
     ("a", "b"), [(0.4, 0.4), (2.0, 5.0), (0.4, 3.0), (1e-3, 2e-3), (1e-320, 1.0)]
 )

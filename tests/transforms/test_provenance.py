@@ -143,9 +143,6 @@ def outside(field):
     return field + shift if isinstance(field, provenance.Probe) else field
 
 
-ONLY_MOVES = "Lambda must be a transform that only moves pixels"
-
-
 @pytest.mark.parametrize(
     ("step", "texts"),
     [
@@ -161,7 +158,7 @@ ONLY_MOVES = "Lambda must be a transform that only moves pixels"
         ),
         (Apply(lambda x: x * 2), ["Apply must be a transform that only moves pixels"]),
         (Apply(outside), ["Apply must be a transform that only moves pixels"]),
-        (v2.Lambda(lambda x: x / 2), [ONLY_MOVES]),
+        (v2.Lambda(lambda x: x / 2), ["Lambda must be a transform that only moves pixels"]),
         (v2.Lambda(lambda x: x[..., None] if x.ndim > 1 else x), ["Lambda"]),
         (Apply(lambda x: (x, x)), ["Apply must be a transform that keeps the structure"]),
         (v2.Lambda(lambda x: x[:, 0], IMAGE), ["Lambda must be a transform that keeps the struct"]),
