@@ -18,14 +18,12 @@ def unwrap(tensor: Tensor) -> Tensor:
 
 def rewrap(new: Tensor, old: Any) -> Tensor:
     """Return a plain tensor with the type of the one it replaces."""
-    wrapped: Tensor = new
     if type(old) in (type(new), Tensor, torch.nn.Parameter):
         return new
-    if not isinstance(old, tv_tensors.TVTensor):
-        wrapped = new.as_subclass(type(old))
+    typed = isinstance(old, tv_tensors.TVTensor)
+    if typed and not torch.compiler.is_compiling():
+        return tv_tensors.wrap(new, like=old)  # type: ignore[no-any-return]
+    wrapped: Tensor = new.as_subclass(type(old))
+    if not typed:  # in a graph, only boxes hold more than their type, and none come here
         wrapped.__dict__.update(old.__dict__)
-    elif torch.compiler.is_compiling():  # only boxes hold more than their type, and none come here
-        wrapped = new.as_subclass(type(old))
-    else:
-        wrapped = tv_tensors.wrap(new, like=old)
     return wrapped

@@ -1,6 +1,5 @@
 """Infer the role of each field of a batch: images, masks, targets, labels, or none."""
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -76,10 +75,6 @@ class Inference:
             if issubclass(kind, typed):
                 field = field._replace(role=role)
                 return self._as_image(field) if role is Role.IMAGE else field
-        closed = dataclasses.is_dataclass(value) and not isinstance(value, type)
-        expected = "mappings, lists, tuples and namedtuples of tensors"
-        closed = closed or isinstance(value, (set, frozenset))
-        ensure(not closed, "batches", expected, f"{field}; return a dict instead", TypeError)
         return field
 
     def _mark_plain_images(self) -> None:
@@ -225,12 +220,8 @@ class Inference:
         has_any = roles & {Role.LABEL, Role.PAIRED} or self.options.labels_getter is None
         if has_any or not (needed or kind is not None):
             return
-        seen = [
-            f"{field}{' (listed in passthrough)' * (field.role is Role.PASSTHROUGH)}"
-            for field in self.fields
-            if field.role is not Role.IMAGE
-        ]
-        got = ", ".join([*seen[:6], *["and more"] * (len(seen) > 6)]) or "nothing but images"
+        seen = [str(field) for field in self.fields if field.role is not Role.IMAGE]
+        got = ", ".join(seen[:6]) or "nothing but images"
         what = "a real (B, ...)" if kind == "regression" else "a (B,) integer or a (B, K)"
         raise ValueError(
             f"found no labels in the batch: expected {what} tensor with B = {self.length}, got "

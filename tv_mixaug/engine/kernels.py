@@ -187,15 +187,10 @@ def _blend_bytes(
     images: Tensor, partners: Tensor, lam: float | Tensor, out: Tensor | None
 ) -> Tensor:
     """Blend in float32; the conversion to uint8 cuts the fraction, so 0.5 is added before."""
-    if isinstance(lam, float) and torch.get_default_dtype() != torch.float32:
-        # Integers times a number are computed in the default dtype.
+    if isinstance(lam, float):  # integers times a number are computed in the default dtype
         lam = torch.full((), lam, dtype=torch.float32, device=images.device)
-    if isinstance(lam, float):
-        mixed = torch.rsub(partners, 0.5, alpha=lam - 1).add_(images, alpha=lam)
-    else:
-        half = torch.full((), 0.5, dtype=lam.dtype, device=images.device)
-        mixed = torch.addcmul(half, partners, 1 - lam).addcmul_(images, lam)
-    return mixed.to(torch.uint8)
+    half = torch.full((), 0.5, dtype=lam.dtype, device=images.device)
+    return torch.addcmul(half, partners, 1 - lam).addcmul_(images, lam).to(torch.uint8)
 
 
 def _blend_host_bytes(
