@@ -1,7 +1,7 @@
 """Wrong calls raise a TypeError or ValueError that names the argument, and have no effect."""
 
 import math
-from types import SimpleNamespace
+from dataclasses import make_dataclass
 
 import numpy as np
 import pytest
@@ -163,7 +163,7 @@ BATCHES = [
         "a label that is the image": ({"num_classes": {"x": 3}}, named(y=Y), "images"),
         "a getter of None": (get(None), (X, Y), "labels_getter"),
         "a getter of a list": (get([1, 2, 3, 4]), (X, Y), "labels_getter"),
-        "an object": (INDEX, (SimpleNamespace(image=X, label=Y),), "SimpleNamespace"),
+        "a dataclass": (INDEX, (make_dataclass("Sample", ["x", "y"])(X, Y),), "Sample"),
         "a set": (INDEX, (X, Y, {1, 2}), "set"),
         "boxes in a list": (ONLY, (X, [{"boxes": [[1, 1, 4, 4]]}] * 4), "boxes"),
     }),
