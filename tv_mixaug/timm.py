@@ -122,7 +122,7 @@ class Mixup(MixTransform):
         """Sample for the batch, the pairs or the samples; partners are at the other end."""
         untraced("tv_mixaug.timm", source)
         count, p = batch.length, p if self.mixup_enabled else 0.0
-        size = torch.tensor(batch.size, device="cpu")
+        size = torch.tensor(batch.size, dtype=torch.float64, device="cpu")
         original = torch.arange(count, device="cpu")
         partner = original.flip(0)
         alphas = (self.mixup_alpha, self.cutmix_alpha)

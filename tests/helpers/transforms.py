@@ -73,8 +73,8 @@ MEMBERS = {
     "timm, batch": blends(partial(make_timm, 0.8, 1.0)),
     "timm, pair": blends(partial(make_timm, 0.8, 1.0, mode="pair"), "pair"),
     "timm, elem": blends(partial(make_timm, 0.8, 1.0, mode="elem"), "sample"),
-    "timm, cutmix": Member(partial(make_timm, 0.0, 1.0, None, mode="elem"), "sample"),
-    "timm, minmax": Member(partial(make_timm, 0.0, 0.0, (0.2, 0.7), mode="pair"), "pair"),
+    "timm, cutmix": blends(partial(make_timm, 0.0, 1.0, None, mode="elem"), "sample"),
+    "timm, minmax": blends(partial(make_timm, 0.0, 0.0, (0.2, 0.7), mode="pair"), "pair"),
     "chain": Member(make_chain, erased=0.0, has_plan=False),
 }
 

@@ -1,6 +1,7 @@
 """Infer the role of each field of a batch: images, masks, targets, labels, or none."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import is_dataclass
 from typing import Any
 
 import torch
@@ -75,6 +76,9 @@ class Inference:
             if issubclass(kind, typed):
                 field = field._replace(role=role)
                 return self._as_image(field) if role is Role.IMAGE else field
+        closed = is_dataclass(kind) or issubclass(kind, (set, frozenset))
+        expected = "mappings, lists, tuples and namedtuples of tensors"
+        ensure(not closed, "batches", expected, f"{field}; return a dict instead", TypeError)
         return field
 
     def _mark_plain_images(self) -> None:
