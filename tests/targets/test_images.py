@@ -213,20 +213,6 @@ def test_unequal_images_are_refused_by_default(kind):
         kind(labels_getter=None)(UNEQUAL)
 
 
-@pytest.mark.parametrize(
-    ("options", "error", "text"),
-    [
-        ({"sizes": "any"}, ValueError, "sizes must be one of 'equal', 'overlap'"),
-        ({"sizes": 3}, TypeError, "sizes must be a string"),
-        ({"sizes": "overlap", "correct_lam": False}, ValueError, "correct_lam must be True"),
-    ],
-)
-def test_sizes_are_checked_in_the_constructor(options, error, text):
-    """A wrong choice is refused, and so are weights that do not count pixels."""
-    with pytest.raises(error, match=text):
-        CutMix(**options)
-
-
 def test_a_chain_with_provenance_takes_one_size():
     """Without provenance a chain takes unequal images, too."""
     steps = [Mixup(num_classes=2, sizes="overlap"), CutMix(num_classes=2, sizes="overlap")]
