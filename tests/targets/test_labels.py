@@ -113,7 +113,7 @@ def test_soft_labels_are_written_into_the_given_memory():
 @pytest.mark.parametrize("targets", ["soft", "pair"])
 @given(p=st.sampled_from([0.0, 0.5, 1.0]), seed=st.integers(0, 2**32))
 def test_several_labels_are_mixed_by_one_plan(kind, targets, p, seed):
-    """Classes, tags and numbers keep one format, and unknown labels add nothing to a row."""
+    """Classes, tags and numbers keep one format; unknown labels add nothing, unnamed ones stay."""
     torch.manual_seed(seed)
     batch = {
         "image": IMAGES,
@@ -122,12 +122,14 @@ def test_several_labels_are_mixed_by_one_plan(kind, targets, p, seed):
         "tags": torch.rand(6, 3) < 0.5,
         "age": torch.rand(6) * 90,
         "name": list("abcdef"),
+        "label": torch.arange(6),
     }
     kinds = {"breed": 4, "coat": 7, "tags": "multi", "age": "regression"}
     transform = kind(num_classes=kinds, ignore_index=-1, mode="sample", p=p, targets=targets)
     out, plan = transform.mix(batch)
     assert list(out) == list(batch)
     assert out["name"] == batch["name"]
+    assert out["label"] is batch["label"]
     rows = {key: (batch[key][:, None] == torch.arange(kinds[key])) for key in ("breed", "coat")}
     for key, given_rows in (rows | {"tags": batch["tags"], "age": batch["age"]}).items():
         if targets == "pair" and key != "age":
