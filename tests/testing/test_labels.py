@@ -34,6 +34,11 @@ def explain(pipeline, **options):
     return str(caught.value)
 
 
+def flat(images, pair):
+    """Return the four values that mixing scripts return."""
+    return images, *pair
+
+
 def cut_by_hand(images, labels, *, extra=0):
     """Paste a 3 × 4 box from the next sample; the labels count `extra` pixels more."""
     images, area = images.clone(), images[0, 0].numel()
@@ -43,6 +48,7 @@ def cut_by_hand(images, labels, *, extra=0):
 
 
 cutmix, mixup, cutout = CutMix(num_classes=K), Mixup(num_classes=K), Cutout(num_classes=K)
+pairs = CutMix(num_classes=K, targets="pair", pairing="shuffle")
 uncorrected = CutMix(num_classes=K, correct_lam=False)
 smoothed = CutMix(num_classes=K, label_smoothing=0.1)
 normalise, to_float = v2.Normalize(MEAN, STD), v2.ToDtype(torch.float32, scale=True)
@@ -55,7 +61,8 @@ RIGHT = {
     "ours": (CutMix(num_classes=K, mode="sample"), {"dtypes": ALL_DTYPES}),
     "our blend": (Mixup(num_classes=K, mode="sample"), {"dtypes": ALL_DTYPES}),
     "soft labels in": (mixup, {"label_format": "soft"}),
-    "pair labels out": (CutMix(num_classes=K, targets="pair", pairing="shuffle"), {}),
+    "pair labels out": (pairs, {}),
+    "pair in a flat tuple": (lambda i, y: flat(*pairs(i, y)), {}),
     "smoothed": (smoothed, {"label_smoothing": 0.1}),
     "two blends": (v2.Compose([mixup, mixup]), {"dtypes": ALL_DTYPES, "roundings": 2}),
     "blend, then cut": (v2.Compose([mixup, cutmix]), {}),
@@ -80,7 +87,9 @@ RIGHT = {
 def test_right_pipelines_pass(name):
     """Pipelines with true labels pass, in every format that the arguments describe."""
     pipeline, options = RIGHT[name]
-    assert check(pipeline, **options).rows > 0
+    report = check(pipeline, **options)
+    assert report.rows > 0
+    assert report.mixed or "erased" in name or name in ("nothing", "more rows than samples")
 
 
 def test_erased_pixels_may_be_counted_or_not():
@@ -124,6 +133,11 @@ def two_lams(images, labels):
     return 0.7 * images + 0.3 * images.flip(0), (labels, labels.flip(0), torch.full((1,), 0.6))
 
 
+def swapped(images, labels):
+    images, (first, second, lam) = pairs(images, labels)
+    return images, second, first, lam
+
+
 WRONG = {
     "other pixels": (lambda i, y: cut_by_hand(i, y, extra=1), {}, "other pixels were counted"),
     "a cut over a cut": (v2.Compose([cutmix, cutmix]), {"seed": 1}, "a later operation covered"),
@@ -137,6 +151,7 @@ WRONG = {
     "sampled lam": (uncorrected, {}, "the area was not corrected"),
     "other lam": (two_lams, {}, "blended with different values of lam"),
     "partner alone": (lambda i, y: (two_lams(i, y)[0], y.flip(0)), {}, "the partner's alone"),
+    "flat and swapped": (swapped, {}, "the weights are swapped"),
     "wrong sum": (lambda i, y: (i, 1.1 * one_hot(y, K)), {}, r"sum to 1\.1"),
     # A failure is shown on the smallest batch and image that show it.
     "of any size": (
@@ -158,6 +173,54 @@ def test_wrong_pipelines_are_explained(name):
     pipeline, options, text = WRONG[name]
     with pytest.raises(UntruthfulError, match=text):
         check(pipeline, **options)
+
+
+def narrow(dtype, change=torch.clone, mix=mixup):
+    """Return a pipeline whose labels or weights are changed and rounded to a dtype."""
+
+    def pipeline(images, labels):
+        images, mixed = mix(images, labels)
+        if mix is pairs:
+            return images, (*mixed[:2], change(mixed[2]).to(dtype))
+        return images, change(mixed).to(dtype)
+
+    return pipeline
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_labels_in_half_precision_are_compared_to_their_precision(dtype):
+    """Labels rounded to their own dtype pass; those of other samples, or truncated, fail."""
+    few = {"batch_sizes": (8,), "sizes": ((8, 8),), "draws": 20}
+    check(narrow(dtype), **few)
+    check(narrow(dtype, mix=pairs), **few)
+    assert "paired with different" in explain(narrow(dtype, lambda rows: rows.flip(0)), **few)
+    explain(narrow(dtype, lambda lam: 0.95 * lam, pairs), **few)
+    explain(narrow(torch.float32, lambda rows: rows.to(dtype)), **few)
+
+
+def permuted_separately(images, labels):
+    lam, rows = torch.rand(()), one_hot(labels, K)
+    first, second = (torch.randperm(len(images)) for _ in range(2))
+    return lam * images + (1 - lam) * images[first], lam * rows + (1 - lam) * rows[second]
+
+
+def clipped_in_labels(images, labels):
+    images, (first, second, lam) = Mixup(0.2, targets="pair")(images, labels)
+    return images, (first, second, lam.clamp(0.1, 0.9))
+
+
+@pytest.mark.parametrize("seed", range(0, 5000, 1000))
+@pytest.mark.parametrize(
+    ("wrong", "cause"),
+    [
+        (permuted_separately, "paired with different samples"),
+        (clipped_in_labels, "blended with different values of lam"),
+    ],
+)
+def test_causes_are_judged_where_faults_do_not_look_alike(wrong, cause, seed):
+    """The default batches, of which the small ones suggest other causes, give the right one."""
+    with pytest.raises(UntruthfulError, match=cause):
+        assert_labels_match_pixels(wrong, num_classes=K, seed=seed)
 
 
 def test_private_randomness_is_named():
