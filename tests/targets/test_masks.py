@@ -93,12 +93,15 @@ def test_pixels_without_a_label_have_no_weight_in_soft_masks(ignored):
 
 
 @pytest.mark.parametrize("channel", [True, False])
-@given(modes, seeds)
-def test_the_dominant_mask_is_that_of_the_larger_weight(channel, mode, seed):
-    """Masks keep ids and dtype, and are those of the sample with the larger weight."""
+@given(modes, st.sampled_from([None, 0.5]), seeds)
+def test_the_dominant_mask_is_that_of_the_larger_weight(channel, mode, lam, seed):
+    """Masks keep ids and dtype; of two equal weights the mask of the original stays."""
     torch.manual_seed(seed)
-    masks = coded_masks(torch.int64, channel)
-    (_, mixed), plan = Mixup(mode=mode, masks="dominant").mix((coded_images(COUNT, SIZE), masks))
+    masks, transform = (
+        coded_masks(torch.int64, channel),
+        Mixup(mode=mode, lam=lam, masks="dominant"),
+    )
+    (_, mixed), plan = transform.mix((coded_images(COUNT, SIZE), masks))
     assert type(mixed) is tv_tensors.Mask
     winner = torch.where(plan.lam >= 0.5, torch.arange(COUNT), plan.partner)
     assert torch.equal(mixed, masks[winner])
@@ -155,9 +158,3 @@ def test_deeplab_takes_a_mixed_batch(transform):
     loss.backward()
     assert loss.isfinite()
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
-
-
-def test_of_two_equal_weights_the_mask_of_the_original_stays():
-    """With lam = 0.5 no mask is larger, and each image keeps its own."""
-    mix = Mixup(lam=0.5, masks="dominant", labels_getter=None)
-    assert torch.equal(mix(coded_images(COUNT, SIZE), coded_masks())[1], coded_masks())

@@ -72,6 +72,7 @@ RIGHT = {
     "erased": (Cutout(num_classes=K, fill=0.5), {"erased": 0.5}),
     "erased after normalising": (v2.Compose([normalise, cutout]), NORMALISED | {"erased": 0.0}),
     "erased bytes": (Cutout(num_classes=K, fill=(0, 8, 255)), BYTES | {"erased": (0, 8, 255)}),
+    "erased by zeros": (cutout, {"erased": 0.0}),
     "erased by noise": (Cutout(num_classes=K, fill="noise"), {"erased": "noise"}),
     "wholly erased": (Cutout(1.0, holes=9, num_classes=K), {"erased": 0.0}),
     "collate function": (make_collate_fn(cutmix), {"collate": True}),
@@ -90,6 +91,20 @@ def test_right_pipelines_pass(name):
     report = check(pipeline, **options)
     assert report.rows > 0
     assert report.mixed or "erased" in name or name in ("nothing", "more rows than samples")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name",
+    ["ours", "our blend", "pair labels out", "smoothed", "erased by zeros", "erased by noise"],
+)
+def test_no_false_alarm_in_200_runs(name):
+    """Right transforms pass 200 checks with different seeds, in every dtype."""
+    pipeline, options = RIGHT[name]
+    for run in range(200):
+        few = {"batch_sizes": (5,), "sizes": ((9, 14),), "draws": 2, "seed": 1000 * run}
+        few["dtypes"] = (ALL_DTYPES[run % 5],)
+        assert check(pipeline, **{**options, **few}).rows == 10
 
 
 def test_erased_pixels_may_be_counted_or_not():

@@ -1,4 +1,4 @@
-"""The kit passes the transforms, and finds each fault that is planted in them."""
+"""The kit finds each fault that is planted in transforms, and those of other libraries."""
 
 import warnings
 from contextlib import nullcontext
@@ -207,27 +207,3 @@ def test_switch_that_timm_loses_is_found():
 
     with pytest.raises(UntruthfulError, match="running workers hold copies"):
         assert_switch_reaches_workers(loader, switch, dtype=torch.uint8)
-
-
-ORIGINALS = {
-    "mixup": (MIX, {}),
-    "mixup shuffled pairs": (Mixup(0.2, num_classes=10, pairing="shuffle", targets="pair"), {}),
-    "cutmix": (CUT, {}),
-    "cutmix smoothed": (CutMix(0.3, num_classes=10, label_smoothing=0.1), {"label_smoothing": 0.1}),
-    "cutout": (Cutout(0.4, holes=2, num_classes=10), {"erased": 0.0}),
-    "cutout noise": (Cutout(num_classes=10, fill="noise"), {"erased": "noise"}),
-}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ORIGINALS)
-def test_no_false_alarm_in_200_runs(name):
-    """Correct transforms pass 200 checks with different seeds, in every dtype."""
-    pipeline, options = ORIGINALS[name]
-    dtypes = (torch.float32, torch.uint8, torch.float64, torch.float16, torch.bfloat16)
-    few = {"batch_sizes": (5,), "sizes": ((9, 14),), "draws": 2}
-    for run in range(200):
-        report = assert_labels_match_pixels(
-            pipeline, num_classes=10, dtypes=(dtypes[run % 5],), seed=1000 * run, **few, **options
-        )
-        assert report.rows == 10
