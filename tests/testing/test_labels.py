@@ -3,17 +3,14 @@
 import random
 import sys
 
-import hypothesis.strategies as st
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
 from torch.nn.functional import one_hot
 from torchvision.transforms import v2
 
 from tv_mixaug import CutMix, Cutout, Mixup, make_collate_fn
 from tv_mixaug.testing import UntruthfulError, assert_labels_match_pixels
-from tv_mixaug.testing._coded import pixel_weights
 
 K = 10
 FEW = {"batch_sizes": (1, 4), "sizes": ((8, 12),), "draws": 5}
@@ -312,30 +309,6 @@ def test_bad_arguments_and_results_are_named(options, kind, text):
     """A wrong argument is refused before the pipeline is called, and a wrong result as it is."""
     with pytest.raises(kind, match=text):
         check(**{"pipeline": never, **options})
-
-
-@given(parts=st.lists(st.floats(0.05, 1), min_size=1, max_size=3), seed=st.integers(0, 1000))
-def test_decoding_finds_the_weights(parts, seed):
-    """Up to three colours out of six are found again with their weights."""
-    generator = torch.Generator().manual_seed(seed)
-    palette = torch.rand(6, 3, generator=generator, dtype=torch.float64)
-    weights = torch.zeros(6, dtype=torch.float64)
-    weights[: len(parts)] = torch.tensor(parts, dtype=torch.float64) / sum(parts)
-    pixels = (weights @ palette).view(1, 3, 1, 1).expand(-1, -1, 2, 3)
-    found = pixel_weights(pixels, palette, 1e-9)
-    assert found.shape == (1, 6, 2, 3)
-    assert torch.allclose(torch.einsum("bmhw,mc->bchw", found, palette), pixels, atol=1e-8)
-    if len(parts) < 3:
-        assert torch.allclose(found[0, :, 1, 2], weights, atol=1e-5)
-
-
-def test_a_colour_outside_all_mixes_has_no_weights():
-    """Its weights are NaN, and those of its neighbour are not."""
-    palette = torch.tensor([[0.2, 0.2, 0.2], [0.4, 0.4, 0.4]], dtype=torch.float64)
-    pixels = torch.tensor([[0.9, 0.3], [0.1, 0.3], [0.5, 0.3]], dtype=torch.float64)
-    found = pixel_weights(pixels[None, :, :, None], palette, 1e-3)[0, :, :, 0]
-    assert found[:, 0].isnan().all()
-    torch.testing.assert_close(found[:, 1], torch.tensor([0.5, 0.5]).double())
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
