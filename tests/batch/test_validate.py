@@ -19,6 +19,7 @@ from tv_mixaug import CutMix, Cutout, Mixup, functional, make_collate_fn
 COUNT, K = 4, 5
 ALL = pytest.mark.parametrize("kind", [Mixup, CutMix, Cutout])
 X, LABELS = coded_images(COUNT), torch.tensor([3, 0, 2, 1])
+LAST = torch.rand(COUNT, 8, 9, 3)  # channels last
 MASKS = torch.randint(K, (COUNT, 8, 8))
 TYPES = (torch.uint8, torch.int16, torch.int64, torch.bool, torch.float32)
 WRAP = pytest.mark.parametrize("wrap", [lambda x: x, tv_tensors.Image], ids=["plain", "Image"])
@@ -87,6 +88,8 @@ def test_a_field_that_is_called_a_mask_is_not_mixed_as_an_image(key, shape, wrap
     ("images", "key", "field"),
     [
         (X, "depth", torch.rand(COUNT, 8, 8)),
+        (LAST, "depth", torch.zeros(COUNT, 8, 9, 1).long()),
+        (LAST, "depth", torch.zeros(COUNT, 8, 9)),
         (X, 2, torch.rand(COUNT, 8, 8)),
         (tv_tensors.Image(X), "flow", torch.rand(COUNT, 2, 8, 8)),
         (tv_tensors.Image(X), "maps", torch.rand(COUNT, 16, 2, 2)),
@@ -95,8 +98,9 @@ def test_a_field_that_is_called_a_mask_is_not_mixed_as_an_image(key, shape, wrap
 def test_a_field_without_a_rule_is_named_or_passes_through(kind, images, key, field):
     """A tensor of the images' size stops the call, unless its key or position is listed."""
     batch = (images, LABELS, field) if key == 2 else {"image": images, key: field, "label": LABELS}
-    refused(lambda: kind(num_classes=K)(batch), f"[{key!r}]", "left behind", "passthrough=")
-    assert kind(num_classes=K, passthrough=(key,))(batch)[key] is field
+    options = {"num_classes": K, "layout": "BHWC" if images is LAST else None}
+    refused(lambda: kind(**options)(batch), f"[{key!r}]", "left behind", "passthrough=")
+    assert kind(**options, passthrough=(key,))(batch)[key] is field
 
 
 @pytest.mark.parametrize("hold", [list, tuple])
@@ -111,13 +115,6 @@ def test_lists_of_maps_are_refused_as_their_stack_is(hold, shape, dtype):
         refused(lambda b=batch: CutMix(num_classes=K)(b), "[2]", "left behind", "passthrough=")
         out = CutMix(num_classes=K, passthrough=(2,))(batch)
         assert all(map(torch.equal, tree_leaves(out[2]), maps))
-
-
-def test_maps_beside_images_of_a_layout_are_refused():
-    """With channels last, height and width of a map come first."""
-    images, transform = torch.rand(COUNT, 8, 9, 3), CutMix(num_classes=K, layout="BHWC")
-    for maps in (torch.zeros(COUNT, 8, 9, 1).long(), torch.zeros(COUNT, 8, 9)):
-        refused(lambda m=maps: transform(images, LABELS, m), "left behind")
 
 
 def test_features_and_grids_pass():
