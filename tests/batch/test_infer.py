@@ -201,7 +201,7 @@ def animals():
 
 
 def test_labels_are_named_by_their_keys_at_any_depth():
-    """A key names a label deep in the batch, and a position one in a tuple."""
+    """A key names a label deep in the batch, and a position or a path one in a tuple."""
     batch = animals()
     nested = {"image": X, "about": [{"breed": batch["breed"]}, {"age": batch["age"]}]}
     breed, age = CutMix(num_classes={"breed": K, "age": "regression"})(nested)["about"]
@@ -209,6 +209,9 @@ def test_labels_are_named_by_their_keys_at_any_depth():
     assert age["age"].dtype == torch.float32
     out = CutMix(num_classes={1: K, 2: "regression"})(X, batch["breed"], batch["age"])
     assert [part.shape for part in out[1:]] == [(COUNT, K), (COUNT,)]
+    images, (rows, labels) = CutMix(num_classes={(1, 0): "multi", (1, 1): K})(X, (ROWS, LABELS))
+    assert torch.equal(rows, labels)
+    torch.testing.assert_close(labels, shares(images).float() @ ROWS)
 
 
 def test_a_pairing_function_gets_the_first_label():
@@ -227,12 +230,7 @@ def test_a_mapping_of_labels_takes_no_getter(getter):
         Mixup(num_classes={"a": 3}, labels_getter=getter)
 
 
-def test_labels_in_a_tuple_are_named_by_their_paths():
-    """Attributes beside an identity are not left unmixed, and paths name both."""
-    batch = (X, (ROWS, LABELS))
+def test_labels_in_a_nested_tuple_are_doubtful():
+    """Attributes beside an identity are not left unmixed, and the error names both paths."""
     with pytest.raises(ValueError, match=r"labels could be at \[1\]\[0\] or \[1\]\[1\]"):
-        CutMix(num_classes=8)(batch)
-    kinds = {(1, 0): "multi", (1, 1): K}
-    images, (rows, labels) = CutMix(num_classes=kinds)(batch)
-    assert torch.equal(rows, labels)
-    torch.testing.assert_close(labels, shares(images).float() @ ROWS)
+        CutMix(num_classes=8)((X, (ROWS, LABELS)))

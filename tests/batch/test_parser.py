@@ -88,7 +88,10 @@ def test_other_answers_of_a_labels_getter_are_refused():
     for getter, text in (
         (lambda batch: batch["label"] % COUNT, copied),
         (lambda batch: batch["label"].clone(), copied),
-        (lambda batch: batch["label"][1:], "labels at ['label'] must be of the batch's length 5, got (4,)"),
+        (
+            lambda batch: batch["label"][1:],
+            "labels at ['label'] must be of the batch's length 5, got (4,)",
+        ),
     ):
         transform = CutMix(num_classes=COUNT, labels_getter=getter)
         refused(lambda: transform(batch), text)  # noqa: B023

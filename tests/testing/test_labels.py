@@ -275,17 +275,13 @@ def never(images, labels):
     raise AssertionError("called")
 
 
-def returns(make):
-    return {"pipeline": make}
-
-
 BAD = [
-    (returns(lambda i, y: None), TypeError, "must return a pair .* got NoneType"),
-    (returns(lambda i, y: (i, y, y)), TypeError, r"got tuple\[\(1, 3, 8, 12\) torch.float32"),
-    (returns(lambda i, y: (y, y)), TypeError, r"images \(B, C, H, W\) and"),
-    (returns(lambda i, y: (i, None)), TypeError, "label tensor"),
-    (returns(lambda i, y: (i, torch.ones(len(y), 3))), ValueError, "check num_classes"),
-    (returns(lambda i, y: (i, y[:0])), ValueError, "images but 0 labels"),
+    ({"pipeline": lambda i, y: None}, TypeError, "must return a pair .* got NoneType"),
+    ({"pipeline": lambda i, y: (i, y, y)}, TypeError, r"got tuple\[\(1, 3, 8, 12\) torch.float32"),
+    ({"pipeline": lambda i, y: (y, y)}, TypeError, r"images \(B, C, H, W\) and"),
+    ({"pipeline": lambda i, y: (i, None)}, TypeError, "label tensor"),
+    ({"pipeline": lambda i, y: (i, torch.ones(len(y), 3))}, ValueError, "check num_classes"),
+    ({"pipeline": lambda i, y: (i, y[:0])}, ValueError, "images but 0 labels"),
     ({"num_classes": 1}, ValueError, "num_classes must be >= 2, got 1"),
     ({"num_classes": 2.0}, TypeError, "num_classes must be an int"),
     ({"mean": MEAN}, ValueError, "mean and std must be given together"),
