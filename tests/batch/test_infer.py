@@ -36,14 +36,6 @@ def test_names_that_contain_a_part_of_mask_are_those_of_images(key):
 # --- Labels -------------------------------------------------------------------------------------
 
 
-def test_without_a_labels_getter_images_are_mixed_alone():
-    """With labels_getter=None every integer tensor stays."""
-    batch = {"image": X, "label": LABELS}
-    out = CutMix(labels_getter=None)(batch)
-    assert out["label"] is LABELS
-    assert not torch.equal(out["image"], X)
-
-
 NAMES = ("label", "labels", "target", "targets", "y", "fine_label")
 
 
@@ -66,8 +58,11 @@ def test_labels_are_found_without_a_choice(batch, key):
     assert all(out[k] is v for k, v in fields.items() if v is not X and k != key)
 
 
-def test_cutout_without_classes_needs_no_choice():
-    """Class indices that stay as they are need not be told from ids."""
+def test_labels_that_stay_need_no_choice():
+    """Without a getter all integers stay, and Cutout without classes leaves indices as they are."""
+    mixed, labels = CutMix(labels_getter=None)(X, LABELS)
+    assert labels is LABELS
+    assert not torch.equal(mixed, X)
     out = Cutout()(X, IDS, LABELS)
     assert out[1] is IDS
     assert out[2] is LABELS
@@ -209,7 +204,9 @@ def test_labels_are_named_by_their_keys_at_any_depth():
     assert age["age"].dtype == torch.float32
     out = CutMix(num_classes={1: K, 2: "regression"})(X, batch["breed"], batch["age"])
     assert [part.shape for part in out[1:]] == [(COUNT, K), (COUNT,)]
-    images, (rows, labels) = CutMix(num_classes={(1, 0): "multi", (1, 1): K})(X, (ROWS, LABELS))
+    batch, doubt = (X, (ROWS, LABELS)), "labels could be at [1][0] or [1][1]"
+    refused(lambda: CutMix(num_classes=8)(batch), doubt)
+    images, (rows, labels) = CutMix(num_classes={(1, 0): "multi", (1, 1): K})(batch)
     assert torch.equal(rows, labels)
     torch.testing.assert_close(labels, shares(images).float() @ ROWS)
 
@@ -228,9 +225,3 @@ def test_a_mapping_of_labels_takes_no_getter(getter):
     """Labels named by key cannot be pointed to a second time."""
     with pytest.raises(ValueError, match="labels_getter"):
         Mixup(num_classes={"a": 3}, labels_getter=getter)
-
-
-def test_labels_in_a_nested_tuple_are_doubtful():
-    """Attributes beside an identity are not left unmixed, and the error names both paths."""
-    with pytest.raises(ValueError, match=r"labels could be at \[1\]\[0\] or \[1\]\[1\]"):
-        CutMix(num_classes=8)((X, (ROWS, LABELS)))
