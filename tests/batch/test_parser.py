@@ -79,19 +79,22 @@ def test_a_labels_getter_may_return_a_view(kind, getter):
         torch.testing.assert_close(out[key].double(), shares(out["image"]), atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize(
-    ("getter", "texts"),
-    [
-        (lambda batch: batch["label"] % COUNT, ["a field of the batch or a view of one"]),
-        (lambda batch: batch["label"].clone(), ["a field of the batch or a view of one"]),
-        (lambda batch: batch["label"][1:], ["labels at ['label']", "length 5", "(4,)"]),
-    ],
-    ids=["computed", "copy", "too short"],
-)
-def test_other_answers_of_a_labels_getter_are_refused(getter, texts):
+def test_other_answers_of_a_labels_getter_are_refused():
     """A copy has no place in the batch, and a view needs an entry for each sample."""
-    batch = {"image": X, "id": IDS, "label": LABELS}
-    refused(lambda: CutMix(num_classes=COUNT, labels_getter=getter)(batch), *texts)
+    batch, copied = (
+        {"image": X, "id": IDS, "label": LABELS},
+        "a field of the batch or a view of one",
+    )
+    for getter, text in (
+        (lambda batch: batch["label"] % COUNT, copied),
+        (lambda batch: batch["label"].clone(), copied),
+        (
+            lambda batch: batch["label"][1:],
+            "labels at ['label'] must be of the batch's length 5, got (4,)",
+        ),
+    ):
+        transform = CutMix(num_classes=COUNT, labels_getter=getter)
+        refused(lambda: transform(batch), text)  # noqa: B023
 
 
 @ALL

@@ -4,7 +4,6 @@ import collections
 import copy
 import gc
 from collections import OrderedDict, namedtuple
-from typing import NamedTuple
 
 import pytest
 import torch
@@ -17,15 +16,7 @@ from tv_mixaug import CutMix, Cutout, Mixup
 
 COUNT = 5
 IDS = torch.arange(100, 100 + COUNT)
-Pair = namedtuple("Pair", "images labels")
-
-
-class Typed(NamedTuple):
-    """A namedtuple with types."""
-
-    ids: torch.Tensor
-    pair: tuple
-    note: str
+Pair, Noted = namedtuple("Pair", "images labels"), namedtuple("Noted", "ids pair note")
 
 
 def by_key(batch):
@@ -44,7 +35,7 @@ NESTINGS = {
         lambda x, y: {"a": [("text", {"deep": (x,)}), None], "target": y},
         lambda b: (b["a"][0][1]["deep"][0], b["target"]),
     ),
-    "typed and nested": (lambda x, y: Typed(IDS, (x, y), "note"), lambda b: b.pair),
+    "named and nested": (lambda x, y: Noted(IDS, (x, y), "note"), lambda b: b.pair),
     "label first, in a dict": (lambda x, y: {"label": y, "image": x}, by_key),
     "label first, in a tuple": (lambda x, y: (y, x), lambda b: b[::-1]),
     "ids first": (lambda x, y: (IDS, x, y), lambda b: b[1:]),
@@ -61,7 +52,7 @@ NESTINGS = {
 }
 # Where several columns may be labels, and no name decides, the user does.
 CHOSEN = {
-    "typed and nested": {"passthrough": ("ids",)},
+    "named and nested": {"passthrough": ("ids",)},
     "ids first": {"labels_getter": lambda batch: batch[2]},
     "index last": {"passthrough": (2,)},
 }

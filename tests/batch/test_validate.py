@@ -19,6 +19,7 @@ from tv_mixaug import CutMix, Cutout, Mixup, functional, make_collate_fn
 COUNT, K = 4, 5
 ALL = pytest.mark.parametrize("kind", [Mixup, CutMix, Cutout])
 X, LABELS = coded_images(COUNT), torch.tensor([3, 0, 2, 1])
+LAST = torch.rand(COUNT, 8, 9, 3)  # channels last
 MASKS = torch.randint(K, (COUNT, 8, 8))
 TYPES = (torch.uint8, torch.int16, torch.int64, torch.bool, torch.float32)
 WRAP = pytest.mark.parametrize("wrap", [lambda x: x, tv_tensors.Image], ids=["plain", "Image"])
@@ -87,15 +88,19 @@ def test_a_field_that_is_called_a_mask_is_not_mixed_as_an_image(key, shape, wrap
     ("images", "key", "field"),
     [
         (X, "depth", torch.rand(COUNT, 8, 8)),
+        (LAST, "depth", torch.zeros(COUNT, 8, 9, 1).long()),
+        (LAST, "depth", torch.zeros(COUNT, 8, 9)),
         (X, 2, torch.rand(COUNT, 8, 8)),
         (tv_tensors.Image(X), "flow", torch.rand(COUNT, 2, 8, 8)),
+        (tv_tensors.Image(X), "maps", torch.rand(COUNT, 16, 2, 2)),
     ],
 )
 def test_a_field_without_a_rule_is_named_or_passes_through(kind, images, key, field):
     """A tensor of the images' size stops the call, unless its key or position is listed."""
     batch = (images, LABELS, field) if key == 2 else {"image": images, key: field, "label": LABELS}
-    refused(lambda: kind(num_classes=K)(batch), f"[{key!r}]", "left behind", "passthrough=")
-    assert kind(num_classes=K, passthrough=(key,))(batch)[key] is field
+    options = {"num_classes": K, "layout": "BHWC" if images is LAST else None}
+    refused(lambda: kind(**options)(batch), f"[{key!r}]", "left behind", "passthrough=")
+    assert kind(**options, passthrough=(key,))(batch)[key] is field
 
 
 @pytest.mark.parametrize("hold", [list, tuple])
@@ -110,13 +115,6 @@ def test_lists_of_maps_are_refused_as_their_stack_is(hold, shape, dtype):
         refused(lambda b=batch: CutMix(num_classes=K)(b), "[2]", "left behind", "passthrough=")
         out = CutMix(num_classes=K, passthrough=(2,))(batch)
         assert all(map(torch.equal, tree_leaves(out[2]), maps))
-
-
-def test_maps_beside_images_of_a_layout_are_refused():
-    """With channels last, height and width of a map come first."""
-    images, transform = torch.rand(COUNT, 8, 9, 3), CutMix(num_classes=K, layout="BHWC")
-    for maps in (torch.zeros(COUNT, 8, 9, 1).long(), torch.zeros(COUNT, 8, 9)):
-        refused(lambda m=maps: transform(images, LABELS, m), "left behind")
 
 
 def test_features_and_grids_pass():
@@ -155,11 +153,11 @@ def test_samples_of_one_dict_with_boxes_say_what_is_expected():
 
 
 @ALL
-@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("channels", [1, 3, 4, 13])
 @pytest.mark.parametrize("frames", [(), (5,)], ids=["images", "videos"])
 def test_images_with_channels_last_need_a_layout(kind, channels, frames):
     """Images as cv2.imread returns them are refused, and the error names three remedies."""
-    images = torch.rand(COUNT, *frames, 9, 12, channels)
+    images = torch.rand(COUNT, *frames, 64, 52, channels)
     samples, layout = [(x.numpy(), 1) for x in images], "BTHWC" if frames else "BHWC"
     transform, allowed = kind(num_classes=K), kind(num_classes=K, layout=layout)
     texts = "channels before height", "permute the axes", f"layout='{layout}'", "v2.ToImage()"
@@ -167,8 +165,9 @@ def test_images_with_channels_last_need_a_layout(kind, channels, frames):
     refused(lambda: make_collate_fn(transform)(samples), *texts)
     assert allowed(images, LABELS)[0].shape == images.shape
     assert make_collate_fn(allowed)(samples)[0].shape == images.shape
-    narrow = torch.rand(COUNT, 3, 8, channels)  # a width of 1, 3 or 4 is no sign of channels
-    assert transform(narrow, LABELS)[0].shape == narrow.shape
+    for narrow in (torch.rand(COUNT, 3, 8, channels), tv_tensors.Image(images[:, ..., :5, :, :])):
+        assert transform(narrow, LABELS)[0].shape == narrow.shape  # columns, and not channels
+    refused(lambda: transform(images[..., :0], LABELS), "images at ", "must be not empty")
 
 
 MAKES = {
@@ -324,20 +323,3 @@ def test_rules_that_need_the_channels_ask_for_the_layout(transform):
     transform(tv_tensors.Video(VIDEO.movedim(1, 2)), LABELS)
     dataclasses.replace(transform, layout="BCTHW")(VIDEO, LABELS)
     CutMix(num_classes=K)(VIDEO, LABELS)  # which cuts height and width in either case
-
-
-@pytest.mark.parametrize("channels", [1, 3, 4, 13])
-def test_channels_last_are_refused_and_an_image_is_trusted(channels):
-    """Few values on the last axis are channels in a plain tensor, and a width in an Image."""
-    images, cut = torch.rand(COUNT, 64, 52, channels), CutMix(num_classes=K)
-    with pytest.raises(ValueError, match=r"must have channels before .* layout='BHWC'"):
-        cut(images, LABELS)
-    cut(images.movedim(-1, 1), LABELS)
-    cut(tv_tensors.Image(images[:, :5]), LABELS)
-    CutMix(num_classes=K, layout="BHWC")(images, LABELS)
-
-
-def test_images_without_columns_are_called_empty():
-    """No width is not taken for few channels on the last axis."""
-    with pytest.raises(ValueError, match=r"images at .* must be not empty"):
-        CutMix(num_classes=K)(X[..., :0], LABELS)

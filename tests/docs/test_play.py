@@ -4,6 +4,7 @@ import re
 
 import pytest
 import torch
+from helpers.coded import seeded
 from helpers.play import PAGE, SCRIPT, SIZE, start_play
 
 from tv_mixaug import CutMix, Cutout, functional
@@ -25,10 +26,6 @@ def browser(chrome):
     chrome.open_page()
     yield chrome
     assert chrome.errors() == []
-
-
-def seeded(seed):
-    return torch.Generator().manual_seed(seed)
 
 
 def test_boxes_and_labels_of_cutmix_match_the_package(browser):

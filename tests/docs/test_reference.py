@@ -1,11 +1,14 @@
 """The API reference shows every public name with all its arguments, and no internal name."""
 
 import inspect
+import os
 import re
+import subprocess
+import sys
 from importlib import import_module
 
 import pytest
-from helpers.scripts import build_reference
+from helpers.scripts import DOCS
 
 import tv_mixaug
 
@@ -44,7 +47,17 @@ def public_objects():
 
 @pytest.fixture(scope="module")
 def entries(tmp_path_factory):
-    return build_reference(tmp_path_factory.mktemp("reference"))
+    """Build the API reference; return signature and text of each entry by its full name."""
+    out, found = tmp_path_factory.mktemp("reference"), {}
+    extensions = "extensions=myst_parser,sphinx.ext.autodoc,sphinx.ext.napoleon"
+    options = ["-q", "-c", DOCS, "-D", extensions, "-D", "suppress_warnings=myst.xref_missing"]
+    command = [sys.executable, "-m", "sphinx", *options, DOCS / "api", out]
+    subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})  # noqa: S603
+    for page in out.glob("*.html"):
+        parts = re.split(r'<dt class="sig sig-object py" id="([\w.]+)">', page.read_text("utf-8"))
+        for name, part in zip(parts[1::2], parts[2::2], strict=True):
+            found[name] = part.partition("</dt>")[::2]
+    return found
 
 
 def test_every_public_name_has_an_entry_and_no_other_has_one(entries):

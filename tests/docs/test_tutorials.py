@@ -1,10 +1,11 @@
 """The second tutorial finds its data sets, and draws replacements for missing ones."""
 
+import pickle
 from pathlib import Path
 
 import pytest
 import torch
-from helpers.scripts import DOCS, write_cifar10, write_fashion_mnist
+from helpers.scripts import DOCS, write_fashion_mnist
 
 
 def find_sets(folder, monkeypatch):
@@ -38,11 +39,14 @@ def test_cifar_and_fashion_mnist_are_read(tmp_path, monkeypatch):
     from torchvision.datasets import cifar
 
     monkeypatch.setattr(cifar, "check_integrity", lambda path, md5=None: Path(path).is_file())
-    names = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]
     pixels = torch.randint(256, (6, 4, 3, 32, 32), dtype=torch.uint8)
-    batches = {name: (pixels[i], [i, 3, 9, 0]) for i, name in enumerate(names)}
     class_names = [f"class {i}" for i in range(10)]
-    write_cifar10(tmp_path / "data", batches, class_names)
+    folder = tmp_path / "data" / "cifar-10-batches-py"
+    folder.mkdir(parents=True)
+    for i, name in enumerate([*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]):
+        content = {"data": pixels[i].flatten(1).numpy(), "labels": [i, 3, 9, 0]}
+        (folder / name).write_bytes(pickle.dumps(content))
+    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": class_names}))
     grey = torch.randint(256, (4, 28, 28), dtype=torch.uint8)
     for part in ("train", "t10k"):
         write_fashion_mnist(tmp_path / "data", part, grey, [3, 1, 4, 1])

@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, get_worker_info
 from torchvision.transforms import v2
 
 from tv_mixaug import CutMix, Cutout, Mixup, make_collate_fn
@@ -30,32 +30,63 @@ def own_boxes(images, labels, *, shared_place=False):
     return out, labels
 
 
-def one_lam(images, labels, lam=None):
-    """Blend with a lam from torch's global generator."""
+def blend(images, labels, lam=None, permute=False):
+    """Blend with the next samples or, so that some are their own partners, with permuted ones."""
     lam = torch.rand(()) if lam is None else lam
-    return (lam * images + (1 - lam) * images.roll(1, 0)).float(), labels
+    partner = torch.randperm(len(images)) if permute else torch.arange(len(images)).roll(1)
+    mixed = lam * images.float() + (1 - lam) * images[partner].float()
+    return (mixed if images.is_floating_point() else mixed.round()).to(images.dtype), labels
+
+
+permuted, one_lam = partial(blend, permute=True), partial(blend, lam=0.37, permute=True)
+
+
+def cut(images, labels, box=None):
+    """Cut one box from permuted samples into all."""
+    y, x, height, width = torch.randint(1, 20, (4,)).tolist() if box is None else box
+    region = (..., slice(y, y + height), slice(x, x + width))
+    out, partner = images.clone(), torch.randperm(len(images))
+    out[region] = images[partner][region]
+    return out, labels
+
+
+def blend_or_cut(images, labels):
+    """Choose one of two mixes, of which one has a fixed lam."""
+    mix = one_lam if torch.rand(()) < 0.5 else cut
+    return mix(images, labels)
 
 
 def seeded_again(images, labels):
     """Seed in every call."""
     torch.manual_seed(3)
-    return one_lam(images, labels)
+    return blend(images, labels)
 
 
 def restored(images, labels):
     """Restore the state of the global generator after each call."""
     with torch.random.fork_rng(devices=[]):
-        return one_lam(images, labels)
+        return blend(images, labels)
+
+
+def not_in_workers(images, labels):
+    """Blend in the main process."""
+    return (images, labels) if get_worker_info() else permuted(images, labels)
+
+
+def flat(images, labels):
+    """Return the four values that mixing scripts return."""
+    images, pair = CutMix(targets="pair", pairing="shuffle")(images, labels)
+    return images, *pair
 
 
 class _OwnNumbers:
     """Blend with its own generator; every worker gets a copy of it."""
 
-    def __init__(self):
-        self.numbers = np.random.default_rng(0)
+    def __init__(self, permute):
+        self.numbers, self.permute = np.random.default_rng(0), permute
 
     def __call__(self, images, labels):
-        return one_lam(images, labels, self.numbers.random())
+        return blend(images, labels, self.numbers.random(), self.permute)
 
 
 class _Collate:
@@ -95,6 +126,23 @@ def test_right_probabilities_pass(p, alpha, per):
         assert report.rows == 800
         assert report.mixed <= 800 * p + 120
         assert (report.mixed > 0) == (p > 0)
+    assert_probability(flat, 1.0, draws=100)
+
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.uint8)
+
+
+@pytest.mark.parametrize("size", [(8, 8), (32, 32)])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("kind", [Mixup, CutMix])
+def test_mixes_without_a_trace_are_allowed_for(kind, dtype, size):
+    """A small alpha passes in few pixels and narrow dtypes; another p than stated fails."""
+    options = {"dtype": dtype, "size": size, "draws": 100}
+    for per in ("batch", "sample"):
+        for p in (1.0, 0.5):
+            assert_probability(kind(0.2, num_classes=2, mode=per, p=p), p, per=per, **options)
+        with pytest.raises(UntruthfulError, match="The share of mixed"):
+            assert_probability(kind(num_classes=2, mode=per, p=0.2), 0.8, per=per, **options)
 
 
 P_WRONG = {
@@ -123,7 +171,9 @@ DRAWS_RIGHT = {
     "by hand": (own_boxes, {"per": "sample"}),
     "erased by sample": (Cutout(num_classes=2), {"per": "sample"}),
     "bytes": (Mixup(num_classes=2), {"dtype": torch.uint8}),
-    "in workers": (_Collate(one_lam), {"collate": True}),
+    "in workers": (_Collate(blend), {"collate": True}),
+    "permuted in workers": (_Collate(permuted), {"collate": True}),
+    "a flat tuple": (flat, {}),
     "unseeded": (make_collate_fn(Mixup(num_classes=2)), {"collate": True}),
 }
 
@@ -146,10 +196,12 @@ def test_epochs_of_a_seed_differ_if_the_epoch_is_set():
 DRAWS_WRONG = {
     "once": (seeded_again, {}, "the same random values are used again in every call"),
     "restored": (restored, {}, "the same random values are used again in every call"),
-    "shared lam": (one_lam, {"per": "sample"}, "all samples of a batch share one lam"),
+    "shared lam": (blend, {"per": "sample"}, "all samples of a batch share one lam"),
     "shared lam of boxes": (CutMix(num_classes=2), {"per": "sample"}, "share one lam"),
     "shared place": (partial(own_boxes, shared_place=True), {"per": "sample"}, "share one place"),
-    "copied to workers": (_Collate(_OwnNumbers()), {"collate": True}, "workers have copies"),
+    "copied to workers": (_Collate(_OwnNumbers(False)), {"collate": True}, "workers have copies"),
+    "permuted in workers": (_Collate(_OwnNumbers(True)), {"collate": True}, "workers have copies"),
+    "not in workers": (_Collate(not_in_workers), {"collate": True}, "and not in workers"),
     "in a loader": (persistent(_Collate(seeded_again)), {"loader": True}, "values are used again"),
 }
 
@@ -162,16 +214,41 @@ def test_draws_that_are_used_again_fail(name):
         assert_draws_independent(mix, **options)
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [(one_lam, permuted), (partial(cut, box=(4, 6, 16, 13)), cut), (blend_or_cut, cut)],
+)
+def test_values_drawn_once_are_found_although_partners_are_permuted(wrong, right, dtype):
+    """One lam or box for all calls fails in every dtype; one for each call passes."""
+    assert_draws_independent(right, dtype=dtype)
+    with pytest.raises(UntruthfulError, match="used again in every call"):
+        assert_draws_independent(wrong, dtype=dtype)
+
+
+def test_zero_switches_a_list_of_transforms_off():
+    """`set_p(0)` and `OneOf.p = 0` mean none of the transforms; another number is refused."""
+    collate = make_collate_fn([Mixup(num_classes=2), CutMix(num_classes=2)])
+    for zero in (0, 0.0):
+        collate.set_p(zero)
+        assert collate.p == [0.0, 0.0]
+    batch = [(torch.rand(3, 8, 8), n) for n in (0, 1)]
+    assert torch.equal(collate(batch)[1], torch.eye(2))
+    for other in (1, 0.5, False):
+        with pytest.raises(TypeError, match="p must be a list"):
+            collate.set_p(other)
+
+
 def test_switch_in_shared_memory_reaches_workers():
     """A switch that running workers see passes, ours and one by hand."""
-    ours, own = make_collate_fn(CutMix(num_classes=2)), _Collate(one_lam)
+    ours, own = make_collate_fn(CutMix(num_classes=2)), _Collate(blend)
     assert_switch_reaches_workers(persistent(ours), lambda _, on: ours.set_p(float(on)))
     assert_switch_reaches_workers(persistent(own), lambda _, on: own.switch(on))
 
 
 def test_switch_in_the_main_process_fails():
     """A switch that is set on the main process's copy fails; so does one that never goes on."""
-    lost, stuck = _Collate(one_lam, shared=False), _Collate(one_lam)
+    lost, stuck = _Collate(blend, shared=False), _Collate(blend)
     with pytest.raises(UntruthfulError, match="4 of 4 batches of the next epoch are still mixed"):
         assert_switch_reaches_workers(persistent(lost), lambda _, on: lost.switch(on))
     with pytest.raises(UntruthfulError, match="Switched on again, none of 4 batches"):
