@@ -8,6 +8,7 @@ import collections
 import copy
 import dataclasses
 import pathlib
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
@@ -22,6 +23,7 @@ from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as v2f
 
 from tv_mixaug import CutMix, Cutout, Mixup, OneOf, RandomErasing, make_collate_fn
+from tv_mixaug.batch.spec import BatchOptions, FieldSpec, Role
 from tv_mixaug.engine import plan as plans
 from tv_mixaug.targets import detection
 
@@ -39,10 +41,14 @@ class Patches(CutMix):
     def sample(self, batch, p, source):
         """Return the plan."""
         count, number = batch.length, int(torch.randint(1, 5, ()))
-        boxes = torch.stack([random_boxes((number,), size) for size in batch.sizes])
+        boxes = random_boxes((count, number), batch.size)
         applied, partner = torch.rand(count) < p, torch.randperm(count)
-        plan = plans.make_plan(plans.PASTE, count, applied, partner=partner, boxes=boxes)
-        return plans.clip_to_overlap(plan.plan(), batch.sizes)
+        plan = plans.make_plan(plans.PASTE, count, applied, partner=partner, boxes=boxes).plan()
+        inside = torch.zeros(count, *batch.size, dtype=torch.bool)
+        for row, box in enumerate(plan.boxes):
+            for x1, y1, x2, y2 in box.tolist():
+                inside[row, y1:y2, x1:x2] = True
+        return plan._replace(lam=1 - inside.double().mean((1, 2)).float())
 
 
 # --- Objects that are drawn at random -----------------------------------------------------------
@@ -146,10 +152,6 @@ def draw_batch(sizes, traits=None):
     return images, targets, objects
 
 
-def draw_sizes():
-    return [tuple(torch.randint(5, 14, (2,)).tolist()) for _ in range(torch.randint(2, 6, ()))]
-
-
 def lay(raster, size):
     """Crop and pad a raster at its upper left corner."""
     return F.pad(raster, (0, size[1] - raster.shape[1], 0, size[0] - raster.shape[0]))
@@ -225,7 +227,6 @@ LEAST = st.one_of(st.sampled_from([0.05, 0.3, 1.0]), st.floats(0.01, 1))
 
 
 @pytest.mark.parametrize("kind", OPTIONS)
-@pytest.mark.parametrize("sizes", ["equal", "overlap"])
 @settings(max_examples=4 * settings().max_examples)
 @given(
     data=st.data(),
@@ -234,30 +235,27 @@ LEAST = st.one_of(st.sampled_from([0.05, 0.3, 1.0]), st.floats(0.01, 1))
     p=st.sampled_from([0.0, 0.5, 1.0]),
     seed=st.integers(0, 2**32),
 )
-def test_objects_follow_their_pixels(sizes, kind, data, traits, mode, p, seed):
+def test_objects_follow_their_pixels(kind, data, traits, mode, p, seed):
     """Boxes, masks, keypoints, areas and weights are those of the visible pixels of each image."""
     torch.manual_seed(seed)
     if traits.style == "cxcywh_normalised" and traits.dtype == torch.int64:
         traits = traits._replace(dtype=torch.float32)
-    shapes = draw_sizes() if sizes == "overlap" else [(9, 13)] * data.draw(st.integers(2, 5))
-    drawn = images, targets, _ = draw_batch(shapes, traits)
+    size = data.draw(st.sampled_from([(9, 13), (12, 5), (7, 7)]))
+    drawn = images, targets, _ = draw_batch([size] * data.draw(st.integers(2, 5)), traits)
     before, count, options = copy.deepcopy((images, targets)), len(images), data.draw(OPTIONS[kind])
     least = 0.1 if kind is Mixup else data.draw(LEAST)
     options["box_format"] = traits.style if traits.style not in TYPED else "cxcywh_normalised"
     options |= {"min_visible": least} if kind is not Mixup else {}
-    transform = kind(p=p, mode=mode, num_classes=count, sizes=sizes, **options)
-    batch = torch.stack(images) if sizes == "equal" else images
+    transform = kind(p=p, mode=mode, num_classes=count, **options)
+    batch = torch.stack(images) if data.draw(st.booleans()) else images
     (out, labels, mixed), plan = transform.mix((batch, torch.arange(count), targets))
     for row, (own, new, target) in enumerate(zip(images, out, mixed, strict=True)):
         assert new.shape == own.shape
         label = own[:, 0, 0]
         if kind in (Mixup, CutMix, Patches):
-            height, width = map(min, own.shape[1:], images[plan.partner[row]].shape[1:])
-            assert torch.equal(new[:, height:], own[:, height:])
-            assert torch.equal(new[..., width:], own[..., width:])
             label = new.double().mean((1, 2)).float()
         torch.testing.assert_close(labels[row], label, atol=1e-6, rtol=0)
-        is_blend = plan.op[row] == plans.BLEND and sizes == "equal" and plan.partner[row] != row
+        is_blend = plan.op[row] == plans.BLEND and plan.partner[row] != row
         lam = float(plan.lam[row]) if is_blend else None
         check_target(row, new, target, drawn, least, traits.style, lam)
     assert same((list(batch), targets), before)
@@ -275,7 +273,7 @@ def mix_pair(op, own, partner, size=(8, 8), least=0.1, lam=1.0, boxes=((0, 0, 0,
         op=torch.tensor([op, plans.NONE][:count]), partner=torch.tensor([count - 1] * count),
         lam=torch.tensor([lam, 1.0][:count]).double(), boxes=boxes.expand(count, -1, -1),
     )  # fmt: skip
-    return detection.mix_objects([own, partner][:count], plan, [size] * count, least, **options)[0]
+    return detection.mix_objects([own, partner][:count], plan, size, least, **options)[0]
 
 
 def paste(own, partner, boxes, least=0.1, **options):
@@ -292,7 +290,8 @@ def blend(own, partner, lam):
 
 def check(targets, size=(8, 8), box_format="xyxy"):
     """Check targets of images of one size."""
-    detection.check_objects(targets, [size] * len(targets), "targets", box_format)
+    field, batch = FieldSpec(Role.DETECTION, (), "targets"), SimpleNamespace(size=size)
+    detection.check_detection(targets, field, batch, BatchOptions(box_format=box_format))
 
 
 @pytest.mark.parametrize("tenths", range(1, 11))
@@ -625,13 +624,12 @@ def test_samples_with_targets_are_collated_and_mixed():
 
 
 @pytest.mark.parametrize(("kind", "mode"), [(list, "batch"), (tuple, "sample")])
-def test_a_loader_zips_unequal_samples_and_mixes_them(kind, mode):
+def test_a_loader_zips_samples_and_mixes_them(kind, mode):
     """Images, labels and targets zipped as in torchvision's references keep their container."""
-    images, targets, _ = drawn = draw_batch(draw_sizes())
+    images, targets, _ = drawn = draw_batch([(9, 13)] * 4)
     count = len(images)
     samples = list(zip(map(tv_tensors.Image, images), torch.arange(count), targets, strict=True))
-    options = {"sizes": "overlap", "num_classes": count}
-    rules = OneOf([Mixup(**options), CutMix(min_visible=0.1, **options)], mode=mode)
+    rules = OneOf([Mixup(), CutMix(min_visible=0.1)], mode=mode, num_classes=count)
 
     def zipped(samples):
         images, labels, targets = zip(*samples, strict=True)

@@ -1,6 +1,4 @@
-"""Images, videos and volumes: boxes and labels in every layout, and images of unequal size."""
-
-import copy
+"""Images, videos and volumes: boxes and labels in every layout."""
 
 import pytest
 import torch
@@ -10,7 +8,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torchvision import tv_tensors
 
-from tv_mixaug import Chain, CutMix, Cutout, Mixup, functional, make_collate_fn
+from tv_mixaug import CutMix, Cutout, Mixup, functional, make_collate_fn
 
 COUNT = 6
 KINDS = pytest.mark.parametrize("kind", [Mixup, CutMix, Cutout])
@@ -124,88 +122,12 @@ def test_cutout_erases_cuboids(layout, shape, axes, mode):
     assert (volumes > 0).all()
 
 
-# --- Images of unequal size ---------------------------------------------------------------------
-
-UNEQUAL = [torch.rand(3, 6, 9), torch.rand(3, 8, 5)]
-
-
 @KINDS
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32], ids=str)
-def test_overlap_changes_nothing_where_sizes_agree(kind, dtype):
-    """A list of equal images gives the same bits and plan with sizes="equal" and "overlap"."""
-    images, results = list((torch.rand(4, 3, 9, 7) * 255).to(dtype)), []
-    for sizes in ("equal", "overlap"):
-        torch.manual_seed(3)
-        results.append(kind(mode="sample", sizes=sizes, labels_getter=None).mix(images))
-    for one, other in zip(*results, strict=True):
-        assert all(map(torch.equal, one, other))
-
-
-@pytest.mark.parametrize("kind", [Mixup, CutMix])
-@pytest.mark.parametrize(
-    "dtype", [torch.uint8, torch.bfloat16, torch.float32, torch.float64], ids=str
-)
-def test_unequal_images_go_through_the_same_kernels(kind, dtype):
-    """Where two images overlap, the pixels are what the kernel makes of the two crops."""
-    first, second = ((image * 255).to(dtype) for image in UNEQUAL)
-    (one, other), plan = kind(sizes="overlap", labels_getter=None).mix([first, second])
-    crops = torch.stack([first[:, :6, :5], second[:, :6, :5]])
-    inner = torch.tensor([1 - (1 - float(plan.lam[0])) * 54 / 30, 0])
-    if kind is Mixup:
-        expected = functional.mixup(crops, plan.partner, inner)[0]
-    else:
-        expected = functional.cutmix(crops, plan.partner, plan.boxes)[0]
-    assert one.dtype == other.dtype == dtype
-    assert torch.equal(one[:, :6, :5], expected)
-    assert torch.equal(one[:, :, 5:], first[:, :, 5:])
-    assert torch.equal(other[:, 6:], second[:, 6:])
-
-
-def test_unequal_images_are_written_to_only_in_place():
-    """With inplace=True the given images hold the mix, for the same plan as without."""
-    images, results = [*UNEQUAL, torch.rand(3, 7, 7)], []
-    for inplace in (False, True):
-        torch.manual_seed(1)
-        batch = copy.deepcopy(images)
-        out = CutMix(sizes="overlap", labels_getter=None, inplace=inplace)(batch)
-        results.append((batch, out))
-    (kept, expected), (written, _) = results
-    assert all(map(torch.equal, kept, images))
-    assert all(map(torch.equal, written, expected))
-    assert not all(map(torch.equal, written, images))
-
-
-MASK = tv_tensors.Mask(torch.zeros(2, 6, 9).long())
-BESIDE = r"other sizes or a mask at \['b'\]"
-UNFIT = [
-    ({"a": UNEQUAL, "b": UNEQUAL[::-1]}, r"lists of sizes \(\(6, 9\), \(8, 5\)\), .* at \['b'\]"),
-    ({"a": UNEQUAL, "b": torch.rand(2, 3, 6, 9)}, BESIDE),
-    ({"a": UNEQUAL, "b": MASK}, BESIDE),
-    ([torch.rand(3, 6, 9), torch.rand(1, 8, 5)], "of one size"),
-    ([torch.rand(3, 6, 9), torch.rand(3, 8, 5).double()], "of one size"),
-]
-
-
-@pytest.mark.parametrize(("batch", "text"), UNFIT)
-def test_fields_that_do_not_fit_unequal_images_are_refused(batch, text):
-    """Second views of other sizes, stacked masks, other channels or dtypes are named."""
-    with pytest.raises(ValueError, match=text):
-        Mixup(sizes="overlap", labels_getter=None, masks="dominant")(batch)
-
-
-@KINDS
-def test_unequal_images_are_refused_by_default(kind):
-    """The error names the argument that allows them."""
-    with pytest.raises(ValueError, match=r"must be of one size .* or .*sizes='overlap'"):
-        kind(labels_getter=None)(UNEQUAL)
-
-
-def test_a_chain_without_provenance_takes_unequal_images():
-    """Each step mixes the images where they overlap."""
-    steps = [Mixup(num_classes=2, sizes="overlap"), CutMix(num_classes=2, sizes="overlap")]
-    images, labels = Chain(steps, provenance=False)(UNEQUAL, torch.arange(2))
-    assert [image.shape for image in images] == [image.shape for image in UNEQUAL]
-    torch.testing.assert_close(labels.sum(1), torch.ones(2))
+def test_images_of_unequal_size_are_refused(kind):
+    """The error names the shapes, and says where to resize or pad the images."""
+    images = [torch.rand(3, 6, 9), torch.rand(3, 8, 5)]
+    with pytest.raises(ValueError, match=r"one size .*3, 6, 9.* resize or pad them in the data"):
+        kind(labels_getter=None)(images)
 
 
 class Scan(torch.Tensor):
