@@ -2,12 +2,14 @@
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from tv_mixaug._validation import check_integer, ensure, ensure_kind
+from tv_mixaug._validation import check_integer, ensure, ensure_kind, optional
 from tv_mixaug.batch.spec import PairedLabels
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
@@ -18,8 +20,7 @@ class MixCriterion(nn.Module):
     """Apply a criterion to soft, index or paired labels.
 
     The loss of a pair is the mean of the losses of both labels, weighted by ``lam`` and
-    ``1 - lam`` of each sample. Unknown labels count neither in the loss nor in the mean. An
-    ``nn.CrossEntropyLoss`` of (B, K) outputs takes one softmax for both labels of a pair.
+    ``1 - lam`` of each sample. Unknown labels count neither in the loss nor in the mean.
 
     Args:
         criterion: Callable ``(outputs, labels) -> losses``. A module with a ``reduction`` is copied
@@ -50,10 +51,9 @@ class MixCriterion(nn.Module):
         ensure_kind(is_instance, "criterion", "an instance that can be called", criterion)
         reduction = getattr(criterion, "reduction", "mean") if reduction is None else reduction
         ensure(reduction in ("mean", "sum", "none"), "reduction", "mean, sum or none", reduction)
-        if ignore_index is None:
-            ignore_index = getattr(criterion, "ignore_index", None)
-        else:
-            check_integer("ignore_index", ignore_index)
+        optional("ignore_index", ignore_index, check_integer)
+        own = getattr(criterion, "ignore_index", None)
+        self.ignore_index: Any = own if ignore_index is None else ignore_index
         if hasattr(criterion, "reduction"):
             criterion = copy.copy(criterion)
             criterion.reduction = "none"
@@ -61,7 +61,6 @@ class MixCriterion(nn.Module):
             criterion.ignore_index = -(2**31)  # with one of 0 or more it would refuse soft rows
         self.criterion: Any = criterion
         self.reduction = reduction
-        self.ignore_index: Any = ignore_index
 
     def forward(self, outputs: Tensor, labels: Tensor | PairedLabels) -> Tensor:
         """Return the loss of mixed or plain labels, a scalar or (B,) with ``reduction="none"``.
@@ -73,69 +72,57 @@ class MixCriterion(nn.Module):
         if isinstance(labels, PairedLabels):
             losses, known = self._measure_pairs(outputs, labels)
         else:
-            expected, got = "a tensor or PairedLabels", type(labels).__name__
-            ensure(isinstance(labels, Tensor), "labels", expected, got, TypeError)
-            losses, known = self._measure(outputs, labels)
+            got = type(labels).__name__
+            ensure(isinstance(labels, Tensor), "labels", "a tensor or PairedLabels", got, TypeError)
+            losses, known = self._measure(self.criterion, outputs, labels)
         if self.reduction == "none":
             return losses.sum(1) if losses.ndim == 2 else losses
         total = losses.sum()
         return total if self.reduction == "sum" else total / known.sum().clamp(min=1e-12)
 
-    if TYPE_CHECKING:
-        # That of nn.Module takes and returns anything.
+    if TYPE_CHECKING:  # that of nn.Module takes and returns anything
+
         def __call__(self, outputs: Tensor, labels: Tensor | PairedLabels) -> Tensor:
             """Return the loss; see :meth:`forward`."""
-            raise NotImplementedError
 
     def _measure_pairs(self, outputs: Tensor, pairs: PairedLabels) -> tuple[Tensor, Tensor]:
         """Return the weighted losses of both labels and their known weights, (B, 2)."""
         labels, partners, lam = pairs
         ensure(lam.shape == outputs.shape[:1], "labels.lam", "of shape (B,)", tuple(lam.shape))
-        are_classes = labels.shape == partners.shape == lam.shape and labels.dtype == torch.int64
-        if type(self.criterion) is nn.CrossEntropyLoss and are_classes and outputs.ndim == 2:
-            losses, known = self._measure_classes(outputs, torch.stack([labels, partners], 1))
-        else:
-            both = (self._measure(outputs, part) for part in (labels, partners))
-            losses, known = (torch.stack(parts, 1) for parts in zip(*both, strict=True))
+        criterion = self.criterion
+        are_classes = labels.ndim == 1 and {labels.dtype, partners.dtype} == {torch.int64}
+        if type(criterion) is nn.CrossEntropyLoss and are_classes and not criterion.label_smoothing:
+            # One softmax for both labels halves the memory, which counts for 21,841 classes.
+            if torch.is_autocast_enabled(outputs.device.type):  # it widens a cross-entropy
+                outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
+            outputs = outputs.log_softmax(1)
+            options = {"weight": criterion.weight, "ignore_index": criterion.ignore_index}
+            criterion = partial(F.nll_loss, **options, reduction="none")
+        both = (self._measure(criterion, outputs, part) for part in (labels, partners))
+        losses, known = (torch.stack(parts, 1) for parts in zip(*both, strict=True))
         lam = lam.to(losses.dtype)
         shares = torch.stack([lam, 1 - lam], 1)
         return shares * losses, shares * known
 
-    def _measure(self, outputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def _measure(self, criterion: Any, outputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return the losses and the known weights of labels, (B,)."""
-        is_entropy, count = isinstance(self.criterion, nn.CrossEntropyLoss), len(labels)
-        known = torch.ones(count, dtype=torch.bool, device=labels.device)
+        known, count = labels.new_ones(len(labels), dtype=torch.bool), len(labels)
         if not labels.is_floating_point():
-            takes_classes = labels.ndim == 1 or hasattr(self.criterion, "ignore_index")
+            takes_classes = labels.ndim == 1 or hasattr(criterion, "ignore_index")
             if self.ignore_index is not None and takes_classes:
                 known = labels.ne(self.ignore_index)
                 labels = torch.where(known, labels, 0)
-        elif labels.ndim > 1 and is_entropy:
-            known, smoothing = labels.sum(1), self.criterion.label_smoothing
+        elif labels.ndim > 1 and isinstance(criterion, nn.CrossEntropyLoss):
+            known, smoothing = labels.sum(1), criterion.label_smoothing
             if 0 < smoothing < 1:  # unknown weight is not smoothed, as with indices
                 spread = smoothing / (1 - smoothing) / labels.shape[1]
                 labels = labels - spread * (1 - known).clamp(min=0).unsqueeze(1)
-        losses = self.criterion(outputs, labels)
+        losses = criterion(outputs, labels)
         fits, shape = losses.shape[:1] == labels.shape[:1], tuple(losses.shape)
         expected = "a function with reduction='none', which returns a loss for each of {} samples"
         ensure(fits, "criterion", expected, shape, ValueError, count)
         losses = torch.where(known != 0, self._reduce(losses, known.ndim), 0)
         return self._reduce(losses, 1), self._reduce(known.to(losses.dtype), 1)
-
-    def _measure_classes(self, outputs: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the cross-entropy of (B, 2) classes by one softmax, and which are known."""
-        weight, smoothing = self.criterion.weight, self.criterion.label_smoothing
-        if torch.is_autocast_enabled(outputs.device.type):  # autocast widens a cross-entropy
-            outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
-        log = outputs.log_softmax(1)
-        unknown = classes.eq(self.ignore_index)
-        classes = classes.masked_fill(unknown, 0)
-        gains = log.gather(1, classes)
-        gains = gains if weight is None else gains * weight[classes]
-        if smoothing:
-            log = log if weight is None else log * weight
-            gains = (1 - smoothing) * gains + smoothing * log.mean(1, keepdim=True)
-        return -gains.masked_fill(unknown, 0), ~unknown
 
     def _reduce(self, values: Tensor, ndim: int) -> Tensor:
         """Sum or average over all axes after the first ``ndim``."""
