@@ -12,14 +12,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from tv_mixaug._validation import (
-    check_bool,
-    check_number,
-    check_probability,
-    check_range,
-    ensure,
-    optional,
-)
+from tv_mixaug import _validation as validation
 from tv_mixaug.batch.spec import ParsedBatch
 from tv_mixaug.engine.plan import BLEND, NONE, PASTE, CompactPlan, box_volumes
 from tv_mixaug.engine.sampling import Source, join_corners, sample_lam, sample_uniform, untraced
@@ -63,7 +56,7 @@ class Mixup(MixTransform):
     """
 
     modes: ClassVar[tuple[str, ...]] = ("batch", "pair", "elem")
-    min_visible = 0.1
+    cut, min_visible = "spatial", 0.1
 
     def __init__(
         self,
@@ -85,27 +78,26 @@ class Mixup(MixTransform):
         self.correct_lam, self.multi_label = correct_lam, multi_label
         given = {"num_classes": num_classes, "label_smoothing": label_smoothing, **shared}
         self._enabled = SharedValue(True, "b")
-        super().__init__(p=check_probability("prob", prob), mode=mode, **given)  # type: ignore[arg-type]
-        self._is_made = True
+        super().__init__(p=validation.check_probability("prob", prob), mode=mode, **given)  # type: ignore[arg-type]
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Set an argument or attribute of timm's Mixup; others are refused."""
-        if "_is_made" in self.__dict__ and not (name.startswith("_") or hasattr(self, name)):
+        if "parser" in self.__dict__ and not (name.startswith("_") or hasattr(self, name)):
             raise AttributeError(f"{name} is not an attribute of timm's Mixup.")
         super().__setattr__(name, value)
 
     def check_arguments(self) -> None:
         """Raise unless the arguments agree."""
         super().check_arguments()
-        optional("cutmix_minmax", self.cutmix_minmax, check_range, "[0, 1]")
+        validation.optional("cutmix_minmax", self.cutmix_minmax, validation.check_range, "[0, 1]")
         for name in ("mixup_alpha", "cutmix_alpha"):
-            check_number(name, getattr(self, name), "[0, inf)")
-        used = self.mixup_alpha or self.cutmix_alpha
-        ensure(bool(used), "mixup_alpha or cutmix_alpha", "> 0", "0 for both")
+            validation.check_number(name, getattr(self, name), "[0, inf)")
+        used = bool(self.mixup_alpha or self.cutmix_alpha)
+        validation.ensure(used, "mixup_alpha or cutmix_alpha", "> 0", "0 for both")
         for name in ("switch_prob", "mix_prob"):
-            check_probability(name, getattr(self, name))
-        check_bool("correct_lam", self.correct_lam)
-        check_bool("multi_label", self.multi_label)
+            validation.check_probability(name, getattr(self, name))
+        for name in ("correct_lam", "multi_label"):
+            validation.check_bool(name, getattr(self, name))
 
     @property
     def p(self) -> float:
@@ -126,16 +118,6 @@ class Mixup(MixTransform):
     def mixup_enabled(self, on: bool) -> None:
         self._enabled.set(bool(on))
 
-    @property
-    def ops(self) -> tuple[int, ...]:  # type: ignore[override]
-        """The operations that are used."""
-        return (BLEND,) * bool(self.mixup_alpha) + (PASTE,) * bool(self.cutmix_alpha)
-
-    @property
-    def cut(self) -> str | None:
-        """Whether boxes are cut, so that all images have one size."""
-        return "spatial" if self.cutmix_alpha else None
-
     def sample(self, batch: ParsedBatch, p: float, source: Source) -> CompactPlan:
         """Sample for the batch, the pairs or the samples; partners are at the other end."""
         untraced("tv_mixaug.timm", source)
@@ -144,11 +126,11 @@ class Mixup(MixTransform):
         original = torch.arange(count, device="cpu")
         partner = original.flip(0)
         alphas = (self.mixup_alpha, self.cutmix_alpha)
-        places = {"batch": original * 0, "pair": torch.minimum(original, partner)}
-        place = places.get(self.mode, original)
+        place = {"batch": original * 0, "pair": original.minimum(partner), "elem": original}[
+            self.mode
+        ]
         chosen, switch = torch.from_numpy(sample_uniform((2, count), source))
-        weights = [sample_lam(alpha or 1.0, count, source) for alpha in alphas]
-        mixup, cutmix = map(torch.from_numpy, weights)
+        mixup, cutmix = (torch.from_numpy(sample_lam(a or 1.0, count, source)) for a in alphas)
         cut = switch < (self.switch_prob if all(alphas) else float(not self.mixup_alpha))
         lam = torch.where(cut, cutmix, mixup)
         boxes = self._sample_boxes(lam, size, source)
@@ -183,10 +165,6 @@ class FastCollateMixup(CollateFn):
         *args: As for :class:`Mixup`.
         seed: As for :func:`~tv_mixaug.make_collate_fn`.
         **named: As for :class:`Mixup`.
-
-    Raises:
-        TypeError: If an argument is of the wrong kind.
-        ValueError: If an argument has a wrong value.
 
     Example:
         >>> import torch

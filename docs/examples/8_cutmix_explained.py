@@ -261,7 +261,7 @@ def fit(title, model, found, epochs, rate):
             f"{epoch:5}  {train_loss:10.3f}" + "".join(f"  {h[-1]:5.3f}" for h in history.values())
         )
     images, labels = next(iter(loaders["train"]))
-    sheet = viz.draw_batch(images[:6], labels[:6], names, mean=0.5, std=0.25, columns=3)
+    sheet = viz.draw_batch(images[:6] * 0.25 + 0.5, labels[:6], names, columns=3)
     if log:
         log.add_image(f"{title}/batch", sheet, dataformats="HWC")
     return history, sheet

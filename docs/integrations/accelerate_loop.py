@@ -14,7 +14,6 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from tv_mixaug import CutMix, Mixup, make_collate_fn
 from tv_mixaug.extras import flowers
-from tv_mixaug.integrations import set_epoch
 
 
 def main():
@@ -31,7 +30,8 @@ def main():
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
     for epoch in range(2):
-        set_epoch(loader, epoch)  # of the sampler and of the mixes
+        loader.set_epoch(epoch)  # of the sampler
+        collate_fn.set_epoch(epoch)  # of the mixes
         for x, y in loader:
             # A model of Hugging Face reads float labels as multi-label targets. Pass it only the
             # images, and compute the loss from outputs.logits.

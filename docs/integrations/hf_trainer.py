@@ -15,7 +15,18 @@ from torch import nn
 
 from tv_mixaug import CutMix, Mixup, make_collate_fn
 from tv_mixaug.extras import flowers
-from tv_mixaug.integrations import TrainerSetEpoch
+
+
+class SetEpoch(transformers.TrainerCallback):
+    """Set the epoch of the mixes, and the number of batches that a resumed Trainer skips."""
+
+    def __init__(self, collate_fn):
+        self.collate_fn = collate_fn
+
+    def on_epoch_begin(self, args, state, control, train_dataloader, **given):
+        epoch, share = divmod(state.epoch or 0, 1)
+        skipped = round(share * len(train_dataloader))
+        self.collate_fn.set_epoch(int(epoch), first_batch=skipped)
 
 
 class MixTrainer(transformers.Trainer):
@@ -59,7 +70,7 @@ def main():
         )  # fmt: skip
         trainer = MixTrainer(
             model, arguments, train_dataset=draw(64, 0), eval_dataset=draw(16, 1),
-            data_collator=collate_fn, callbacks=[TrainerSetEpoch(collate_fn)],
+            data_collator=collate_fn, callbacks=[SetEpoch(collate_fn)],
         )  # fmt: skip
         trainer.train()
         print(f"evaluation loss {trainer.evaluate()['eval_loss']:.3f}")

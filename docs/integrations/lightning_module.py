@@ -14,7 +14,22 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from tv_mixaug import CutMix, Mixup, make_collate_fn
 from tv_mixaug.extras import flowers
-from tv_mixaug.integrations import LightningSetEpoch
+
+
+class SetEpoch(lightning.Callback):
+    """Set the epoch of the mixes before workers start, also in a resumed run."""
+
+    def __init__(self, collate_fn):
+        self.collate_fn = collate_fn
+
+    def on_load_checkpoint(self, trainer, pl_module, checkpoint):
+        epoch = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+        self.collate_fn.set_epoch(epoch)
+
+    def on_train_epoch_start(self, trainer, pl_module):
+        self.collate_fn.set_epoch(trainer.fit_loop.epoch_progress.current.processed)
+
+    on_train_epoch_end = on_train_epoch_start  # for a loader that is made again in each epoch
 
 
 class Flowers(lightning.LightningDataModule):
@@ -73,7 +88,7 @@ def main():
         lightning.seed_everything(0)
         trainer = lightning.Trainer(
             max_epochs=2,
-            callbacks=[LightningSetEpoch(data.collate_fn)],  # not needed on the device
+            callbacks=[SetEpoch(data.collate_fn)],  # not needed on the device
             logger=False,
             enable_checkpointing=False,
         )

@@ -1,6 +1,5 @@
 """`tv-mixaug check` finds the faults of a user's project, and passes the project without them."""
 
-import re
 import subprocess
 import sys
 import textwrap
@@ -10,7 +9,6 @@ from typing import NamedTuple
 import pytest
 
 from tv_mixaug.cli import main as cli
-from tv_mixaug.extras.io import read_image
 
 # A user's project, without this package.
 PROJECT = """
@@ -78,16 +76,8 @@ def mix_masks(batch):
     return {{"image": image, "mask": mask, "label": label}}
 
 class MixCollate:
-    def __init__(self):
-        self.on = torch.ones(()).share_memory_()
-
-    def set_on(self, on):
-        self.on.fill_(on)
-
     def __call__(self, samples):
         batch = default_collate(samples)
-        if not self.on:
-            return {{**batch, "label": one_hot(batch["label"])}}
         images, labels = cutmix(batch["image"], batch["label"])
         return {{**batch, "image": images, "label": labels}}
 
@@ -162,9 +152,6 @@ FAULTS = {
     "epochs repeat each other": Fault(
         "np.random.seed(torch.initial_seed() % 2**32)", "torch.manual_seed(number)",
         "make_loader", "every epoch starts with the same seed"),
-    "switch lost": Fault(
-        "self.on.fill_(on)", "self.on = torch.tensor(on)",
-        "make_loader", "running workers hold copies", ("--switch", "set_on")),
 }
 # fmt: on
 _numbers = count()
@@ -205,14 +192,13 @@ def test_fault_is_found_and_named(check, name):
     ("target", "options", "classes"),
     sorted({(fault.target, fault.options, fault.classes) for fault in FAULTS.values()}),
 )
-def test_project_without_faults_passes(check, target, options, classes, tmp_path):
-    """Without a fault the same check ends with code 0, and no sheet is written."""
+def test_project_without_faults_passes(check, target, options, classes):
+    """Without a fault the same check ends with code 0."""
     code, out, err = check(PROJECT.format(K=classes), target, *options, classes=classes)
     assert (code, err) == (0, ""), out + err
     assert "WRONG" not in out
     assert out.count(" holds\n") >= 6
     assert out.splitlines()[-1].startswith("Verdict: 0 of ")
-    assert not list(tmp_path.glob("*.png"))
 
 
 KINDS = dict.fromkeys(["mixup", "pair", "module", "holder.inner"], "a batch transform")
@@ -269,9 +255,6 @@ CANNOT = {
     "mean": (("right:mix", "--mean", "0.5,0.5,0.5"), "mean and std must be given together"),
     "draws": (("right:mix", "--draws", "0"), "draws must be >= 1, got 0"),
     "one class": (("right:mix", "--num-classes", "1"), "--num-classes must be >= 2, got 1"),
-    "out": (("right:mix", "--out", "sheet.txt"), "--out must be a .png, .jpg or other"),
-    "folder": (("right:mix", "--out", "gone/sheet.png"), "--out must be in a folder that exists"),
-    "switch": (("right:mix", "--switch", "off"), "--switch must name an attribute"),
     "small": (("right:mix", "--size", "4"), "--size must be >= 8, got 4"),
     "std": (
         ("right:mix", "--std", "1,2", "--mean", "0"),
@@ -307,7 +290,7 @@ bare = DataLoader([(torch.rand(3, 8, 8), 0)])
 
 @pytest.mark.parametrize("name", CANNOT)
 def test_targets_that_cannot_be_checked_are_explained(name, tmp_path, monkeypatch, capsys):
-    """The exit code is 2, and one sentence says why; no traceback is printed, no sheet written."""
+    """The exit code is 2, and one sentence says why; no traceback is printed."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     (tmp_path / "right.py").write_text(RIGHT)
@@ -321,7 +304,6 @@ def test_targets_that_cannot_be_checked_are_explained(name, tmp_path, monkeypatc
     assert error.startswith("tv-mixaug: error: ")
     assert text in error
     assert len(error.splitlines()) == 1
-    assert not list(tmp_path.glob("*.png"))
 
 
 def test_refusals_are_no_faults(check):
@@ -330,28 +312,8 @@ def test_refusals_are_no_faults(check):
     project = PROJECT.format(K=10).replace("lam = RATE.sample()", even)
     code, out, _ = check(project, "mixup", "--dtype", "float32", "--dtype", "uint8")
     assert code == 0
-    assert out.count("refuses\n") == 4  # batches of 5 and 1, in the table and below it
+    assert out.count("refuses\n") == 2  # batches of 5 and 1
     assert "AssertionError: even batches only." in out
-
-
-def test_sheet_shows_inputs_and_outputs(check, tmp_path):
-    """The contact sheet has, for each fault, the samples and the wrong rows twice."""
-    fault = FAULTS["area not corrected"]
-    broken = PROJECT.format(K=10).replace(fault.line, fault.wrong)
-    code, out, _ = check(broken, "cutmix", "--out", "wrong.png")
-    assert code == 1
-    assert f"Contact sheet: {tmp_path / 'wrong.png'}" in out
-    assert re.fullmatch(
-        r"Verdict: [1-9] of \d+ checks are wrong, and 0 refused.", out.splitlines()[-1]
-    )
-    sheet = read_image(tmp_path / "wrong.png")
-    rows = (sheet != sheet[:, :1, :1]).any(0).any(1)
-    # Below the first input, one picture of one colour, is a bar of that colour.
-    column = sheet[:, :, 20].T
-    is_coded = (column == column[50]).all(1)
-    assert int((is_coded[1:] & ~is_coded[:-1]).sum()) >= 2
-    starts = int((rows[1:] & ~rows[:-1]).sum())
-    assert starts >= 3 * 2  # each of three strips has at least a title and pictures
 
 
 def test_loader_is_fed_as_its_data_set_does(check):
@@ -389,13 +351,13 @@ def test_command_runs_by_itself(tmp_path):
         cwd=tmp_path, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 1, done.stderr
-    assert "WRONG in" in done.stdout
+    assert "WRONG" in done.stdout
     assert done.stderr == ""
 
 
 OPTIONS = """
 import torch
-from torch.utils.data import default_collate, get_worker_info
+from torch.utils.data import get_worker_info
 from tv_mixaug import CutMix, Mixup, make_collate_fn
 
 K = 10
@@ -415,24 +377,23 @@ def swapped(images, labels):
 def in_main_process(samples):
     return (plain if get_worker_info() else listed)(samples)
 
+calls = []
+
+def falters(images, labels):
+    calls.append(len(images))
+    if len(calls) > 100:
+        raise RuntimeError("too late")
+    return cutmix(images, labels)
+
 def rare(images, labels):
     images, rows = cutmix(images, labels)
     return images, rows.flip(1) if torch.initial_seed() % 100 == 30 else rows
-
-class Raises:
-    def __call__(self, samples):
-        return cutmix(*default_collate(samples))
-
-    def set_p(self, p):
-        raise RuntimeError("too late")
-
-raises = Raises()
 """
-SWITCHED, NARROW = ("--switch", "set_p"), ("--dtype", "bfloat16", "--p", "1")
+NARROW = ("--dtype", "bfloat16", "--p", "1")
+FALTERS = ("--p", "0.5", "--fixed")
 ASKED = {
-    "a list is switched": ("listed", SWITCHED, 0, "the switch reaches running workers      holds"),
-    "a switch that raises": ("raises", SWITCHED, 2, "RuntimeError: too late"),
     "faint mixes": ("faint", NARROW, 0, "each batch is mixed with probability p  holds"),
+    "p that cannot be asked": ("falters", FALTERS, 2, "with probability p: RuntimeError: too late"),
     "another p": ("listed", ("--p", "0.95"), 1, "does not reach the transform"),
     "four values": ("flat", (), 0, "labels equal pixels, float32            holds"),
     "four values, swapped": ("swapped", (), 1, "the weights are swapped"),
@@ -452,5 +413,5 @@ def test_options_are_answered_or_the_command_fails(check, name):
     target, options, expected, text = ASKED[name]
     code, out, err = check(OPTIONS, target, *options)
     assert code == expected, out + err
-    assert text in out
+    assert text in (err if code == 2 else out)
     assert err == "" or code == 2

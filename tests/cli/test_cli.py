@@ -1,7 +1,6 @@
 """The command line runs the demo and previews, and ends with code 2 and one line on bad input."""
 
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,11 +8,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from tv_mixaug.cli import demo, preview
 from tv_mixaug.cli import main as cli
 from tv_mixaug.extras import flowers
-from tv_mixaug.extras.io import read_image, write_image
+from tv_mixaug.extras.io import read_image
 
 
 @pytest.fixture
@@ -33,9 +33,8 @@ def test_demo_runs_as_a_module(tmp_path):
     result = run([sys.executable, "-m", "tv_mixaug", "demo", "--out", "a.png"], cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     lines = result.stdout.splitlines()
-    starts = ["  labels equal pixels in 3840 of 3840", "  loss 0.", "  right on "]
-    assert [line[: len(start)] for line, start in zip(lines[1:], starts, strict=False)] == starts
-    assert lines[-1] == "Next, with your own pictures: tv-mixaug preview DIR"
+    assert sum(" in 960 of 960 test pictures" in line for line in lines) == 4
+    assert lines[-1].startswith("Next, on your own data: tv-mixaug preview DIR")
     assert str(tmp_path / "a.png") in result.stdout
     sheet = cv2.imread(str(tmp_path / "a.png"))
     assert sheet.shape[1] == 2 * 16 + 8 * 192 + 7 * 12
@@ -47,7 +46,7 @@ def test_demo_runs_as_a_module(tmp_path):
     [
         [],
         ["--transform", "MixUp", "--alpha", "0.2", "--mode", "batch"],
-        ["--transform", "cutout", "--hole", "0.3"],
+        ["--transform", "cutout"],
         ["--transform", "RandomErasing"],
         ["--transform", "OneOf", "--alpha", "2"],
         ["--transform", "chain"],
@@ -67,10 +66,12 @@ def test_preview_shows_the_pictures_before_and_after(folder, tmp_path):
     out = tmp_path / "sheet.png"
     options = ["--transform", "cutout", "--batch-size", "4", "--size", "192", "--out", str(out)]
     assert cli.main(["preview", str(folder), *options]) == 0
-    before, after = read_image(out).chunk(2, 1)
-    changed = (before != after).any(0)[50 : 50 + 192]  # below the titles
+    sheet, line = read_image(out), 18  # of the plan, which only the lower half has
+    before, after = sheet.split([(sheet.shape[1] - line) // 2, (sheet.shape[1] + line) // 2], 1)
+    before, after = before[:, 50 : 50 + 192], after[:, 50 : 50 + 192]  # below the titles
+    changed = (before != after).any(0)
     assert 0.05 < changed.float().mean() < 0.5
-    assert (after[:, 50 : 50 + 192][:, changed] == 0).all()
+    assert (after[:, changed] == 0).all()
 
 
 def test_preview_is_seeded(folder, tmp_path):
@@ -88,10 +89,6 @@ def test_preview_is_seeded(folder, tmp_path):
     [
         (["--alpha", "-1"], "alpha must be"),
         (["--alpha", "nan"], "alpha must be"),
-        (["--transform", "cutout", "--hole", "-1"], "size must be"),
-        (["--transform", "cutout", "--alpha", "1"], "--alpha must be left out"),
-        (["--hole", "0.5"], "--hole must be left out"),
-        (["--transform", "randomerasing", "--alpha", "1"], "--alpha must be left out"),
         (["--size", "0"], "--size must be in [1, 4096], got 0."),
         (["--batch-size", "0"], "--batch-size must be"),
         (["--batch-size", "5000"], "--batch-size must be"),
@@ -99,8 +96,11 @@ def test_preview_is_seeded(folder, tmp_path):
         (["--seed", str(2**70)], "--seed must be in [0, "),
         (["--out", "sheet.txt"], "--out must be a .png"),
         (["--out", "sheet"], "--out must be a .png"),
-        (["--out", "gone/sheet.png"], "--out must be in a folder that exists"),
-        (["--out", "folder.png"], "--out must be in a folder that exists"),
+        (
+            ["--out", "gone/sheet.png"],
+            "--out must be a .png or other image in a folder that exists",
+        ),
+        (["--out", "folder.png"], "--out must be a .png or other image in a folder that exists"),
     ],
 )
 def test_bad_options_end_with_code_two(folder, tmp_path, monkeypatch, capsys, options, text):
@@ -169,20 +169,19 @@ def test_preview_shows_all_classes(tmp_path, monkeypatch):
         (tmp_path / "all" / str(label)).mkdir(parents=True)
         for number in range(count):
             picture = np.full((8, 8, 3), 60 * label, np.uint8)
-            write_image(tmp_path / "all" / str(label) / f"{number}.png", picture)
-    drawn = []
-    draw = preview.viz.draw_batch
-    monkeypatch.setattr(
-        preview.viz,
-        "draw_batch",
-        lambda *given, **named: drawn.append((given, named)) or draw(*given, **named),
-    )
+            Image.fromarray(picture).save(tmp_path / "all" / str(label) / f"{number}.png")
+    drawn, draw = [], preview.viz.draw_batch
+
+    def record(*given, **named):
+        drawn.append((given, named))
+        return draw(*given, **named)
+
+    monkeypatch.setattr(preview.viz, "draw_batch", record)
     for seed in range(5):
         out = ["--batch-size", "4", "--seed", str(seed), "--out", str(tmp_path / "sheet.png")]
         assert cli.main(["preview", str(tmp_path / "all"), *out]) == 0
-    for (_, labels, *_), options in drawn[::2]:
+    for (_, labels, *_), _ in drawn[::2]:
         assert sorted(labels.tolist()) == [0, 1, 2, 3]
-        assert options["plan"].op.tolist() == [0] * 4
     assert all((options["plan"].op == 3).all() for _, options in drawn[1::2])
 
 
@@ -198,7 +197,7 @@ def test_demo_checks_its_output_before_it_works(tmp_path, capsys):
     """A demo whose sheet could not be written ends at once with code 2."""
     assert cli.main(["demo", "--out", str(tmp_path / "gone" / "a.png")]) == 2
     captured = capsys.readouterr()
-    assert "--out must be in a folder that exists" in captured.err
+    assert "--out must be a .png or other image in a folder that exists" in captured.err
     assert captured.out == ""
 
 
@@ -207,7 +206,7 @@ def test_preview_keeps_the_aspect(tmp_path):
     picture = np.zeros((40, 120, 3), np.uint8)
     cv2.circle(picture, (60, 20), 16, (255, 255, 255), -1)
     (tmp_path / "discs").mkdir()
-    write_image(tmp_path / "discs" / "0.png", picture)
+    Image.fromarray(picture).save(tmp_path / "discs" / "0.png")
     out = tmp_path / "sheet.png"
     assert cli.main(["preview", str(tmp_path / "discs"), "--out", str(out), "--size", "120"]) == 0
     disc = (read_image(out)[0, 50 : 50 + 120, 16 : 16 + 120] > 128).nonzero()
@@ -219,7 +218,7 @@ def test_preview_takes_a_flat_folder_as_one_class(folder, tmp_path, monkeypatch)
     """Pictures without class folders are of one class with the name of the folder."""
     names, pictures = preview._find_pictures(folder / "rose")
     assert names == ["rose"]
-    assert [(path.name, label) for path, label in pictures] == [("000.jpg", 0), ("001.png", 0)]
+    assert [(path.name, label) for path, label in pictures] == [("000.png", 0), ("001.png", 0)]
     monkeypatch.chdir(folder / "rose")
     assert cli.main(["preview", ".", "--out", str(tmp_path / "sheet.png")]) == 0
     assert preview._find_pictures(Path())[0] == ["rose"]
@@ -263,27 +262,13 @@ def test_help_imports_nothing_heavy():
         assert not {"torch", "numpy", "cv2", "PIL"} & set(done.stderr.split())
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(os.name != "posix", reason="needs the signals of Unix")
-def test_ctrl_c_ends_with_code_130(tmp_path):
-    """After Ctrl-C the exit code is 130, and the temporary flowers are deleted."""
-    command = [sys.executable, "-u", "-m", "tv_mixaug", "demo"]
-    options = {"cwd": tmp_path, "env": {**os.environ, "TMPDIR": str(tmp_path)}, "text": True}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, **options) as process:  # noqa: S603
-        assert process.stdout.readline().startswith("Eight drawn flowers")
-        process.send_signal(signal.SIGINT)
-        process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert not list(tmp_path.glob("tv_mixaug*"))
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="needs file names that are any bytes")
 def test_names_that_are_not_utf8_are_drawn_and_printed(tmp_path, monkeypatch, capsys):
     """A folder, a class and an output whose names are not UTF-8 end with 0, as others do."""
     folder = tmp_path / "caf\udce9"
     for name in ("ros\udce9", "tulip"):
         (folder / name).mkdir(parents=True)
-        write_image(folder / name / "a.png", np.full((16, 16, 3), 90, np.uint8))
+        Image.fromarray(np.full((16, 16, 3), 90, np.uint8)).save(folder / name / "a.png")
     monkeypatch.chdir(folder)
     for pictures in (folder, folder / "ros\udce9"):
         assert cli.main(["preview", str(pictures), "--size", "32", "--batch-size", "1"]) == 0

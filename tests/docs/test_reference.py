@@ -20,10 +20,9 @@ MODULES = {
     "batch.spec": "Mix",
     "losses": "MixCriterion",
     "metrics": "mixed_accuracy",
-    "integrations": "set_epoch",
     "timm": "Mixup FastCollateMixup",
     "extras.viz": "draw_batch show",
-    "extras.io": "read_image write_image",
+    "extras.io": "read_image",
     "extras.flowers": "Flower draw_flower draw_flowers write_image_folder",
     "engine.sampling": "join_corners " + " ".join(f"sample_{name}" for name in SAMPLERS.split()),
 }

@@ -70,18 +70,16 @@ def test_a_batch_alternates_classes_and_shares_no_picture_with_another_seed():
 
 
 def test_image_folder_reads_the_written_files(tmp_path):
-    """ImageFolder finds both classes, PNG files hold the drawn pixels and JPEG files nearly."""
+    """ImageFolder finds both classes, and the files hold the drawn pixels."""
     files = flowers.write_image_folder(tmp_path / "Blüten", 2, (24, 32), seed=4)
-    names = ["rose/000.jpg", "rose/001.png", "tulip/000.jpg", "tulip/001.png"]
+    names = ["rose/000.png", "rose/001.png", "tulip/000.png", "tulip/001.png"]
     assert files == [tmp_path / "Blüten" / name for name in names]
     folder = ImageFolder(tmp_path / "Blüten", loader=read_image)
     assert tuple(folder.classes) == flowers.CLASS_NAMES
     assert [path for path, _ in folder.samples] == [str(file) for file in files]
     drawn, _ = flowers.draw_flowers(4, (24, 32), seed=4)
     assert [label for _, label in folder] == [0, 0, 1, 1]
-    assert torch.equal(torch.stack([folder[1][0], folder[3][0]]), drawn[2:])
-    assert (folder[0][0].to(torch.int64) - drawn[0]).abs().float().mean() < 8
-    assert files[0].read_bytes()[:2] == b"\xff\xd8"
+    assert torch.equal(torch.stack([folder[i][0] for i in (0, 2, 1, 3)]), drawn)
 
 
 @pytest.mark.parametrize(
@@ -90,11 +88,9 @@ def test_image_folder_reads_the_written_files(tmp_path):
         (lambda: flowers.draw_flower("daisy"), ValueError, "kind must be one of 'rose', 'tulip'"),
         (lambda: flowers.draw_flower(3), TypeError, "kind must be a str"),
         (lambda: flowers.draw_flower("rose", 0), ValueError, "size must be >= 1, got 0."),
-        (lambda: flowers.draw_flower("rose", (4, 4, 4)), TypeError, "size must be"),
         (lambda: flowers.draw_flower("rose", seed=-1), ValueError, "seed must be >= 0"),
         (lambda: flowers.draw_flowers(0), ValueError, "count must be >= 1"),
         (lambda: flowers.draw_flowers(2, seed="x"), TypeError, "seed must be"),
-        (lambda: flowers.write_image_folder(".", 0), ValueError, "count_per_class must be"),
     ],
 )
 def test_bad_arguments_are_named(call, error, text):

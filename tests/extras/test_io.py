@@ -11,10 +11,10 @@ from torch.utils.data import DataLoader
 from torchvision import tv_tensors
 from torchvision.datasets import ImageFolder
 from torchvision.datasets.folder import pil_loader
-from torchvision.transforms.v2.functional import pil_to_tensor
+from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 
 from tv_mixaug.extras import flowers
-from tv_mixaug.extras.io import check_output, read_image, write_image
+from tv_mixaug.extras.io import read_image, write_image
 
 BGR = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
 HWC = np.ascontiguousarray(BGR[..., ::-1])
@@ -39,7 +39,8 @@ def test_lossless_formats_give_the_written_pixels(tmp_path, name):
 
 def test_jpeg_equals_the_default_loader(tmp_path):
     """A JPEG differs from ImageFolder's default loader by rounding only."""
-    path = flowers.write_image_folder(tmp_path, 1, 64)[0]
+    path = tmp_path / "rose.jpg"
+    to_pil_image(flowers.draw_flower("rose", 64).image).save(path)
     expected = pil_to_tensor(pil_loader(path)).to(torch.int64)
     assert (read_image(path).to(torch.int64) - expected).abs().max() <= 3
 
@@ -130,24 +131,23 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_link_stays_a_link(tmp_path):
-    """The target of a link is written, and the link is kept."""
-    (tmp_path / "link.png").symlink_to("real.png")
-    write_image(tmp_path / "link.png", HWC)
+@pytest.mark.skipif(os.name != "posix", reason="needs links and permission bits")
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o664])
+def test_a_written_file_keeps_its_link_and_its_mode(tmp_path, monkeypatch, mode):
+    """The temporary file has the mode of the file that it replaces before data is written."""
+    path, modes, write_bytes = write(tmp_path / "a.png", BGR), [], type(tmp_path).write_bytes
+    path.chmod(mode)
+    (tmp_path / "link.png").symlink_to("a.png")
+
+    def spy(self, data):
+        modes.append(self.stat().st_mode & 0o777)
+        return write_bytes(self, data)
+
+    monkeypatch.setattr("pathlib.Path.write_bytes", spy)
+    write_image(tmp_path / "link.png", HWC[::-1])
+    assert modes == [mode] == [path.stat().st_mode & 0o777]
     assert (tmp_path / "link.png").is_symlink()
-    assert torch.equal(read_image(tmp_path / "real.png"), RGB)
-
-
-@pytest.mark.skipif(os.name != "posix", reason="needs permission bits")
-def test_permission_bits(tmp_path):
-    """A new file gets the mode of any new file; an existing one keeps its own."""
-    (tmp_path / "plain").touch()
-    write_image(tmp_path / "a.png", HWC)
-    assert (tmp_path / "a.png").stat().st_mode == (tmp_path / "plain").stat().st_mode
-    (tmp_path / "a.png").chmod(0o640)
-    write_image(tmp_path / "a.png", HWC[::-1])
-    assert (tmp_path / "a.png").stat().st_mode & 0o777 == 0o640
-    assert torch.equal(read_image(tmp_path / "a.png"), RGB.flip(1))
+    assert torch.equal(read_image(path), RGB.flip(1))
 
 
 @pytest.mark.parametrize(
@@ -156,39 +156,18 @@ def test_permission_bits(tmp_path):
         ("a.png", BGR.astype(np.float32), ValueError, r"must be .H, W, 3. uint8 .* got .6, 9"),
         ("a.png", BGR[..., 0], ValueError, "image must be"),
         ("a.png", BGR[:0], ValueError, "image must be"),
-        ("a.jpg", np.zeros((65_501, 1, 3), np.uint8), ValueError, "fit into a .jpg file, got"),
-        ("a.txt", BGR, ValueError, r"path must be a .png, .jpg or .*, got '.*a.txt'"),
-        ("gone/a.png", BGR, OSError, r"folder that exists, and writable, got '.*gone/a.png'"),
-        ("folder.png", BGR, OSError, r"folder that exists, and writable, got '.*folder.png'"),
+        (
+            "a.jpg",
+            np.zeros((65_501, 1, 3), np.uint8),
+            ValueError,
+            "type '.jpg' can hold, got .65501, 1",
+        ),
+        ("a.txt", BGR, ValueError, "type '.txt' can hold"),
+        ("gone/a.png", BGR, OSError, "gone"),
     ],
 )
 def test_what_cannot_be_written_is_named(tmp_path, name, pixels, error, text):
     """A wrong array or path raises an error that describes it, and nothing is written."""
-    (tmp_path / "folder.png").mkdir()
     with pytest.raises(error, match=text):
         write_image(tmp_path / name, pixels)
-    assert [path.name for path in tmp_path.rglob("*")] == ["folder.png"]
-
-
-def test_a_file_without_write_permission_is_named(tmp_path, monkeypatch):
-    """The check of an output names the option and refuses a file that may not be written."""
-    file = write(tmp_path / "a.png", BGR)
-    monkeypatch.setattr(os, "access", lambda path, mode: path != file)
-    with pytest.raises(OSError, match="--out must be in a folder that exists"):
-        check_output("--out", file)
-
-
-@pytest.mark.skipif(os.name != "posix", reason="needs permission bits")
-@pytest.mark.parametrize("mode", [0o600, 0o640, 0o664])
-def test_new_data_is_never_readable_by_more_than_the_old_file(tmp_path, monkeypatch, mode):
-    """The mode of an existing file is that of the temporary file before data is written."""
-    path, modes, write_bytes = write(tmp_path / "a.png", BGR), [], type(tmp_path).write_bytes
-    path.chmod(mode)
-
-    def spy(self, data):
-        modes.append(self.stat().st_mode & 0o777)
-        return write_bytes(self, data)
-
-    monkeypatch.setattr("pathlib.Path.write_bytes", spy)
-    write_image(path, HWC)
-    assert modes == [mode] == [path.stat().st_mode & 0o777]
+    assert list(tmp_path.iterdir()) == []

@@ -22,7 +22,6 @@ from tv_mixaug import (
     Plan,
     RandomErasing,
     functional,
-    integrations,
     losses,
     make_collate_fn,
     metrics,
@@ -57,18 +56,15 @@ def use_loader(dataset: Sequence[tuple[Tensor, int]], logits: Tensor) -> Tensor:
     collate: CollateFn = make_collate_fn([Mixup(), CutMix()], p=[0.4, 0.4], seed=0, record=True)
     collate.set_epoch(1)
     collate.set_p([0.0, 0.0])
-    print(integrations.LightningSetEpoch(collate), integrations.TrainerSetEpoch(collate))
     loader: DataLoader[Any] = DataLoader(dataset, collate_fn=collate.for_validation())  # type: ignore[arg-type]
     tv_mixaug.timm.FastCollateMixup(0.8, 1.0).mixup_enabled = False
     criterion = MixCriterion(nn.CrossEntropyLoss(label_smoothing=0.1), reduction="sum")
     same: losses.MixCriterion = criterion
-    integrations.set_epoch(loader, 2)
     for images, labels in loader:
         loss: Tensor = same(logits, labels) + metrics.mixed_accuracy(logits, labels, k=5)
         loss.backward()  # type: ignore[no-untyped-call]
-        picture = viz.show(images, labels, path="batch.png")
-        io.write_image("batch.png", viz.draw_batch(images, labels, ["cat", "dog"]))
-        picture.save("batch.jpg")
+        print(viz.draw_batch(images, labels, ["cat", "dog"]).shape)
+        viz.show(images, labels).save("batch.jpg")
     return io.read_image(flowers.write_image_folder("flowers", 2)[0])  # type: ignore[no-any-return]
 
 
@@ -125,7 +121,6 @@ def use_wrongly(images: Tensor, labels: Tensor, logits: Tensor, collate: Collate
     OneOf(Mixup(), CutMix())  # wrong
     Chain([CutMix()], erased="owners")  # wrong
     MixCriterion(nn.CrossEntropyLoss(), reduction="average")  # wrong
-    MixCriterion(nn.CrossEntropyLoss())(logits)  # wrong
     make_collate_fn(CutMix(), num_workers=2)  # wrong
     make_collate_fn(CutMix(), seed="0")  # wrong
     collate.set_epoch("1")  # wrong
@@ -136,4 +131,3 @@ def use_wrongly(images: Tensor, labels: Tensor, logits: Tensor, collate: Collate
     tv_mixaug.CutMx(num_classes=10)  # wrong
     testing.assert_labels_match_pixel(CutMix(), num_classes=10)  # wrong
     metrics.mixed_accuracy(logits, labels, k="5")  # wrong
-    integrations.LightningCallback(collate)  # wrong

@@ -8,65 +8,61 @@ from pathlib import Path
 from typing import Any
 
 from tv_mixaug import __version__
+from tv_mixaug._validation import ensure
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line.
+    """Run the command line with the arguments, by default those of the process.
 
-    Args:
-        argv: The arguments; by default those of the process.
-
-    Returns:
-        The exit code: 0, 1 if a label differs from the pixels, 2 after an error, 130 after Ctrl-C.
+    Return the exit code: 0, 1 if a label differs from the pixels, or 2 after an error.
     """
     given = sys.argv[1:] if argv is None else argv
     args = _make_parser().parse_args(given or ["--help"])
-    try:
-        # Imported here, so that --help does not wait for torch.
-        from tv_mixaug.extras.io import check_output, write_image
+    from tv_mixaug.extras.io import cv2, write_image  # not before --help
 
-        check_output("--out", args.out)
+    try:
+        if "out" in args:
+            known = cv2.haveImageWriter(args.out.suffix)
+            fits = known and args.out.parent.is_dir() and not args.out.is_dir()
+            ensure(fits, "--out", "a .png or other image in a folder that exists", f"'{args.out}'")
         command = import_module(f"tv_mixaug.cli.{args.command}")
         sheet, all_equal = getattr(command, f"run_{args.command}")(args)
         if sheet is not None:
             write_image(args.out, sheet)
             print(f"\nContact sheet: {bytes(args.out.resolve()).decode(errors='replace')}")
-        print(args.end)
+            print("Next, on your own data: tv-mixaug preview DIR or tv-mixaug check MODULE:NAME")
     except (ImportError, OSError, ValueError) as error:
         print(f"tv-mixaug: error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        return 130
     return 0 if all_equal else 1
 
 
 def _make_parser() -> argparse.ArgumentParser:
-    text = "Cutout, Mixup and CutMix with labels that equal the pixels."
-    parser = argparse.ArgumentParser("tv-mixaug", description=text)
+    parser = argparse.ArgumentParser("tv-mixaug", description="Mix images, and check the labels.")
     parser.add_argument("--version", action="version", version=__version__)
-    parser.set_defaults(end="Next, with your own pipeline: tv-mixaug check MODULE:NAME")
     commands = parser.add_subparsers(dest="command", required=True)
 
     def command(name: str, text: str) -> Callable[..., argparse.Action]:
-        """Add a command that draws a sheet, and return the function that adds its arguments."""
-        add = commands.add_parser(name, help=text, description=text.capitalize() + ".").add_argument
-        text = "the contact sheet (default: %(default)s)"
-        add("--out", type=Path, metavar="FILE", default=Path(f"tv_mixaug_{name}.png"), help=text)
-        return add
+        """Add a command, and return the function that adds its arguments."""
+        return commands.add_parser(
+            name, help=text, description=f"{text}.".capitalize()
+        ).add_argument
 
-    text = "mix drawn flowers, check labels against pixels and train a small net in half a minute"
-    command("demo", text)("--verbose", action="store_true", help="print the label of each picture")
+    add = command("demo", "mix drawn flowers and check labels against pixels")
+    add("--verbose", action="store_true", help="print the label of each picture")
+    add("--out", type=Path, default=Path("tv_mixaug_demo.png"), help="the contact sheet")
+
     add = command("preview", "draw your own pictures before and after a transform")
     add("folder", type=Path, metavar="DIR", help="holds pictures, or one folder of them per class")
     add("--transform", type=str.lower, default="cutmix",
         choices=("cutmix", "mixup", "cutout", "randomerasing", "oneof", "chain"),
         help="oneof: CutMix or Mixup; chain: CutMix, then RandomErasing")  # fmt: skip
-    add("--alpha", type=float, help="parameter of Beta in CutMix and Mixup (default: 1)")
-    add("--hole", type=float, help="side of Cutout's hole as a share of the image (default: 0.5)")
+    add("--alpha", type=float, default=1.0, help="of Beta in CutMix and Mixup (default: 1)")
     add("--mode", choices=("batch", "sample"), default="sample", help="one draw for all, or each")
     add("--size", type=int, default=224, help="side of the cropped pictures (default: %(default)s)")
     add("--batch-size", type=int, default=8, help="number of pictures (default: %(default)s)")
     add("--seed", type=int, default=0, help="of the choice and the mix (default: %(default)s)")
+    add("--out", type=Path, default=Path("tv_mixaug_preview.png"), help="the contact sheet")
 
     add = command("check", "check whether the labels of your own pipeline equal its pixels")
     add("target", metavar="MODULE:NAME", help="a collate function, batch transform, function or "
@@ -87,7 +83,6 @@ def _make_parser() -> argparse.ArgumentParser:
     add("--p", type=float, help="expected share of mixed batches or samples")
     add("--per", choices=("batch", "sample"), default="batch", help="unit of --p and of the draws")
     add("--fixed", action="store_true", help="lam and boxes are fixed on purpose")
-    add("--switch", metavar="NAME", help="attribute or method that switches mixing off")
     add("--draws", type=int, dest="batches", default=25, help="per check (default: %(default)s)")
     add("--seed", type=int, default=0, help="of the first batch (default: %(default)s)")
     return parser

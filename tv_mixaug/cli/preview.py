@@ -13,7 +13,6 @@ from torchvision.transforms.v2 import functional as F
 
 from tv_mixaug import Chain, CutMix, Cutout, Mixup, OneOf, RandomErasing
 from tv_mixaug._validation import check_number, ensure
-from tv_mixaug.engine.plan import identity_plan
 from tv_mixaug.extras import io, viz
 
 
@@ -25,19 +24,20 @@ def run_preview(args: argparse.Namespace) -> tuple[Any, bool]:
     check_number("--size", args.size, "[1, 4096]")
     check_number("--batch-size", args.batch_size, "[1, 4096]")
     check_number("--seed", args.seed, "[0, 9223372036854775807]")
-    used = {"cutout": "hole", "randomerasing": ""}.get(args.transform, "alpha")
-    for name in {"alpha", "hole"} - {used}:
-        value, expected = getattr(args, name), f"left out with --transform {args.transform}"
-        ensure(value is None, f"--{name}", expected, value)
     names, files = _find_pictures(args.folder)
-    transform = _make_transform(args, getattr(args, used, None), len(names))
+    options: dict[str, Any] = {"mode": args.mode, "num_classes": len(names)}
+    cutmix, mixup = CutMix(args.alpha, **options), Mixup(args.alpha, **options)
+    erase = RandomErasing(p=1.0, **options)
+    transforms: dict[str, Any] = {"cutmix": cutmix, "mixup": mixup, "cutout": Cutout(**options)}
+    transforms |= {"randomerasing": erase, "chain": Chain([cutmix, erase])}
+    transforms["oneof"] = OneOf([cutmix, mixup], mode=args.mode)
+    transform = transforms[args.transform]
 
     torch.manual_seed(args.seed)
     turns: dict[int, Any] = defaultdict(count)  # the first of each class, then the second, ...
     shuffled = [files[i] for i in torch.randperm(len(files)).tolist()]
     shuffled.sort(key=lambda file: next(turns[file[1]]))
-    pictures: list[Any] = []
-    broken = []
+    pictures, broken = list[Any](), list[str]()
     for file, label in shuffled:
         try:
             picture = io.read_image(file)
@@ -53,22 +53,10 @@ def run_preview(args: argparse.Namespace) -> tuple[Any, bool]:
         print(f"Skipped {len(broken)} files that cannot be read, such as {broken[0]!r}.")
     images, labels = map(torch.stack, zip(*pictures, strict=True))
     (mixed, weights), plan = transform.mix((images, labels))
-    plans = (identity_plan(len(images)), plan) if transform.has_plan else (None, None)
-    before = viz.draw_batch(images, labels, names, title="Before", plan=plans[0])
-    after = viz.draw_batch(mixed, weights, names, title=repr(transform), plan=plans[1])
+    plan = plan if transform.has_plan else None
+    before = viz.draw_batch(images, labels, names, title="Before")
+    after = viz.draw_batch(mixed, weights, names, title=repr(transform), plan=plan)
     return np.concatenate([before, after]), True
-
-
-def _make_transform(args: argparse.Namespace, value: float | None, num_classes: int) -> Any:
-    given: list[Any] = [] if value is None else [value]
-    options: dict[str, Any] = {"mode": args.mode, "num_classes": num_classes}
-    if args.transform == "cutout":
-        return Cutout(*given, **options)
-    cutmix, mixup = CutMix(*given, **options), Mixup(*given, **options)
-    erase = RandomErasing(p=1.0, **options)
-    made: dict[str, Any] = {"cutmix": cutmix, "mixup": mixup, "randomerasing": erase}
-    made |= {"oneof": OneOf([cutmix, mixup], mode=args.mode), "chain": Chain([cutmix, erase])}
-    return made[args.transform]
 
 
 def _find_pictures(folder: Path) -> tuple[list[str], list[tuple[Path, int]]]:

@@ -12,7 +12,7 @@ from torchvision import tv_tensors
 from torchvision.ops import masks_to_boxes
 
 from tv_mixaug._opencv import cv2
-from tv_mixaug._validation import check_choice, check_integer, ensure
+from tv_mixaug._validation import check_choice, check_integer
 from tv_mixaug.extras.io import write_image
 
 CLASS_NAMES = ("rose", "tulip")
@@ -35,8 +35,7 @@ def draw_flower(kind: str, size: int | Sequence[int] = 256, seed: int = 0) -> Fl
         torch.Size([3, 24, 32])
     """
     check_choice("kind", kind, CLASS_NAMES)
-    sides = size if isinstance(size, (tuple, list)) else (size, size)
-    ensure(len(sides) == 2, "size", "an int or a (height, width) pair", size, TypeError)
+    sides = size if isinstance(size, Sequence) else (size, size)
     height, width = (check_integer("size", side, 1) for side in sides)
     rng = np.random.default_rng((check_integer("seed", seed, 0), CLASS_NAMES.index(kind)))
     garden = rng.uniform(80, 210, 3) * rng.normal(1, 0.1, (4, 4, 3))
@@ -56,7 +55,7 @@ def draw_flowers(
 ) -> tuple[tv_tensors.Image, torch.Tensor]:
     """Draw (B, 3, H, W) roses and tulips in turn, with (B,) int64 indices into ``CLASS_NAMES``."""
     count, seed = check_integer("count", count, 1), check_integer("seed", seed, 0)
-    seeds = range(seed, seed + 1_000_003 * count, 1_000_003)  # other pictures for another seed
+    seeds = (seed + 1_000_003 * i for i in range(count))  # other pictures for another seed
     images = [draw_flower(CLASS_NAMES[i % 2], size, s).image for i, s in enumerate(seeds)]
     return tv_tensors.Image(torch.stack(images)), torch.arange(count) % 2
 
@@ -65,16 +64,10 @@ def write_image_folder(
     root: str | os.PathLike[str], count_per_class: int = 4, size: int | Sequence[int] = 256,
     seed: int = 0,
 ) -> list[Path]:  # fmt: skip
-    """Write flowers for ``torchvision.datasets.ImageFolder``, JPEG and PNG files in turn.
-
-    Returns:
-        The files: ``root/rose/000.jpg``, ``root/rose/001.png``, ..., and the same for tulips.
-    """
-    count = check_integer("count_per_class", count_per_class, 1)
+    """Write flowers for ``torchvision.datasets.ImageFolder``; return the PNG files."""
     files = []
-    for i, image in enumerate(draw_flowers(2 * count, size, seed)[0]):
-        number = i // 2
-        file = Path(root, CLASS_NAMES[i % 2], f"{number:03d}{'.png' if number % 2 else '.jpg'}")
+    for i, image in enumerate(draw_flowers(2 * count_per_class, size, seed)[0]):
+        file = Path(root, CLASS_NAMES[i % 2], f"{i // 2:03d}.png")
         file.parent.mkdir(parents=True, exist_ok=True)
         write_image(file, image.permute(1, 2, 0).numpy())
         files.append(file)

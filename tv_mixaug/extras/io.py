@@ -29,15 +29,15 @@ def read_image(path: str | os.PathLike[str]) -> tv_tensors.Image:
 def write_image(path: str | os.PathLike[str], image: npt.NDArray[np.uint8]) -> None:
     """Write an (H, W, 3) uint8 RGB array, replacing an existing file only by a complete one.
 
-    Raises ValueError if the format is unknown or cannot store the array, OSError if writing fails.
+    Raises ValueError if the file's format is unknown or cannot store the array, and OSError if the
+    file cannot be written.
     """
-    file = check_output("path", path)
-    fits = image.dtype == np.uint8 and image.shape[2:] == (3,)
+    file, fits = Path(path).resolve(), image.dtype == np.uint8 and image.shape[2:] == (3,)
     try:
         encoded, data = cv2.imencode(file.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
     except cv2.error:
         encoded = False
-    expected = f"(H, W, 3) uint8 and fit into a {file.suffix} file"
+    expected = f"(H, W, 3) uint8 that a file of type '{file.suffix}' can hold"
     ensure(fits and encoded, "image", expected, f"{image.shape} {image.dtype}")
     temporary = file.with_name(f".{file.name[:40]}.{os.urandom(4).hex()}")
     try:
@@ -48,12 +48,3 @@ def write_image(path: str | os.PathLike[str], image: npt.NDArray[np.uint8]) -> N
         temporary.replace(file)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def check_output(name: str, path: str | os.PathLike[str]) -> Path:
-    """Return a path with its links resolved, or raise if no image can be written there."""
-    file, got = Path(path).resolve(), f"'{path}'"
-    ensure(cv2.haveImageWriter(file.suffix), name, "a .png, .jpg or other image file", got)
-    writable = not file.is_dir() and os.access(file if file.exists() else file.parent, os.W_OK)
-    ensure(writable, name, "in a folder that exists, and writable", got, OSError)
-    return file

@@ -76,15 +76,13 @@ class Target:
         images, labels = zip(*samples, strict=True)
         return self(torch.stack(images), torch.tensor(labels))
 
-    def make_loader(self, data: Dataset[Any], *, persistent: bool = False) -> DataLoader[Any]:
+    def make_loader(self, data: Dataset[Any]) -> DataLoader[Any]:
         """Make a loader of coded samples, with the options of the user's loader if there is one."""
         options: dict[str, Any] = {"num_workers": 2}
         if self.loader is not None:
             names = ("worker_init_fn", "multiprocessing_context", "persistent_workers", "generator")
             options = {name: getattr(self.loader, name) for name in names}
             options["num_workers"] = min(2, self.loader.num_workers)
-        if persistent:
-            options |= {"persistent_workers": True, "num_workers": 1}
         return DataLoader(data, BATCH, collate_fn=self.collate, **options)
 
     def _rows(self, field: Tensor) -> list[Any]:
@@ -119,8 +117,6 @@ def find_target(args: argparse.Namespace, dtype: torch.dtype) -> Target:
             f"{name} must be a function, transform or DataLoader, or a function without arguments "
             f"that makes one, got {class_name}."
         )
-    if args.switch and not hasattr(function, args.switch):
-        raise ValueError(f"--switch must name an attribute of {class_name}, got {args.switch!r}.")
     draft = Target(
         function, "loader", "samples", (0, 1), args.num_classes, args.label_format == "soft",
         args.arrays, loader,
