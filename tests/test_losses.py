@@ -128,12 +128,14 @@ def test_pairs_of_another_length_are_refused(count, shape, text):
 def test_the_loss_of_pairs_can_be_compiled():
     """torch.compile takes the criterion in one graph."""
     outputs, pair = torch.randn(4, 3), make_pair()
-    loss = MixCriterion(nn.CrossEntropyLoss(label_smoothing=0.1))
-    compiled = torch.compile(loss, backend="eager", fullgraph=True)
-    torch.testing.assert_close(compiled(outputs, pair), loss(outputs, pair))
+    for smoothing in (0.0, 0.1):
+        loss = MixCriterion(nn.CrossEntropyLoss(label_smoothing=smoothing))
+        compiled = torch.compile(loss, backend="eager", fullgraph=True)
+        torch.testing.assert_close(compiled(outputs, pair), loss(outputs, pair))
 
 
-def test_a_pair_keeps_no_more_memory_than_plain_labels():
+@pytest.mark.parametrize("weight", [None, torch.rand(5000)], ids=["plain", "weighted"])
+def test_a_pair_keeps_no_more_memory_than_plain_labels(weight):
     """For its gradient the loss of a pair keeps one softmax, as the loss of indices does."""
     outputs = torch.randn(8, 5000, requires_grad=True)
     kept, pair = [], make_pair(8, 5000)
@@ -145,7 +147,7 @@ def test_a_pair_keeps_no_more_memory_than_plain_labels():
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            loss = MixCriterion(nn.CrossEntropyLoss())(outputs, given_labels)
+            loss = MixCriterion(nn.CrossEntropyLoss(weight))(outputs, given_labels)
         assert loss.requires_grad
         kept.append(sum(pieces.values()))
     assert kept[1] < 1.1 * kept[0]
