@@ -166,16 +166,13 @@ def paired(cutmix):
 # Before version 0.9 p was sampled for the batch and for each sample, the boxes of a batch shared
 # the place as a share of the room, and labels were cast to the dtype of the images.
 LARGE = {"num_classes": 5000, "dtypes": (torch.float16,), **FEW}
+labels_of = partial(assert_labels_match_pixels, **LARGE)
+TWICE = (0.5, lambda mix: assert_probability(mix, 0.5), r"twice.*p² = 0\.25")
 KORNIA = [
-    ("RandomCutMixV2", 0.5, lambda mix: assert_probability(mix, 0.5), r"twice.*p² = 0\.25"),
-    ("RandomMixUpV2", 0.5, lambda mix: assert_probability(mix, 0.5), r"twice.*p² = 0\.25"),
+    ("RandomCutMixV2", *TWICE),
+    ("RandomMixUpV2", *TWICE),
     ("RandomCutMixV2", 1.0, partial(assert_draws_independent, per="sample"), "share one place"),
-    (
-        "RandomCutMixV2",
-        1.0,
-        lambda mix: assert_labels_match_pixels(paired(mix), **LARGE),
-        "class numbers were rounded",
-    ),
+    ("RandomCutMixV2", 1.0, lambda mix: labels_of(paired(mix)), "class numbers were rounded"),
 ]
 
 

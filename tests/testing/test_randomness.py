@@ -2,7 +2,6 @@
 
 from functools import partial
 
-import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader
@@ -30,9 +29,9 @@ def own_boxes(images, labels, *, shared_place=False):
     return out, labels
 
 
-def one_lam(images, labels, lam=None):
+def one_lam(images, labels):
     """Blend with a lam from torch's global generator."""
-    lam = torch.rand(()) if lam is None else lam
+    lam = torch.rand(())
     return (lam * images + (1 - lam) * images.roll(1, 0)).float(), labels
 
 
@@ -46,16 +45,6 @@ def restored(images, labels):
     """Restore the state of the global generator after each call."""
     with torch.random.fork_rng(devices=[]):
         return one_lam(images, labels)
-
-
-class _OwnNumbers:
-    """Blend with its own generator; every worker gets a copy of it."""
-
-    def __init__(self):
-        self.numbers = np.random.default_rng(0)
-
-    def __call__(self, images, labels):
-        return one_lam(images, labels, self.numbers.random())
 
 
 class _Collate:
@@ -149,7 +138,6 @@ DRAWS_WRONG = {
     "shared lam": (one_lam, {"per": "sample"}, "all samples of a batch share one lam"),
     "shared lam of boxes": (CutMix(num_classes=2), {"per": "sample"}, "share one lam"),
     "shared place": (partial(own_boxes, shared_place=True), {"per": "sample"}, "share one place"),
-    "copied to workers": (_Collate(_OwnNumbers()), {"collate": True}, "workers have copies"),
     "in a loader": (persistent(_Collate(seeded_again)), {"loader": True}, "values are used again"),
 }
 
