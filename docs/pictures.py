@@ -11,7 +11,6 @@ import torch
 from torch.utils.data import default_collate
 from torchvision import tv_tensors
 from torchvision.transforms import v2
-from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
 
 from tv_mixaug import CutMix, Cutout, Mixup, functional, make_collate_fn, viz
 from tv_mixaug.extras import flowers
@@ -150,15 +149,6 @@ def targets_of(flowers_drawn):
     return tv_tensors.Image(images), tv_tensors.Mask(masks), targets
 
 
-def draw_targets(image, mask, target):
-    """Tint the classes of a mask, and outline the boxes of a target."""
-    rgb = draw_segmentation_masks(
-        image, mask == torch.tensor([[[1]], [[2]]]), 0.5, viz._COLOURS[1:3]
-    )
-    colours = [viz._COLOURS[index] for index in target.get("labels", [])]
-    return draw_bounding_boxes(rgb, target["boxes"], colors=colours, width=2) if colours else rgb
-
-
 def draw_some(size, count=6):
     """Draw the flowers of :func:`contact_sheet`."""
     seeds = [1 + 1_000_003 * i for i in range(count)]
@@ -185,9 +175,7 @@ def mask_left_behind():
     for title, mix in rows.items():
         torch.manual_seed(3)
         batch = mix()
-        pairs = zip(batch["image"], batch["mask"], strict=True)
-        images = torch.stack([draw_targets(image, mask, {}) for image, mask in pairs])
-        sheets.append(viz.draw_batch(images, title=title, cell=160))
+        sheets.append(viz.draw_batch(batch["image"], masks=batch["mask"], title=title, cell=160))
     return np.concatenate(sheets)
 
 
@@ -208,9 +196,11 @@ def contact_sheet(columns=6):
         viz.draw_batch(*transform(images, labels), flowers.CLASS_NAMES, title=title, cell=160)
         for title, transform in rows.items()
     ]
-    mixed = CutMix(4, mode="sample", pairing=pair_with_next)(*targets_of(draw_some(160, columns)))
-    images = torch.stack([draw_targets(*sample) for sample in zip(*mixed, strict=True)])
-    sheets.append(viz.draw_batch(images, title="CutMix with masks and boxes", cell=160))
+    images, masks, targets = CutMix(4, mode="sample", pairing=pair_with_next)(
+        *targets_of(draw_some(160, columns))
+    )
+    title = "CutMix with masks and boxes"
+    sheets.append(viz.draw_batch(images, masks=masks, boxes=targets, title=title, cell=160))
     return np.concatenate(sheets)
 
 

@@ -172,6 +172,38 @@ def test_columns_and_title_set_the_layout():
     assert draw_batch(images, cell=96, columns=3).shape[1] == 2 * MARGIN + 3 * 96 + 2 * GAP
 
 
+@pytest.mark.parametrize("shape", [(2, 8, 8), (2, 1, 8, 8)])
+def test_masks_are_tinted(shape):
+    """Pixels of class 0 stay, others are half the colour of their class, on enlarged pixels too."""
+    masks = torch.zeros(shape, dtype=torch.int64)
+    masks[0, ..., :4, :], masks[0, ..., 4:, :4] = 2, 255
+    sheet = draw_batch(torch.zeros(2, 3, 8, 8), masks=masks, cell=96)
+    picture = first_picture(sheet, 96, 96).astype(int)
+    assert abs(picture[:48] - np.array(COLOURS[2]) / 2).max() <= 1
+    assert abs(picture[48:, :48] - np.array(COLOURS[255]) / 2).max() <= 1
+    assert (picture[48:, 48:] == 0).all()
+    assert (sheet[MARGIN : MARGIN + 96, -MARGIN - 96 : -MARGIN] == 0).all()
+
+
+@pytest.mark.parametrize("form", [None, "XYXY", "XYWH", "CXCYWH"])
+def test_boxes_are_outlined(form):
+    """Boxes of any format are scaled and outlined in the colours of their classes."""
+    boxes = torch.tensor([[2.0, 1.0, 6.0, 4.0], [0.0, 5.0, 3.0, 7.0]])
+    if form is not None:
+        boxes = tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=(8, 8))
+        boxes = viz.F.convert_bounding_box_format(boxes, new_format=form)
+    targets = [{"boxes": boxes, "labels": torch.tensor([1, 4])}, {"boxes": torch.zeros(0, 4)}]
+    sheet = draw_batch(torch.zeros(2, 3, 8, 8), boxes=targets, cell=96)
+    picture = first_picture(sheet, 96, 96)
+    for colour, left, top, right, bottom in ((1, 24, 12, 72, 48), (4, 0, 60, 36, 84)):
+        y, x = np.nonzero((picture == COLOURS[colour]).all(-1))
+        assert [x.min(), y.min(), x.max(), y.max()] == [left, top, right, bottom]
+        assert (picture[top + 3 : bottom - 3, left + 3 : right - 3] == 0).all()
+    assert (sheet[MARGIN : MARGIN + 96, -MARGIN - 96 : -MARGIN] == 0).all()
+    unlabelled = draw_batch(torch.zeros(2, 3, 8, 8), boxes=[{"boxes": boxes}] * 2, cell=96)
+    assert (first_picture(unlabelled, 96, 96)[12, 24] == COLOURS[0]).all()
+
+
 def test_a_plan_is_written_below(written):
     """The operation and partner of each sample are written below it, labelled or not."""
     op, order = torch.tensor([0, 1, 2, 3], dtype=torch.uint8), torch.arange(4)
@@ -218,6 +250,7 @@ def test_every_size_gives_a_sheet(shape, columns, cell, labelled):
         ((IMAGES, torch.rand(2)), {}, ValueError, "labels must be .B,. class indices"),
         ((IMAGES, torch.full((2, 2), torch.nan)), {}, ValueError, "labels must be finite"),
         ((IMAGES, torch.tensor([0, 2]), ["a", "b"]), {}, ValueError, "3 names or more, got 2."),
+        ((IMAGES,), {"boxes": [{}]}, ValueError, "boxes must be of the 2 images, got 1"),
         ((IMAGES,), {"plan": identity_plan(3)}, ValueError, "plan must be of the 2 images, got 3"),
         ((IMAGES,), {"columns": 0}, ValueError, "columns must be >= 1, got 0."),
         ((IMAGES,), {"cell": 0}, ValueError, "cell must be >= 1, got 0."),

@@ -13,7 +13,7 @@ from tv_mixaug import CutMix, Mixup, make_collate_fn
 from tv_mixaug.loading.batch_index import BatchIndex
 
 CLASSES = 5
-TRAITS = ("dtype", "shape", "device", "requires_grad")
+TRAITS = ("dtype", "shape", "device", "requires_grad", "format", "canvas_size")
 
 # The server imports these once and then forks the workers, which saves seconds for each of them.
 multiprocessing.set_forkserver_preload(["torch", "torchvision", "tv_mixaug.loading.collate"])
@@ -140,7 +140,7 @@ def same(one: Any, other: Any) -> bool:
     if type(one) is not type(other):
         return False
     if isinstance(one, Tensor):
-        if any(getattr(one, name) != getattr(other, name) for name in TRAITS):
+        if any(getattr(one, name, None) != getattr(other, name, None) for name in TRAITS):
             return False
         if one.is_quantized:
             return same(one.dequantize(), other.dequantize())

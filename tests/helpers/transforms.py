@@ -34,9 +34,10 @@ class Member(NamedTuple):
     has_plan: bool = True
 
 
-def make_one_of(mode, p=1.0, **options):
+def make_one_of(mode, p=1.0, mask_fill=None, **options):
     """Return a choice between three rules, one of which is applied with probability p."""
-    rules = [Mixup(0.8, **options), CutMix(**options), RandomErasing(p=1.0, **options)]
+    erase = RandomErasing(p=1.0, mask_fill=mask_fill, **options)
+    rules = [Mixup(0.8, **options), CutMix(**options), erase]
     return OneOf(rules, [p / 3] * 3, mode=mode)
 
 
@@ -45,9 +46,9 @@ def make_timm(*alphas, p=1.0, **options):
     return timm.Mixup(*alphas, prob=p, label_smoothing=0.0, **options)
 
 
-def make_chain(p=1.0, **options):
+def make_chain(p=1.0, mask_fill=None, **options):
     """Return a chain that pastes, flips and erases."""
-    erase = RandomErasing((0.1, 0.3), p=1.0, **options)
+    erase = RandomErasing((0.1, 0.3), p=1.0, mask_fill=mask_fill, **options)
     return Chain([v2.RandomHorizontalFlip(), CutMix(mode="sample", **options), erase], p=p)
 
 

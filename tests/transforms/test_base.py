@@ -10,9 +10,10 @@ from helpers.refusals import refused
 from helpers.transforms import MEMBERS, make
 from torchvision.transforms import v2
 
-from tv_mixaug import Chain, CutMix, Cutout, Mixup, RandomErasing, make_collate_fn
+from tv_mixaug import Chain, CutMix, Cutout, Mixup, OneOf, RandomErasing, make_collate_fn
 
 BATCH, K = (coded_images(4), torch.arange(4)), {"num_classes": 4}
+MIXED = {"age": "regression", "kind": 3}
 KINDS = pytest.mark.parametrize("kind", [Mixup, CutMix, Cutout, RandomErasing])
 
 
@@ -22,6 +23,7 @@ KINDS = pytest.mark.parametrize("kind", [Mixup, CutMix, Cutout, RandomErasing])
         (Mixup, {"alpha": np.float32(0.5), "p": np.float64(0.5)}, {"alpha": 0.5, "p": 0.5}),
         (Mixup, {"alpha": 1, "p": 1, "label_smoothing": 0}, {"alpha": 1.0}),
         (Mixup, {"num_classes": np.int64(3), "passthrough": ["a", 3]}, {"passthrough": ("a", 3)}),
+        (Mixup, {"num_classes": MIXED, "label_smoothing": 0.1}, {"num_classes": MIXED}),
         (CutMix, {"min_visible": 1, "pairing": len}, {"min_visible": 1.0, "pairing": len}),
         (Cutout, {"size": np.int64(4), "holes": np.int32(2)}, {"size": 4, "holes": 2}),
         (Cutout, {"fill": np.float32(0.5), "mask_fill": -1}, {"fill": 0.5, "mask_fill": -1}),
@@ -84,15 +86,19 @@ def test_arguments_of_the_distribution_can_be_set(rule, name, value, wrong, text
     rule(*BATCH)
 
 
-@KINDS
-@pytest.mark.parametrize("name", ["num_classes", "label_smoothing", "targets", "masks", "layout"])
-def test_options_of_labels_and_masks_cannot_be_set(kind, name):
-    """What decides how a batch is read is given when the rule is made, alone or in a OneOf."""
-    value = {"num_classes": 6, "label_smoothing": 0.5, "targets": "pair", "masks": "dominant"}
-    rule = kind(num_classes=4)
-    with pytest.raises(AttributeError, match=f"{name} cannot be set; make a new {kind.__name__}"):
-        setattr(rule, name, value.get(name, "BCHW"))
-    assert rule == kind(num_classes=4)
+OPTIONS = ("num_classes", "label_smoothing", "targets", "masks", "layout")
+
+
+@pytest.mark.parametrize("kind", [Mixup, CutMix, Cutout, RandomErasing, OneOf, Chain])
+def test_what_decides_how_a_batch_is_read_cannot_be_set(kind):
+    """Options of labels and masks, and what a choice or a chain is made of, are given once."""
+    is_rule, text = kind not in (OneOf, Chain), f"cannot be set; make a new {kind.__name__}"
+    rule = kind(**K) if is_rule else kind([CutMix(**K)])
+    for name in OPTIONS if is_rule else rule.fixed:
+        old = getattr(rule, name)
+        with pytest.raises(AttributeError, match=f"{name} {text}"):
+            setattr(rule, name, 6 if name == "num_classes" else old)
+        assert getattr(rule, name) is old
     assert rule(*BATCH)[1].shape == (4, 4)
 
 

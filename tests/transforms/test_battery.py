@@ -5,18 +5,20 @@ import pickle
 
 import pytest
 import torch
-from helpers.coded import DTYPES, SIZES, bits, coded_images, seeded
+from helpers.coded import DTYPES, SIZES, coded_images, seeded
 from helpers.compiling import needs_tracing
 from helpers.loading import CLASSES, Pictures, same
+from helpers.reference import random_images
 from helpers.transforms import MEMBERS, K, check_mix, make, names
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision import tv_tensors
 
-from tv_mixaug import PairedLabels, make_collate_fn, testing
-from tv_mixaug.engine.plan import BLEND, FILL
+from tv_mixaug import CutMix, PairedLabels, make_collate_fn, testing
+from tv_mixaug.engine.plan import BLEND, FILL, NONE
 
 LEVEL = 1e-4
 EACH = pytest.mark.parametrize("name", MEMBERS)
@@ -40,21 +42,15 @@ def call_often(mix, *batch):
 
 
 @EACH
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32], ids=str)
-def test_labels_equal_pixels(name, dtype):
-    """Labels hold the shares of the visible pixels."""
+@pytest.mark.parametrize("collate", [False, True])
+def test_labels_equal_pixels(name, collate):
+    """Labels hold the shares of the visible pixels, also if samples are mixed before stacking."""
     report = testing.assert_labels_match_pixels(
-        make(name), num_classes=K, erased=MEMBERS[name].erased, dtypes=(dtype,), draws=3
-    )
-    assert bool(report.mixed) is MEMBERS[name].mixes
-
-
-@EACH
-def test_labels_of_collated_batches_equal_pixels(name):
-    """Labels are right, too, if samples are mixed before they are stacked."""
-    collate_fn, erased = make_collate_fn(make(name), seed=0), MEMBERS[name].erased
-    report = testing.assert_labels_match_pixels(
-        collate_fn, num_classes=K, collate=True, draws=2, erased=erased
+        make_collate_fn(make(name), seed=0) if collate else make(name),
+        num_classes=K,
+        collate=collate,
+        erased=MEMBERS[name].erased,
+        draws=2,
     )
     assert bool(report.mixed) is MEMBERS[name].mixes
 
@@ -109,19 +105,20 @@ def test_pixels_labels_and_plan_agree(name, count, size, dtype, form, p, seed):
 
 
 @PLANNED
-def test_p_is_the_share_of_mixed_units(name):
-    """With p = 0.3 three batches, pairs or samples in ten are mixed."""
-    stats = pytest.importorskip("scipy.stats")
-    torch.manual_seed(0)
-    mix, unit = make(name, p=0.3), MEMBERS[name].unit
+@pytest.mark.parametrize("p", [0.05, 0.3, 0.9])
+def test_p_is_the_share_of_mixed_units(name, p):
+    """A batch, a pair or a sample is mixed with probability p."""
+    mix, unit = make(name, p=p), MEMBERS[name].unit
     batch = make_batch(K)
-    mixed = torch.stack([mix.draw_plan(batch).op != 0 for _ in range(300)])
+    plans = [mix.draw_plan(batch) for _ in range(300)]
+    mixed = torch.stack([plan.op != NONE for plan in plans])
+    assert not any(plan.boxes[plan.op == NONE].any() for plan in plans)
     if unit == "batch":
         assert (mixed == mixed[:, :1]).all()
     if unit == "pair":
         assert (mixed == mixed.flip(1)).all()
     units = mixed[:, : {"batch": 1, "pair": K // 2, "sample": K}[unit]]
-    assert stats.binomtest(int(units.sum()), units.numel(), 0.3).pvalue > LEVEL
+    assert stats.binomtest(int(units.sum()), units.numel(), p).pvalue > LEVEL
 
 
 @PLANNED
@@ -138,9 +135,11 @@ def test_units_share_one_draw(name):
 
 @PLANNED
 def test_a_plan_can_be_sampled_alone(name):
-    """draw_plan samples the plan that mix samples from the same generator, and mixes nothing."""
+    """draw_plan samples the plain CPU tensors of mix with the same generator, and mixes nothing."""
     mix, batch = make(name), make_batch()
     plan = mix.draw_plan(batch, generator=seeded(2))
+    assert plan._fields == ("op", "partner", "lam", "boxes", "noise", "size")
+    assert all(type(field) is Tensor and field.is_cpu for field in plan)
     assert same(batch, make_batch())
     assert same(tuple(plan), tuple(mix.mix(batch, generator=seeded(2))[1]))
 
@@ -220,19 +219,33 @@ def test_copies_sample_the_same(name, duplicate):
     assert not all(same(first, other) for other in others)
 
 
-@EACH
-def test_random_numbers_come_from_one_generator(name):
-    """A generator, or torch.manual_seed, decides everything, and the other is not used."""
-    mix, batch, results = make(name), make_batch(), []
-    state = torch.get_rng_state()
-    mix.mix(batch, generator=seeded(3))
-    assert torch.equal(torch.get_rng_state(), state)
-    for _ in range(2):
-        torch.manual_seed(3)
-        results.append(mix(batch))
-    assert torch.equal(*(bits(result["image"]) for result in results))
-    assert torch.equal(*(result["label"] for result in results))
-    assert not torch.equal(torch.get_rng_state(), state)
+@pytest.mark.parametrize("name", [*MEMBERS, "a pairing function"])
+@pytest.mark.parametrize("default", [d for d in DTYPES if d.is_floating_point], ids=str)
+def test_random_numbers_come_from_one_generator(name, default):
+    """A generator decides everything, under any default dtype, and otherwise torch.manual_seed.
+
+    A pairing function draws from the global generator, which is seeded for it and then restored.
+    """
+    pair = CutMix(num_classes=K, pairing=lambda labels: torch.randperm(len(labels)))
+    mix = make(name) if name in MEMBERS else pair
+    if "timm" in name:  # whose lam is rounded to the default dtype
+        default = torch.float32
+    for kind in (torch.uint8, torch.float32):
+        batch, found, seen = make_batch(image=random_images((6, 3, 12, 16), kind)), [], []
+        for seed, dtype in ((1, torch.float32), (2, default)):
+            torch.manual_seed(seed)
+            state = torch.get_rng_state()
+            try:
+                torch.set_default_dtype(dtype)
+                found.append(mix.mix(batch, generator=seeded(3)))
+            finally:
+                torch.set_default_dtype(torch.float32)
+            assert torch.equal(torch.get_rng_state(), state)
+            torch.manual_seed(3)
+            seen.append(mix(batch))
+            assert not torch.equal(torch.get_rng_state(), state)
+        assert same(*found)
+        assert same(*seen)
 
 
 @EACH
@@ -248,7 +261,7 @@ def test_a_seed_gives_the_same_for_every_number_of_workers(name):
     testing.assert_reproducible(make_loader, num_workers=(0, 2))
 
 
-@pytest.mark.parametrize("name", names(has_plan=True))
+@PLANNED
 def test_the_default_device_does_not_move_a_batch(name):
     """Plans and results stay on the CPU, whatever device torch creates new tensors on."""
     images, labels, mix = coded_images(4), torch.arange(4), make(name)
@@ -269,10 +282,9 @@ def test_the_default_device_does_not_move_a_batch(name):
 @pytest.mark.parametrize("collate", [False, True])
 def test_masks_follow_their_images(name, masks, collate):
     """Each pixel of a mask has the classes that its image shows, in one format for any p."""
-    member = MEMBERS[name]
+    erases, formats = MEMBERS[name].erased is not None, set()
     options = {"masks": masks, "num_mask_classes": K, "labels_getter": None}
-    fill, formats = (None if member.mixes else 0), set()
-    mix = make(name, p=0.8, **options, **({} if member.mixes else {"mask_fill": fill}))
+    mix = make(name, p=0.8, **options, **({"mask_fill": 0} if erases else {}))
     call = make_collate_fn(mix) if collate else mix
 
     def pipeline(*batch):
@@ -285,8 +297,8 @@ def test_masks_follow_their_images(name, masks, collate):
         kind="masks",
         collate=collate,
         num_classes=K,
-        erased=member.erased is not None,
-        mask_fill=fill,
+        erased=erases,
+        mask_fill=0 if erases else None,
         draws=1 if collate else 2,
         batch_sizes=(1, 2, 5),
     )

@@ -1,15 +1,17 @@
 """Batches of every form in compiled steps, inside torch.func, and with other default devices."""
 
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
 from helpers.coded import coded_planes, pixel_weights
-from helpers.compiling import needs_tracing
+from helpers.compiling import compile_counted, needs_tracing
+from helpers.loading import same
 from helpers.transforms import MEMBERS, make, names
 from torch import Tensor, func, nn
 from torch._dynamo.exc import Unsupported
-from torch._dynamo.testing import CompileCounterWithBackend
 from torch.autograd import forward_ad
-from torch.utils._pytree import tree_flatten
 from torchvision.transforms import v2
 from torchvision.tv_tensors import BoundingBoxes, Image, Mask
 
@@ -22,13 +24,6 @@ from tv_mixaug.transforms.base import MixTransform
 B = 4
 K = {"num_classes": B}
 IMAGES, LABELS, GENERATOR = coded_planes(B, (8, 8)), torch.arange(B), torch.Generator()
-
-
-def compile_counted(function, **options):
-    """Return a compiled function, and the counter of its graphs."""
-    torch.compiler.reset()
-    counter = CompileCounterWithBackend("eager")
-    return torch.compile(function, backend=counter, **options), counter
 
 
 def run_seeded(function, *batch):
@@ -74,27 +69,6 @@ def test_every_form_of_a_batch_is_one_graph(form, typed, fullgraph):
     assert counter.frame_count == 1
 
 
-CHOICE = OneOf([Mixup((0.05, 2.0), **K), CutMix(3.0, **K)], mode="sample")
-
-
-@needs_tracing
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("mix", "dynamic"),
-    [(Mixup(0.2, mode="sample", **K), None), (CutMix(0.8, **K), True), (CHOICE, True)],
-)
-def test_every_alpha_takes_other_batch_sizes(mix, dynamic):
-    """A second graph, or the first with dynamic=True, serves all other numbers of samples."""
-    compiled, counter = compile_counted(mix, fullgraph=True, dynamic=dynamic)
-    graphs = []
-    for count in (6, 5, 3, 7, 6):
-        mixed, rows = compiled(torch.rand(count, 2, 8, 8), torch.arange(count) % B)
-        assert (len(mixed), len(rows)) == (count, count)
-        torch.testing.assert_close(rows.sum(1), torch.ones(count))
-        graphs.append(counter.frame_count)
-    assert graphs == ([1] * 5 if dynamic else [1, 2, 2, 2, 2])
-
-
 EACH = {"mode": "sample", "labels_getter": None}
 SCHEDULES = {  # a rule, its argument, and the argument whose effect has a given mean
     "alpha": (Mixup(**EACH), "alpha", lambda mean: 1 / (0.5 / mean - 2)),
@@ -128,9 +102,18 @@ def test_numbers_are_inputs_of_a_graph(name):
 class HostRule(MixTransform):
     """A rule that samples Python's numbers."""
 
+    partner: Any = 1
+
     def sample(self, batch, p, source):
         """Paste the same box for all."""
-        return make_plan(PASTE, batch.length, True, partner=1, lam=0.5, boxes=[[0, 0, 8, 4]])
+        options = {"partner": self.partner, "lam": 0.5, "boxes": [[0, 0, 8, 4]]}
+        return make_plan(PASTE, batch.length, True, **options)
+
+
+class NumpyRule(HostRule):
+    """A rule that samples NumPy's numbers."""
+
+    partner = np.arange(B)
 
 
 def make_target():
@@ -141,32 +124,20 @@ def make_target():
 
 
 BATCH, MIX = (IMAGES, LABELS), CutMix(**K)
+FOREIGN = OneOf([MIX, nn.Identity()])
 TARGETS = IMAGES, [make_target() for _ in range(B)]
-OVERLAP, UNEQUAL = CutMix(sizes="overlap", **K), ([torch.rand(3, 8, 8 + i) for i in LABELS], LABELS)
 OUTSIDE = {
     "targets": (CutMix(), TARGETS, "detection targets"),
     "named targets": (CutMix(), ({"image": IMAGES, "target": TARGETS[1]},), "detection targets"),
-    "unequal sizes": (OVERLAP, UNEQUAL, "images must be of one size"),
-    "plan of unequal sizes": (lambda *x: OVERLAP.draw_plan(x), UNEQUAL, "images must be of one"),
     "rule of the host": (HostRule(**K), BATCH, "must return tensors"),
     "timm": (make("timm, batch", **K), BATCH, "timm cannot be compiled"),
-    "foreign": (OneOf([MIX, nn.Identity()]), (BATCH,), "must be rules of tv_mixaug"),
+    "foreign": (FOREIGN, (BATCH,), "must be rules of tv_mixaug on a device"),
+    "transform of v2": (OneOf([MIX, v2.MixUp(num_classes=B)]), BATCH, "must be rules of tv_mixaug"),
     "chain": (Chain([MIX]), BATCH, "Chain cannot be compiled"),
     "chain of targets": (Chain([CutMix()]), TARGETS, "Chain cannot be compiled"),
     "collate": (collate(MIX), ([*zip(*BATCH, strict=True)],), "collate function cannot be"),
-    "generator": (lambda *x: MIX.mix(x, generator=GENERATOR), BATCH, "generator"),
+    "generator": (lambda *x: MIX.mix(x, generator=GENERATOR), BATCH, "generator must be None"),
 }
-
-
-def assert_same(found, wanted):
-    """Assert that batches are equal: structures, types, values, formats and canvases."""
-    (parts, structure), (others, expected) = tree_flatten(found), tree_flatten(wanted)
-    assert structure == expected
-    for part, other in zip(parts, others, strict=True):
-        assert type(part) is type(other)
-        assert torch.equal(part.as_subclass(Tensor), other.as_subclass(Tensor))
-        if isinstance(part, BoundingBoxes):
-            assert (part.format, part.canvas_size) == (other.format, other.canvas_size)
 
 
 @pytest.mark.slow
@@ -177,7 +148,7 @@ def test_releases_of_torch_that_cannot_trace_run_outside_too(monkeypatch):
     monkeypatch.setattr(sampling, "TRACES", False)
     with pytest.raises(Exception, match=r"needs torch 2\.12 or newer for transforms\."):
         compile_counted(mix, fullgraph=True)[0](IMAGES, LABELS)
-    assert_same(*(run_seeded(one, IMAGES, LABELS) for one in (compile_counted(mix)[0], mix)))
+    assert same(*(run_seeded(one, IMAGES, LABELS) for one in (compile_counted(mix)[0], mix)))
 
 
 @needs_tracing
@@ -194,7 +165,7 @@ def test_what_cannot_be_compiled_runs_outside_as_a_whole(name):
         compile_counted(step, fullgraph=True)[0](torch.ones(()), *batch)
     compiled, counter = compile_counted(step)
     for _ in range(2):
-        assert_same(*(run_seeded(one, torch.ones(()), *batch) for one in (compiled, step)))
+        assert same(*(run_seeded(one, torch.ones(()), *batch) for one in (compiled, step)))
     assert counter.op_count == 2  # the operations of the step before and after the call
 
 
@@ -265,7 +236,7 @@ def test_the_default_device_changes_nothing(name):
     mix, batch, _ = {**OUTSIDE, "containers": (Chain(STEPS), BATCH, "")}[name]
     with torch.device("meta"):
         found = run_seeded(mix, *batch)
-    assert_same(found, run_seeded(mix, *batch))
+    assert same(found, run_seeded(mix, *batch))
 
 
 @pytest.mark.parametrize("mix", [Mixup, CutMix])
@@ -276,10 +247,8 @@ def test_an_empty_batch_on_a_device_gives_pairs(mix):
     assert [tuple(part.shape) for part in pairs] == [(0,)] * 3
 
 
-@pytest.mark.parametrize("mode", ["batch", "sample"])
-def test_a_plan_of_unequal_images_is_moved_to_a_device(mode):
-    """Its boxes are clipped on the host, so it has the fields of a plan of the host."""
-    mix = CutMix(sizes="overlap", mode=mode, **K)
-    plan, host = mix.draw_plan(UNEQUAL, device="meta"), mix.draw_plan(UNEQUAL)
+def test_a_plan_of_the_host_is_moved_to_a_device():
+    """A rule that uses NumPy samples on the host, and its plan is moved."""
+    plan, host = NumpyRule(**K).draw_plan(BATCH, device="meta"), NumpyRule(**K).draw_plan(BATCH)
     assert {field.device.type for field in plan} == {"meta"}
     assert [field.shape for field in plan] == [field.shape for field in host]

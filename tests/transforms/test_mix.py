@@ -2,10 +2,11 @@
 
 import pytest
 import torch
-from helpers.coded import DTYPES, SIZES, coded_images, shares
+from helpers.coded import DTYPES, SIZES, coded_images, seeded, shares
 from helpers.transforms import K, check_mix
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 from torch.nn.functional import one_hot
 from torch.utils._pytree import tree_leaves
 from torchvision import tv_tensors
@@ -49,31 +50,29 @@ def test_labels_are_the_weights_of_pixels(kind, count, size, dtype, pairing, alp
 
 
 @BOTH
-def test_a_pairing_function_gets_the_labels(kind):
-    """The partners are those that the function of the labels returns."""
-    seen, labels = [], torch.tensor([1, 0, 2])
-    rule = kind(num_classes=3, pairing=lambda given: seen.append(given) or torch.tensor([2, 2, 0]))
-    _, plan = rule.mix((coded_images(3), labels))
-    assert torch.equal(seen[0], labels)
-    assert plan.partner.tolist() == [2, 2, 0]
-
-
-@BOTH
-def test_lam_follows_alpha(kind):
-    """The weights are Beta(alpha, alpha), one for each sample, before CutMix counts pixels."""
-    stats = pytest.importorskip("scipy.stats")
+@pytest.mark.parametrize(
+    ("a", "b"), [(0.4, 0.4), (2.0, 5.0), (0.4, 3.0), (1e-3, 2e-3), (1e-320, 1.0)]
+)
+def test_lam_follows_alpha(kind, a, b):
+    """Weights are Beta(a, b) before CutMix counts pixels, also where gamma variates underflow."""
     options = {"correct_lam": False} if kind is CutMix else {}
-    rule = kind(0.4, num_classes=2000, mode="sample", **options)
-    _, plan = rule.mix((torch.zeros(2000, 1, 2, 2), torch.arange(2000)))
-    assert stats.kstest(plan.lam.numpy(), stats.beta(0.4, 0.4).cdf).pvalue > LEVEL
+    rule = kind(a if a == b else (a, b), num_classes=2, mode="sample", **options)
+    batch = torch.zeros(4000, 1, 2, 2), torch.zeros(4000, dtype=torch.int64)
+    lam = rule.draw_plan(batch).lam.double().numpy()
+    assert ((lam >= 0) & (lam <= 1)).all()
+    assert abs(lam.mean() - a / (a + b)) < 5 * max((lam.var() / 4000) ** 0.5, 1e-3)
+    if min(a, b) > 0.1:
+        assert stats.kstest(lam, stats.beta(a, b).cdf).pvalue > LEVEL
 
 
 def test_labels_keep_the_sampled_lam_without_correction():
     """With correct_lam=False labels hold the sampled weight, which is less than the share."""
-    rule = CutMix(num_classes=64, mode="sample", correct_lam=False)
-    (images, soft), plan = rule.mix((coded_images(64), torch.arange(64)))
+    rules = [CutMix(num_classes=64, mode="sample", correct_lam=exact) for exact in (False, True)]
+    batch = coded_images(64), torch.arange(64)
+    ((images, soft), plan), (_, exact) = (rule.mix(batch, generator=seeded()) for rule in rules)
     kept = shares(images).diagonal()
     torch.testing.assert_close(soft.diagonal(), plan.lam, atol=1e-6, rtol=0)
+    assert torch.equal(plan.boxes, exact.boxes)
     assert (plan.lam < kept + 0.1).all()
     assert (plan.lam < kept - 0.05).any()
 
@@ -94,25 +93,11 @@ def test_lam_can_be_fixed(kind, mode):
 @pytest.mark.parametrize("mode", ["batch", "sample"])
 def test_lam_can_be_uniform_over_a_range(mode):
     """The ends of a range give a uniform lam, for the batch or for each sample."""
-    stats = pytest.importorskip("scipy.stats")
     rule = Mixup(lam=(0.45, 0.55), num_classes=10, mode=mode)
     batch = (coded_images(10), torch.arange(10))
     plans = [rule.draw_plan(batch) for _ in range(200)]
     lam = torch.cat([plan.lam[:1] if mode == "batch" else plan.lam for plan in plans]).double()
     assert stats.kstest((lam.numpy() - 0.45) / 0.1, "uniform").pvalue > LEVEL
-
-
-@pytest.mark.parametrize("pair", [(2.0, 5.0), (0.4, 3.0), (1e-3, 2e-3), (1e-320, 1.0)])
-def test_alpha_may_be_a_pair(pair):
-    """Lam is sampled from Beta(a, b), also where gamma variates underflow."""
-    stats = pytest.importorskip("scipy.stats")
-    batch = torch.zeros(4000, 1, 1, 1), torch.zeros(4000, dtype=torch.int64)
-    lam = Mixup(pair, num_classes=2, mode="sample").draw_plan(batch).lam.double().numpy()
-    assert ((lam >= 0) & (lam <= 1)).all()
-    mean = pair[0] / sum(pair)
-    assert abs(lam.mean() - mean) < 5 * max((lam.var() / 4000) ** 0.5, 1e-3)
-    if min(pair) > 0.1:
-        assert stats.kstest(lam, stats.beta(*pair).cdf).pvalue > LEVEL
 
 
 # --- Beside torchvision's -------------------------------------------------------------------------
@@ -177,7 +162,6 @@ def test_arguments_and_results_are_torchvisions(ours, theirs):
 @pytest.mark.parametrize("shape", [(1, 64), (64, 1)])
 def test_images_of_one_row_are_cut_along_it(shape):
     """A side of one pixel is cut whole, and lam has the distribution of one axis."""
-    stats = pytest.importorskip("scipy.stats")
     images = torch.arange(2.0).view(2, 1, 1, 1).expand(2, 1, *shape)
     cut, lams = CutMix(num_classes=2), []
     for _ in range(400):
@@ -198,10 +182,3 @@ def test_a_function_for_partners_gets_positions_without_labels():
     _, mixed = cut(torch.rand(4, 3, 8, 8), mask)
     assert mixed[mixed != mask].numel() > 0
     assert cut.draw_plan((torch.rand(4, 3, 8, 8), mask)).partner.tolist() == [3, 2, 1, 0]
-
-
-def test_smoothing_of_regression_targets_is_refused():
-    """It would have no effect."""
-    with pytest.raises(ValueError, match="label_smoothing must be 0 for regression"):
-        Mixup(num_classes="regression", label_smoothing=0.1)
-    Mixup(num_classes={"age": "regression", "kind": 3}, label_smoothing=0.1)

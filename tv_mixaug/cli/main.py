@@ -18,7 +18,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     given = sys.argv[1:] if argv is None else argv
     args = _make_parser().parse_args(given or ["--help"])
-    from tv_mixaug.extras.io import cv2, write_image  # not before --help
+    from tv_mixaug._opencv import cv2  # not before --help
+    from tv_mixaug.extras.io import write_image
 
     try:
         if "out" in args:

@@ -173,9 +173,10 @@ def blend(
 
     ``lam`` is a number, or a float32 or float64 tensor that broadcasts to the images.
     """
-    if images.dtype == torch.uint8:
-        is_host = images.is_cpu and not is_traced()
-        mixed = (_blend_host_bytes if is_host else _blend_bytes)(images, partners, lam, out)
+    if images.dtype == torch.uint8 and images.is_cpu and not is_traced():
+        mixed = _blend_host_bytes(images, partners, lam, out)
+    elif images.dtype == torch.uint8:
+        mixed = _blend_bytes(images, partners, lam)
     elif isinstance(lam, float) or lam.dtype == images.dtype:
         return torch.lerp(images, partners, 1 - lam, out=out)
     else:
@@ -183,9 +184,7 @@ def blend(
     return mixed if out is None or out is mixed else out.copy_(mixed)
 
 
-def _blend_bytes(
-    images: Tensor, partners: Tensor, lam: float | Tensor, out: Tensor | None
-) -> Tensor:
+def _blend_bytes(images: Tensor, partners: Tensor, lam: float | Tensor) -> Tensor:
     """Blend in float32; the conversion to uint8 cuts the fraction, so 0.5 is added before."""
     if isinstance(lam, float):  # integers times a number are computed in the default dtype
         lam = torch.full((), lam, dtype=torch.float32, device=images.device)

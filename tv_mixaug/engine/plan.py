@@ -174,18 +174,10 @@ class CompactPlan:
         return Plan(op, self.partners(device), lam.expand(count), boxes, noise, size)
 
     def on(self, device: torch.device) -> Plan:
-        """Return the plan on a device; one on the host is copied there once, in two transfers."""
+        """Return the plan on a device; one on the host is copied there once."""
         if self._moved is None or self._moved.op.device != device:
-            plan = self.plan(device if not self.known else "cpu")
-            if plan.op.device != device:
-                numbers: Any = (plan.op, plan.partner, plan.noise, plan.boxes, plan.size)
-                columns = [x.reshape(self.count, math.prod(x.shape[1:])) for x in numbers]
-                moved = torch.cat(columns, 1).to(device, non_blocking=True)
-                widths = [column.shape[1] for column in columns]
-                op, partner, noise, boxes, *size = torch.split(moved, widths, 1)
-                lam, boxes = plan.lam.to(device, non_blocking=True), boxes.view(plan.boxes.shape)
-                plan = Plan(op[:, 0], partner[:, 0], lam, boxes, noise[:, 0], *size)
-            self._moved = plan
+            plan = self.plan("cpu" if self.known else device)
+            self._moved = plan.to(device, non_blocking=True)
         return self._moved
 
 

@@ -1,14 +1,14 @@
-"""Draw batches as contact sheets, with label weights and plans."""
+"""Draw batches as contact sheets, with label weights, plans, masks and boxes."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageColor, ImageDraw, ImageFont
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
@@ -26,7 +26,9 @@ _FONTS = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial Unicode.ttf", "arial.
 
 def draw_batch(
     images: Tensor, labels: Any = None, class_names: Sequence[str] | None = None, *,
-    plan: Plan | None = None, columns: int | None = None, cell: int = 192, title: str | None = None,
+    plan: Plan | None = None, masks: Tensor | None = None,
+    boxes: Sequence[Mapping[str, Tensor]] | None = None, columns: int | None = None,
+    cell: int = 192, title: str | None = None,
 ) -> npt.NDArray[np.uint8]:  # fmt: skip
     """Draw a batch as a contact sheet, (H, W, 3) uint8 RGB, with label weights below each picture.
 
@@ -36,14 +38,22 @@ def draw_batch(
         labels: (B,) class indices, (B, K) weights or ``PairedLabels``.
         class_names: Names of the classes; by default the indices are written.
         plan: The plan of the batch, written below the pictures.
+        masks: (B, H, W) or (B, 1, H, W) class indices; every class but 0 is tinted.
+        boxes: Detection targets. Plain ``"boxes"`` are XYXY; ``"labels"`` choose the colours.
         columns: Pictures in a row, by default all, but at most 8.
         cell: Longest side of a picture; small images are enlarged by a whole factor.
         title: Heading of the sheet.
     """
     pictures = _to_uint8(images)
     count, _, *size = pictures.shape
-    planned = count if plan is None else len(plan.op)
-    ensure(planned == count, "plan", f"of the {count} images", f"{planned} entries")
+    for name, given in (("boxes", boxes), ("plan", plan and plan.op)):
+        entries = count if given is None else len(given)
+        ensure(entries == count, name, f"of the {count} images", f"{entries} entries")
+    if masks is not None:
+        index = masks.cpu().reshape(count, *size).long()
+        tints = torch.tensor(list(map(ImageColor.getrgb, _COLOURS)), dtype=torch.uint8)
+        tinted = (pictures / 2 + tints[index % 1000].movedim(-1, 1) / 2).byte()
+        pictures = tinted.where(index[:, None] > 0, pictures)
     factor = check_integer("cell", cell, 1) / max(size)
     height, width = (max(1, round(side * (int(factor) or factor))) for side in size)
     rows = [] if labels is None else _list_weights(labels, count, class_names)
@@ -58,6 +68,8 @@ def draw_batch(
     for i, pixels in enumerate(pictures):
         x, y = _MARGIN + i % columns * (room + _GAP), top + i // columns * stride
         picture = F.to_pil_image(pixels).resize((width, height), Image.Resampling.BOX)
+        if boxes is not None:
+            _outline(ImageDraw.Draw(picture), boxes[i], height / size[0])
         sheet.paste(picture, (x + (room - width) // 2, y))
         if rows:
             _draw_label(draw, x, y + height + 4, room, rows[i], class_names)
@@ -116,6 +128,14 @@ def _draw_label(draw: Any, x: int, y: int, width: int, row: Any, names: Any) -> 
             draw.text((x + width, line), f"{weight:.2f}", _FAINT, _font(12, plain=True), "rs")
     if not row:
         _write(draw, (x, y + _BAR + 16), "no label", width)
+
+
+def _outline(draw: Any, target: Mapping[str, Any], scale: float) -> None:
+    """Outline the boxes of a detection target."""
+    boxes, form = target["boxes"], getattr(target["boxes"], "format", "XYXY")
+    boxes = scale * F.convert_bounding_box_format(boxes.as_subclass(Tensor), form, "XYXY")
+    for box, index in zip(boxes.tolist(), target.get("labels", len(boxes) * [0]), strict=True):
+        draw.rectangle(box, None, _COLOURS[int(index) % 1000], 2)
 
 
 @cache

@@ -96,8 +96,6 @@ def _write_rows(labels: Tensor, count: int, mix: Mix) -> Tensor:
         out = torch.zeros(size, dtype=torch.float32, device="cpu")
     else:
         out = mix.allocate(torch.Size(size), torch.float32).zero_()
-    if not count:
-        return out
     index = index if index.dtype == np.int64 else index.astype(np.int64)
     original: Any = plan.lam.numpy() if isinstance(plan.lam, Tensor) else plan.lam
     rest = 1 - original

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tv_mixaug._validation import check_bool, check_choice, ensure, ensure_kind
 from tv_mixaug.batch.parser import BatchParser
-from tv_mixaug.batch.spec import BatchOptions, Mix, ParsedBatch, Role, merge_options
+from tv_mixaug.batch.spec import Mix, ParsedBatch, Role, merge_options
 from tv_mixaug.batch.tree import unflatten
 from tv_mixaug.engine.apply import apply_plan
 from tv_mixaug.engine.plan import APPLIED, BLEND, NONE, CompactPlan, Plan, compact
@@ -94,21 +94,16 @@ class Chain(BatchTransform):
             rule for step in chosen for rule in getattr(step, "transforms", (step,))
         ]
         ensure(bool(chosen), "transforms", "a list with at least one rule of tv_mixaug", "none")
-        self.options = self._merge_options()
-        self.parser = BatchParser(self.options, [rule.options for rule in self.rules])
-
-    def _merge_options(self) -> BatchOptions:
-        """Return the options that the rules share, or raise if they do not agree."""
         members = [(rule.display_name, rule.options) for rule in self.rules]
         own = (*PER_RULE, "masks", "num_mask_classes", "inplace")
-        options = merge_options(members, per_rule=own)._replace(ops=APPLIED)
-        if self.provenance:
+        self.options = options = merge_options(members, per_rule=own)._replace(ops=APPLIED)
+        self.parser = BatchParser(options, [options for _, options in members])
+        if provenance:
             where = "in a chain with provenance"
             ensure(options.targets == "soft", "targets", f"'soft' {where}", "'pair'")
             ensure(options.cut != "cuboid", "cut", f"'spatial' {where}", "'cuboid'")
             counts = all(getattr(rule, "correct_lam", True) for rule in self.rules)
             ensure(counts, "correct_lam", f"True {where}, which counts pixels", False)
-        return options
 
     def run(self, batch: Any, p: Any, **how: Any) -> tuple[Any, CompactPlan]:
         """Apply the chain to a batch; the plan is the identity, as none describes the result."""

@@ -21,6 +21,7 @@ from tv_mixaug.batch.spec import BatchOptions, FieldSpec, ParsedBatch, Role
 from tv_mixaug.batch.tree import unflatten
 from tv_mixaug.targets.detection import cover_boxes
 
+Objects = dict[Any, list[Tensor]]  # the pixels of objects, (N, H, W) bool per image, by path
 # All functionals of v2 that move pixels; any other leaves a probe unchanged.
 GEOMETRIC = (
     *(F.horizontal_flip, F.vertical_flip, F.rotate, F.affine, F.perspective, F.elastic),
@@ -156,7 +157,7 @@ def carry(values: Tensor, numbers: Tensor) -> Tensor:
     return flat.gather(2, places).view(*values.shape[:-2], *numbers.shape[1:])
 
 
-def find_objects(batch: ParsedBatch, options: BatchOptions) -> dict[Any, list[Tensor]]:
+def find_objects(batch: ParsedBatch, options: BatchOptions) -> Objects:
     """Return the pixels of all objects, (N, H, W) bool per image, by the path of their field.
 
     Targets with masks of their own need none: their masks keep what is hidden.
@@ -168,10 +169,7 @@ def find_objects(batch: ParsedBatch, options: BatchOptions) -> dict[Any, list[Te
     return shown
 
 
-def carry_objects(
-    shown: dict[Any, list[Tensor]], old: dict[Any, list[Tensor]], new: dict[Any, list[Tensor]],
-    numbers: Tensor | None,
-) -> dict[Any, list[Tensor]]:  # fmt: skip
+def carry_objects(shown: Objects, old: Objects, new: Objects, numbers: Tensor | None) -> Objects:
     """Move the pixels of objects that are still shown with those of their images.
 
     ``old`` and ``new`` are the pixels of all objects before and after a step. Boxes that the step
@@ -190,9 +188,7 @@ def carry_objects(
     return carried
 
 
-def put_objects(
-    batch: ParsedBatch, shown: dict[Any, list[Tensor]], put: Callable[..., Any]
-) -> ParsedBatch:
+def put_objects(batch: ParsedBatch, shown: Objects, put: Callable[..., Any]) -> ParsedBatch:
     """Replace each target by ``put(target, masks, size)``."""
     values = list(batch.values)
     for place, field in enumerate(batch.specs):
