@@ -79,20 +79,6 @@ def test_partners_come_from_the_other_end(mode, count):
             assert all(torch.equal(x, x.flip(0)) for x in (plan.op, plan.lam, plan.boxes))
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_collated_bytes_are_rounded_and_the_data_set_stays(mode):
-    """Arrays of uint8 become uint8 images, rounded to nearest, and are not written to."""
-    pictures = [np.full((3, 8, 8), 10 * i, np.uint8) for i in range(5)]
-    samples = [(picture, i) for i, picture in enumerate(pictures)]
-    collate = FastCollateMixup(0.8, 1.0, mode=mode, num_classes=5, seed=1, label_smoothing=0.0)
-    for _ in range(20):
-        images, labels = collate(samples)
-        assert images.dtype == torch.uint8
-        expected, mean = labels.double() @ torch.arange(0, 50, 10.0).double(), images.double()
-        torch.testing.assert_close(expected, mean.mean((1, 2, 3)), atol=0.5, rtol=0)
-    assert all((picture == 10 * i).all() for i, picture in enumerate(pictures))
-
-
 @pytest.mark.parametrize("switch", ["collate function", "loader of timm", "transform"])
 def test_the_switch_reaches_running_workers(switch):
     """With mixup_enabled = False persistent workers mix nothing from the next epoch on."""
