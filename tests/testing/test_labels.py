@@ -279,7 +279,6 @@ def test_a_failure_has_all_of_its_parts():
     assert error.case.startswith(lines[1].removeprefix("Smallest case found: ").rstrip("."))
     pictures = error.evidence
     assert len(pictures.images) == len(pictures.said) == len(pictures.held) > 0
-    assert torch.equal(pictures.samples.amin((2, 3)), pictures.samples.amax((2, 3)))
     torch.testing.assert_close(pictures.held.sum(1), torch.ones(len(pictures.held)).double())
     assert not torch.allclose(pictures.held, pictures.said)
 
