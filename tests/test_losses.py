@@ -128,12 +128,14 @@ def test_pairs_of_another_length_are_refused(count, shape, text):
 def test_the_loss_of_pairs_can_be_compiled():
     """torch.compile takes the criterion in one graph."""
     outputs, pair = torch.randn(4, 3), make_pair()
-    loss = MixCriterion(nn.CrossEntropyLoss(label_smoothing=0.1))
-    compiled = torch.compile(loss, backend="eager", fullgraph=True)
-    torch.testing.assert_close(compiled(outputs, pair), loss(outputs, pair))
+    for smoothing in (0.0, 0.1):
+        loss = MixCriterion(nn.CrossEntropyLoss(label_smoothing=smoothing))
+        compiled = torch.compile(loss, backend="eager", fullgraph=True)
+        torch.testing.assert_close(compiled(outputs, pair), loss(outputs, pair))
 
 
-def test_a_pair_keeps_no_more_memory_than_plain_labels():
+@pytest.mark.parametrize("weight", [None, torch.rand(5000)], ids=["plain", "weighted"])
+def test_a_pair_keeps_no_more_memory_than_plain_labels(weight):
     """For its gradient the loss of a pair keeps one softmax, as the loss of indices does."""
     outputs = torch.randn(8, 5000, requires_grad=True)
     kept, pair = [], make_pair(8, 5000)
@@ -145,7 +147,7 @@ def test_a_pair_keeps_no_more_memory_than_plain_labels():
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            loss = MixCriterion(nn.CrossEntropyLoss())(outputs, given_labels)
+            loss = MixCriterion(nn.CrossEntropyLoss(weight))(outputs, given_labels)
         assert loss.requires_grad
         kept.append(sum(pieces.values()))
     assert kept[1] < 1.1 * kept[0]
@@ -162,13 +164,15 @@ def test_any_loss_of_each_sample_is_averaged():
 
 
 def test_a_criterion_without_a_loss_for_each_sample_is_refused():
-    """A loss that is reduced already cannot be weighted, and a class is no criterion."""
+    """Reduced losses cannot be weighted, batchmean sums over classes, and a class is refused."""
     loss = MixCriterion(lambda outputs, labels: nnf.cross_entropy(outputs, labels))
     text = r"criterion must be .*reduction='none'.* a loss for each of 2 samples, got \(\)"
     with pytest.raises(ValueError, match=text):
         loss(torch.randn(2, 3), torch.tensor([0, 1]))
     with pytest.raises(TypeError, match=r"make one: CrossEntropyLoss\(\.\.\.\)"):
         MixCriterion(nn.CrossEntropyLoss)
+    with pytest.raises(ValueError, match="reduction must be mean, sum or none, got batchmean"):
+        MixCriterion(nn.KLDivLoss(reduction="batchmean"))
 
 
 def test_the_criterion_is_a_module_around_a_copy():
@@ -224,12 +228,6 @@ def test_the_reduction_is_the_criterions_own(make, reduction):
     loss, expected = MixCriterion(criterion)(outputs, labels), criterion(outputs, labels)
     expected = expected if reduction != "none" else expected.flatten(1).mean(1)
     torch.testing.assert_close(loss, expected)
-
-
-def test_a_reduction_of_another_meaning_is_refused():
-    """KLDivLoss's batchmean sums over classes."""
-    with pytest.raises(ValueError, match="reduction must be mean, sum or none, got batchmean"):
-        MixCriterion(nn.KLDivLoss(reduction="batchmean"))
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.float32])

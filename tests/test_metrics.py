@@ -77,16 +77,13 @@ LOGITS, CLASSES, BAD_ROWS = torch.zeros(2, 3), torch.tensor([0, 1]), torch.zeros
 BAD_CALLS = [
     ((None, CLASSES), TypeError, "logits must be a tensor"),
     ((torch.zeros(2), CLASSES), ValueError, r"logits must be of shape \(B, K\)"),
+    ((torch.zeros(2, 1), CLASSES), ValueError, r"logits must be of shape \(B, K\) with K > 1"),
     ((LOGITS, [0, 1]), TypeError, "targets must be a tensor or PairedLabels"),
     ((LOGITS, torch.zeros(3)), ValueError, "targets must be of one entry for each of 2"),
     ((LOGITS, torch.zeros(2)), ValueError, r"targets must be \(B,\) class indices or"),
     ((LOGITS, BAD_ROWS), ValueError, r"targets must be .* \(B, 3\) weights"),
     ((LOGITS, (CLASSES, BAD_ROWS, torch.ones(2))), ValueError, r"must be .* \(B, 3\) weights"),
-    (
-        (LOGITS, (CLASSES, CLASSES, torch.ones(1))),
-        ValueError,
-        r"lam of targets must be of shape \(2,\)",
-    ),
+    ((LOGITS, (CLASSES, CLASSES, torch.ones(1))), ValueError, r"lam of targets must be of shape"),
     ((LOGITS, CLASSES, 0), ValueError, r"k must be in \[1, 3\]"),
     ((LOGITS, CLASSES, 4), ValueError, r"k must be in \[1, 3\]"),
     ((LOGITS, CLASSES, 1.0), TypeError, "k must be an int"),
@@ -112,7 +109,7 @@ def test_mean_metric_averages_batches_of_unequal_size():
 
 
 def test_an_ignored_class_counts_alike_in_pairs_and_rows():
-    """Both forms of one mix have the same accuracy, and a single logit is refused."""
+    """Both forms of one mix have the same accuracy."""
     images, labels, logits = torch.rand(8, 1, 2, 2), torch.arange(8) % 4, torch.randn(8, 4)
     found = []
     for kind in ("pair", "soft"):
@@ -120,5 +117,3 @@ def test_an_ignored_class_counts_alike_in_pairs_and_rows():
         (_, mixed), _ = mix.mix((images, labels), generator=torch.Generator().manual_seed(0))
         found.append(mixed_accuracy(logits, mixed, ignore_index=0))
     torch.testing.assert_close(*found)
-    with pytest.raises(ValueError, match=r"logits must be of shape \(B, K\) with K > 1"):
-        mixed_accuracy(torch.rand(4, 1), torch.zeros(4, dtype=torch.int64))

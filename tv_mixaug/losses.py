@@ -2,10 +2,12 @@
 
 import copy
 from collections.abc import Callable
-from typing import Any, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from tv_mixaug._validation import check_integer, ensure, ensure_kind, optional
 from tv_mixaug.batch.spec import PairedLabels
@@ -24,10 +26,6 @@ class MixCriterion(nn.Module):
             for (B,) losses, averaged over axes after B. By default the criterion's own or "mean".
         ignore_index: Class index of unknown labels, by default the criterion's own. Rows of soft
             labels need none, since they sum to the known weight.
-
-    Raises:
-        TypeError: If an argument or, in a call, the labels are of the wrong kind.
-        ValueError: If ``reduction`` is unknown or, in a call, a sample has no loss of its own.
 
     Example:
         >>> criterion = MixCriterion(nn.CrossEntropyLoss())
@@ -70,47 +68,49 @@ class MixCriterion(nn.Module):
         else:
             got = type(labels).__name__
             ensure(isinstance(labels, Tensor), "labels", "a tensor or PairedLabels", got, TypeError)
-            losses, known = self._measure(outputs, labels)
+            losses, known = self._measure(self.criterion, outputs, labels)
         if self.reduction == "none":
             return losses.sum(1) if losses.ndim == 2 else losses
         total = losses.sum()
         return total if self.reduction == "sum" else total / known.sum().clamp(min=1e-12)
 
+    if TYPE_CHECKING:  # that of nn.Module takes and returns anything
+
+        def __call__(self, outputs: Tensor, labels: Tensor | PairedLabels) -> Tensor:
+            """Return the loss; see :meth:`forward`."""
+
     def _measure_pairs(self, outputs: Tensor, pairs: PairedLabels) -> tuple[Tensor, Tensor]:
         """Return the weighted losses of both labels and their known weights, (B, 2)."""
         labels, partners, lam = pairs
         ensure(lam.shape == outputs.shape[:1], "labels.lam", "of shape (B,)", tuple(lam.shape))
-        is_plain = type(self.criterion) is nn.CrossEntropyLoss and self.criterion.weight is None
-        are_classes = labels.shape == partners.shape == lam.shape and labels.dtype == torch.int64
-        if is_plain and are_classes and outputs.ndim == 2 and not self.criterion.label_smoothing:
+        criterion = self.criterion
+        are_classes = labels.ndim == 1 and {labels.dtype, partners.dtype} == {torch.int64}
+        if type(criterion) is nn.CrossEntropyLoss and are_classes and not criterion.label_smoothing:
             # One softmax for both labels: of 21,841 classes two take twice the memory.
             if torch.is_autocast_enabled(outputs.device.type):  # it widens a cross-entropy
                 outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
-            classes = torch.stack([labels, partners], 1)
-            known = classes.ne(self.ignore_index)
-            gains = outputs.log_softmax(1).gather(1, classes.where(known, 0))
-            losses = -gains.where(known, 0)
-        else:
-            both = (self._measure(outputs, part) for part in (labels, partners))
-            losses, known = (torch.stack(parts, 1) for parts in zip(*both, strict=True))
+            outputs, weight, ignored = outputs.log_softmax(1), criterion.weight, -(2**31)
+            criterion = partial(F.nll_loss, weight=weight, ignore_index=ignored, reduction="none")
+        both = (self._measure(criterion, outputs, part) for part in (labels, partners))
+        losses, known = (torch.stack(parts, 1) for parts in zip(*both, strict=True))
         lam = lam.to(losses.dtype)
         shares = torch.stack([lam, 1 - lam], 1)
         return shares * losses, shares * known
 
-    def _measure(self, outputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def _measure(self, criterion: Any, outputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return the losses and the known weights of labels, (B,)."""
         known = torch.ones(len(labels), dtype=torch.bool, device=labels.device)
         if not labels.is_floating_point():
-            takes_classes = labels.ndim == 1 or hasattr(self.criterion, "ignore_index")
+            takes_classes = labels.ndim == 1 or hasattr(criterion, "ignore_index")
             if self.ignore_index is not None and takes_classes:
                 known = labels.ne(self.ignore_index)
                 labels = torch.where(known, labels, 0)
-        elif labels.ndim > 1 and isinstance(self.criterion, nn.CrossEntropyLoss):
-            known, smoothing = labels.sum(1), self.criterion.label_smoothing
+        elif labels.ndim > 1 and isinstance(criterion, nn.CrossEntropyLoss):
+            known, smoothing = labels.sum(1), criterion.label_smoothing
             if 0 < smoothing < 1:  # unknown weight is not smoothed, as with indices
                 spread = smoothing / (1 - smoothing) / labels.shape[1]
                 labels = labels - spread * (1 - known).clamp(min=0).unsqueeze(1)
-        losses = self.criterion(outputs, labels)
+        losses = criterion(outputs, labels)
         expected, fits = "of reduction='none', with a loss for each of {} samples", losses.shape[:1]
         shape, count = tuple(losses.shape), len(labels)
         ensure(fits == labels.shape[:1], "criterion", expected, shape, ValueError, count)

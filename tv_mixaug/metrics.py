@@ -25,10 +25,6 @@ def mixed_accuracy(
     Returns:
         A float32 scalar, for unmixed labels the ordinary top-k accuracy; NaN without any weight.
 
-    Raises:
-        TypeError: If an argument is of the wrong kind.
-        ValueError: If the shapes do not fit or k is out of range.
-
     Example:
         >>> logits = torch.tensor([[2.0, 1.0, 0.0], [0.0, 1.0, 2.0]])
         >>> mixed_accuracy(logits, torch.tensor([[0.7, 0.3, 0.0], [0.0, 0.4, 0.6]]))

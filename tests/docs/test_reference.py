@@ -25,7 +25,7 @@ MODULES = {
     "metrics": "mixed_accuracy",
     "timm": "Mixup FastCollateMixup",
     "extras.viz": "draw_batch show",
-    "extras.io": "read_image",
+    "extras.io": "read_image write_image",
     "extras.flowers": "Flower draw_flower draw_flowers write_image_folder",
     "engine.sampling": "join_corners " + " ".join(f"sample_{name}" for name in SAMPLERS.split()),
 }

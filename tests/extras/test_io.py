@@ -19,6 +19,7 @@ from tv_mixaug.extras.io import read_image, write_image
 BGR = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
 HWC = np.ascontiguousarray(BGR[..., ::-1])
 RGB = torch.from_numpy(HWC).permute(2, 0, 1)
+TALL = np.zeros((65_501, 1, 3), np.uint8)
 
 
 def write(path, pixels):
@@ -37,21 +38,17 @@ def test_lossless_formats_give_the_written_pixels(tmp_path, name):
         assert torch.equal(image, RGB)
 
 
-def test_jpeg_equals_the_default_loader(tmp_path):
-    """A JPEG differs from ImageFolder's default loader by rounding only."""
-    path = tmp_path / "rose.jpg"
-    to_pil_image(flowers.draw_flower("rose", 64).image).save(path)
-    expected = pil_to_tensor(pil_loader(path)).to(torch.int64)
-    assert (read_image(path).to(torch.int64) - expected).abs().max() <= 3
-
-
-def test_grey_and_alpha_become_three_channels(tmp_path):
-    """Grey gives three equal channels, and alpha is dropped as by ImageFolder's default loader."""
+def test_pixels_are_those_of_the_default_loader(tmp_path):
+    """Grey gives three equal channels, alpha is dropped, and a JPEG differs by rounding only."""
     grey = read_image(write(tmp_path / "grey.png", BGR[..., 0]))
     assert torch.equal(grey, RGB[2].expand(3, -1, -1))
     path = write(tmp_path / "alpha.png", np.dstack((BGR, BGR[..., 0])))
     assert torch.equal(read_image(path), RGB)
     assert torch.equal(read_image(path), pil_to_tensor(pil_loader(path)))
+    path = tmp_path / "rose.jpg"
+    to_pil_image(flowers.draw_flower("rose", 64).image).save(path)
+    expected = pil_to_tensor(pil_loader(path)).to(torch.int64)
+    assert (read_image(path).to(torch.int64) - expected).abs().max() <= 3
 
 
 # By tag: quarter turns to the left, after a mirror image or not.
@@ -156,12 +153,7 @@ def test_a_written_file_keeps_its_link_and_its_mode(tmp_path, monkeypatch, mode)
         ("a.png", BGR.astype(np.float32), ValueError, r"must be .H, W, 3. uint8 .* got .6, 9"),
         ("a.png", BGR[..., 0], ValueError, "image must be"),
         ("a.png", BGR[:0], ValueError, "image must be"),
-        (
-            "a.jpg",
-            np.zeros((65_501, 1, 3), np.uint8),
-            ValueError,
-            "type '.jpg' can hold, got .65501, 1",
-        ),
+        ("a.jpg", TALL, ValueError, "type '.jpg' can hold, got .65501, 1"),
         ("a.txt", BGR, ValueError, "type '.txt' can hold"),
         ("gone/a.png", BGR, OSError, "gone"),
     ],

@@ -60,16 +60,12 @@ def test_floats_in_the_unit_range_are_not_stretched(dtype):
     assert (drawn(images) == 64).all()
 
 
-def test_other_floats_are_stretched_over_the_batch():
-    """Floats go from the batch's smallest value (black) to its largest (white)."""
+def test_other_floats_are_stretched_and_finite_pixels_keep_their_grey():
+    """The batch's extremes are black and white; so are infinities, and NaN is black."""
     images = torch.tensor([-2.0, 2.0]).reshape(2, 1, 1, 1).expand(-1, -1, 96, 96)
     sheet = draw_batch(images, cell=96)
     assert (first_picture(sheet, 96, 96) == 0).all()
     assert (sheet[MARGIN + 1, -MARGIN - 90] == 255).all()
-
-
-def test_nan_and_infinity_leave_finite_pixels_alone():
-    """NaN is black, infinities are black and white, and finite pixels keep their grey."""
     images = torch.full((1, 1, 96, 96), 0.5)
     images[..., 0, 0], images[..., 0, 1], images[..., 0, 2] = torch.nan, torch.inf, -torch.inf
     picture = drawn(images)
@@ -105,22 +101,24 @@ def test_small_pictures_grow_by_whole_factors_and_large_ones_shrink():
         ([[0.4, 0.3, 0.2, 0.1], [0.004, 0.996, 0.0, 0.0]], "a 0.40 b 0.30 c 0.20 b 1.00"),
         ([[0.25, 0.75], [0.0, 0.0]], "b 0.75 a 0.25 no label"),
         ([1, -100], "b 1.00 no label"),
+        ([[3], [1]], "d 1.00 b 1.00"),
     ],
 )
 def test_weights_are_written(written, labels, texts):
-    """The text has names and weights; a negative index and an empty row are no label."""
+    """The text has names and weights; a negative index and an empty row are no label.
+
+    (B, 1) integers name one class each, as (B,) do.
+    """
     draw_batch(IMAGES, torch.tensor(labels), ["a", "b", "c", "d"])
     assert " ".join(written) == texts
 
 
-@pytest.mark.parametrize("rows", [False, True])
-def test_paired_labels_are_merged(written, rows):
+def test_paired_labels_are_merged(written):
     """Pairs of indices or rows are drawn with lam and 1 - lam; equal classes add up."""
-    original, partner = torch.tensor([0, 2]), torch.tensor([1, 2])
-    if rows:
-        original, partner = torch.eye(3)[original], torch.eye(3)[partner]
-    draw_batch(IMAGES, PairedLabels(original, partner, torch.tensor([0.25, 0.5])))
-    assert written == ["1", "0.75", "0", "0.25", "2", "1.00"]
+    parts, lam = torch.tensor([[0, 2], [1, 2]]), torch.tensor([0.25, 0.5])
+    for pair in (parts, torch.eye(3)[parts]):
+        draw_batch(IMAGES, PairedLabels(*pair, lam))
+    assert written == 2 * ["1", "0.75", "0", "0.25", "2", "1.00"]
 
 
 def test_a_class_has_the_same_colour_on_every_sheet():
@@ -268,9 +266,3 @@ def test_show_returns_the_sheet():
     shown = viz.show(IMAGES, **options)
     assert shown._repr_png_()[1:4] == b"PNG"
     assert (np.asarray(shown) == draw_batch(IMAGES, **options)).all()
-
-
-def test_columns_of_indices_are_classes():
-    """(B, 1) integers name one class each, as (B,) do."""
-    column, row = (viz._list_weights(torch.tensor(x), 2, None) for x in ([[3], [1]], [3, 1]))
-    assert column == row == [[(3, 1.0)], [(1, 1.0)]]

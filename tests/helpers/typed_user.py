@@ -121,6 +121,7 @@ def use_wrongly(images: Tensor, labels: Tensor, logits: Tensor, collate: Collate
     OneOf(Mixup(), CutMix())  # wrong
     Chain([CutMix()], erased="owners")  # wrong
     MixCriterion(nn.CrossEntropyLoss(), reduction="average")  # wrong
+    MixCriterion(nn.CrossEntropyLoss())(logits)  # wrong
     make_collate_fn(CutMix(), num_workers=2)  # wrong
     make_collate_fn(CutMix(), seed="0")  # wrong
     collate.set_epoch("1")  # wrong

@@ -55,8 +55,6 @@ RIGHT = {
     "by hand": (cut_by_hand, {}),
     "torchvision CutMix": (v2.CutMix(num_classes=K), {}),
     "torchvision MixUp": (v2.MixUp(num_classes=K), {"dtypes": (torch.float32, torch.bfloat16)}),
-    "ours": (CutMix(num_classes=K, mode="sample"), {"dtypes": ALL_DTYPES}),
-    "our blend": (Mixup(num_classes=K, mode="sample"), {"dtypes": ALL_DTYPES}),
     "soft labels in": (mixup, {"label_format": "soft"}),
     "pair labels out": (pairs, {}),
     "pair in a flat tuple": (lambda i, y: flat(*pairs(i, y)), {}),
@@ -66,13 +64,11 @@ RIGHT = {
     "a choice of torchvision": (v2.RandomChoice([mixup, cutmix]), {}),
     "normalised": (v2.Compose([cutmix, v2.RandomHorizontalFlip(), normalise]), NORMALISED),
     "bytes to floats": (v2.Compose([mixup, to_float]), BYTES),
-    "erased": (Cutout(num_classes=K, fill=0.5), {"erased": 0.5}),
     "erased after normalising": (v2.Compose([normalise, cutout]), NORMALISED | {"erased": 0.0}),
     "erased bytes": (Cutout(num_classes=K, fill=(0, 8, 255)), BYTES | {"erased": (0, 8, 255)}),
     "erased by zeros": (cutout, {"erased": 0.0}),
     "erased by noise": (Cutout(num_classes=K, fill="noise"), {"erased": "noise"}),
     "wholly erased": (Cutout(1.0, holes=9, num_classes=K), {"erased": 0.0}),
-    "collate function": (make_collate_fn(cutmix), {"collate": True}),
     "collate function, soft": (make_collate_fn(mixup), {"collate": True, "label_format": "soft"}),
     "one channel": (cutmix, {"channels": 1}),
     "many classes": (CutMix(num_classes=1000), {"num_classes": 1000}),
@@ -159,8 +155,6 @@ WRONG = {
     "normalised": (lambda i, y: (normalise(i), y), {}, "pass `mean=` and `std=`"),
     "erased": (cutout, {}, r"pixels were erased \(`erased=`\)"),
     "erased after a cut": (v2.Compose([cutmix, cutout]), {"erased": 0.0}, "still counts pixels"),
-    "smoothed": (smoothed, {}, "pass `label_smoothing=`"),
-    "sampled lam": (uncorrected, {}, "the area was not corrected"),
     "other lam": (two_lams, {}, "blended with different values of lam"),
     "partner alone": (lambda i, y: (two_lams(i, y)[0], y.flip(0)), {}, "the partner's alone"),
     "flat and swapped": (swapped, {}, "the weights are swapped"),
@@ -242,13 +236,9 @@ def test_private_randomness_is_named():
     assert "a source of randomness besides torch" in text
 
 
-def test_seed_repeats_a_failure():
-    """One seed gives the same text again."""
+def test_seed_repeats_a_failure_and_random_states_are_restored():
+    """One seed gives the same text, and the numbers of torch, numpy and random stay the same."""
     assert explain(uncorrected, seed=5) == explain(uncorrected, seed=5)
-
-
-def test_random_states_are_restored():
-    """The check leaves the random numbers of torch, numpy and random where they were."""
 
     def numbers_after(check):
         for seed in (torch.manual_seed, np.random.seed, random.seed):
@@ -336,7 +326,6 @@ def test_a_failure_has_all_of_its_parts():
     assert error.case.startswith(lines[1].removeprefix("Smallest case found: ").rstrip("."))
     pictures = error.evidence
     assert len(pictures.images) == len(pictures.said) == len(pictures.held) > 0
-    assert torch.equal(pictures.samples.amin((2, 3)), pictures.samples.amax((2, 3)))
     torch.testing.assert_close(pictures.held.sum(1), torch.ones(len(pictures.held)).double())
     assert not torch.allclose(pictures.held, pictures.said)
 

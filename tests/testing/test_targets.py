@@ -55,8 +55,14 @@ def fault(name, make):
     return pipeline
 
 
-def cut_by(masks, plan, **changes):
-    return functional.replay(masks[:, None], plan._replace(**changes))[:, 0]
+def cut_by(name, change):
+    """Return a pipeline that cuts masks by a plan with a changed field."""
+
+    def make(masks, plan):
+        plan = plan._replace(**{name: change(getattr(plan, name))})
+        return functional.replay(masks[:, None], plan)[:, 0]
+
+    return fault("cut", make)
 
 
 def smaller(masks, plan):
@@ -67,7 +73,7 @@ def planes(masks, plan):
     return one_hot(masks.long(), 16).movedim(-1, 1).float()
 
 
-FILLED = {"erased": True, "mask_fill": 15}
+FILLED, FIVE = {"erased": True, "mask_fill": 15}, {"batch_sizes": (5,)}
 MASKS_WRONG = {
     "blended": (blend_numbers, {}, "class ids were blended"),
     "alone": (lambda i, m: (i, m.roll(1, 0)), {}, "the mask was mixed and the image was not"),
@@ -75,16 +81,8 @@ MASKS_WRONG = {
     "erased": (Cutout(labels_getter=None), {}, "pass `erased=True`"),
     "no class": (lambda i, m: (i, m.long() - 300), {}, r"the mask says -\d+; 16 of 16 pixels"),
     "left behind": (fault("cut", lambda m, _: m), {}, "the mask was left behind"),
-    "elsewhere": (
-        fault("cut", lambda m, plan: cut_by(m, plan, boxes=plan.boxes // 2)),
-        {},
-        "different places",
-    ),
-    "paired in the other direction": (
-        fault("cut", lambda m, plan: cut_by(m, plan, partner=plan.partner.argsort())),
-        {"batch_sizes": (5,)},
-        "different partners",
-    ),
+    "elsewhere": (cut_by("boxes", lambda boxes: boxes // 2), {}, "different places"),
+    "paired in another way": (cut_by("partner", torch.argsort), FIVE, "different partners"),
     "of the smaller weight": (fault("dominant", smaller), {}, "different weights"),
     "planes left behind": (fault("soft", planes), {}, "the mask was left behind"),
     "not filled": (fault("filled", lambda m, _: m), FILLED, "the mask was not filled"),

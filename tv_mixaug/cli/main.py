@@ -18,10 +18,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     given = sys.argv[1:] if argv is None else argv
     args = _make_parser().parse_args(given or ["--help"])
-    from tv_mixaug._opencv import cv2  # not before --help
-    from tv_mixaug.extras.io import write_image
+    try:  # --help imports neither torch nor OpenCV, which may be broken
+        from tv_mixaug._opencv import cv2
+        from tv_mixaug.extras.io import write_image
 
-    try:
         if "out" in args:
             known = cv2.haveImageWriter(args.out.suffix)
             fits = known and args.out.parent.is_dir() and not args.out.is_dir()

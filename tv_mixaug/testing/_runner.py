@@ -19,7 +19,7 @@ from torch import Tensor
 
 from tv_mixaug._validation import check_integer, ensure_kind
 from tv_mixaug.testing._causes import ALIKE, MIXED, NOT_MIXED, UNREPEATABLE, VAGUE, Cause
-from tv_mixaug.testing._coded import Case, CodedBatch, make_samples, to_unit
+from tv_mixaug.testing._coded import Case, make_samples
 
 
 class TruthReport(NamedTuple):
@@ -40,8 +40,6 @@ class Evidence(NamedTuple):
     images: Tensor  # (N, C, H, W) float64 in [0, 1]
     said: Tensor  # (N, K) float64, weights according to the labels or targets
     held: Tensor  # (N, K) float64, weights according to the pixels
-    samples: Tensor  # (B, C, H, W) float64 in [0, 1], the inputs
-    classes: Tensor  # (B,) int64
 
 
 class UntruthfulError(AssertionError):
@@ -79,7 +77,6 @@ class Finding(NamedTuple):
 class Trial(NamedTuple):
     """Judged output of a pipeline for one batch."""
 
-    batch: CodedBatch
     pixels: Tensor  # (B, C, H, W) float64 in [0, 1]
     gaps: Tensor  # (B,) float64, how wrong each row is
     wrong: Tensor  # (B,) bool
@@ -217,11 +214,8 @@ def compare(
     evidence = None
     if worst.said is not None:
         shown = list(findings)[:8]
-        said, held = (
-            torch.stack([getattr(findings[n], name) for n in shown]) for name in ("said", "held")
-        )
-        samples = to_unit(trial.batch.images)
-        evidence = Evidence(trial.pixels[shown], said, held, samples, trial.batch.classes)
+        weights = ([getattr(findings[n], name) for n in shown] for name in ("said", "held"))
+        evidence = Evidence(trial.pixels[shown], *map(torch.stack, weights))
     raise UntruthfulError(
         f"{heading}\nSmallest case found: {place}.\n{worst.table or worst.sentence}", worst.cause,
         case=f"{place}: {worst.sentence}", wrong=wrong, rows=rows, evidence=evidence,

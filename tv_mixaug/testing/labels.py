@@ -142,7 +142,7 @@ def assert_labels_match_pixels(
         )
         mixed = int((weights.amax(dim=1) < 1 - 1e-6).sum())
         # Not `gaps > allowed`: NaN is wrong too.
-        return Trial(batch, pixels, gaps, ~(gaps <= allowed), mixed, explain)
+        return Trial(pixels, gaps, ~(gaps <= allowed), mixed, explain)
 
     cases = all_cases(batch_sizes, sizes, dtypes, draws, seed)
     return compare(attempt, cases, "Labels differ from the pixels")

@@ -138,7 +138,7 @@ def _try_masks(
 
     mixed = int((held.flatten(2).any(2).sum(1) > 1).sum())
     gaps = (bad if erased else bad | foreign).flatten(1).double().mean(1)
-    return Trial(batch, pixels, gaps, gaps > 0, mixed, explain)
+    return Trial(pixels, gaps, gaps > 0, mixed, explain)
 
 
 def _explain_mask(
@@ -204,7 +204,7 @@ def _try_boxes(run: Pipeline, case: Case, min_visible: float | None) -> Trial:
     def explain(row: int) -> Finding:
         return Finding(causes.BOXES_BEHIND, faults[row] or "")
 
-    return Trial(batch, pixels, gaps, gaps > 0, mixed, explain)
+    return Trial(pixels, gaps, gaps > 0, mixed, explain)
 
 
 def _sample_rectangles(
