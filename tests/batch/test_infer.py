@@ -187,22 +187,16 @@ def test_integers_mean_the_same_in_every_batch(name, dtype):
 
 # --- Several labels -----------------------------------------------------------------------------
 
-KINDS = {"breed": K, "tags": "multi", "age": "regression"}
-
-
-def animals():
-    tags, age = torch.rand(COUNT, 3) < 0.5, torch.rand(COUNT)
-    return {"image": X, "breed": LABELS, "tags": tags, "age": age}
+AGE = torch.rand(COUNT)
 
 
 def test_labels_are_named_by_their_keys_at_any_depth():
     """A key names a label deep in the batch, and a position or a path one in a tuple."""
-    batch = animals()
-    nested = {"image": X, "about": [{"breed": batch["breed"]}, {"age": batch["age"]}]}
+    nested = {"image": X, "about": [{"breed": LABELS}, {"age": AGE}]}
     breed, age = CutMix(num_classes={"breed": K, "age": "regression"})(nested)["about"]
     assert breed["breed"].shape == (COUNT, K)
     assert age["age"].dtype == torch.float32
-    out = CutMix(num_classes={1: K, 2: "regression"})(X, batch["breed"], batch["age"])
+    out = CutMix(num_classes={1: K, 2: "regression"})(X, LABELS, AGE)
     assert [part.shape for part in out[1:]] == [(COUNT, K), (COUNT,)]
     batch, doubt = (X, (ROWS, LABELS)), "labels could be at [1][0] or [1][1]"
     refused(lambda: CutMix(num_classes=8)(batch), doubt)
@@ -214,8 +208,9 @@ def test_labels_are_named_by_their_keys_at_any_depth():
 def test_a_pairing_function_gets_the_first_label():
     """With several labels, the function is called with the first of them in the batch."""
     seen = []
-    transform = Mixup(num_classes=KINDS, pairing=lambda labels: seen.append(labels) or IDS.flip(0))
-    _, plan = transform.mix(animals())
+    kinds = {"breed": K, "age": "regression"}
+    transform = Mixup(num_classes=kinds, pairing=lambda labels: seen.append(labels) or IDS.flip(0))
+    _, plan = transform.mix({"image": X, "breed": LABELS, "age": AGE})
     assert torch.equal(seen[0], LABELS)
     assert torch.equal(plan.partner, IDS.flip(0))
 
