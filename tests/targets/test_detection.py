@@ -415,7 +415,7 @@ SQUARE = [write_boxes([[0, 0, 4, 4]], style, (8, 8)) for style in ("XYXY", "XYWH
 NARROW = write_boxes([[0, 0, 4, 4]], "XYXY", (4, 8))
 ONES = torch.ones
 UNFIT = [
-    ([{}], TypeError, r"targets\[0\]\['boxes'\] must be a tensor"),
+    ([{"boxes": [1]}], TypeError, r"targets\[0\]\['boxes'\] must be a tensor"),
     (two({"boxes": GOOD > 2}), TypeError, r"\[1\]\['boxes'\] must be .* got torch.bool"),
     (two({"boxes": GOOD[0]}), ValueError, r"\[1\]\['boxes'\] must be \(N, 4\), got \(4,\)"),
     (two({"boxes": GOOD[:, :3]}), ValueError, r"must be \(N, 4\), got \(2, 3\)"),
