@@ -264,5 +264,5 @@ def test_processes_of_a_pool_never_find_the_same(method):
 
 def test_a_function_that_a_process_makes_counts_its_calls():
     """Made in the process of a pool, as the warning advises, it does not warn."""
-    with multiprocessing.get_context("fork").Pool(1) as pool:
+    with multiprocessing.Pool(1) as pool:
         assert pool.apply(find_and_warn) == ((0, -1, 0), [])
