@@ -66,8 +66,7 @@ def replay(
     if PASTE in applied.ops or FILL in applied.ops:
         kernels.check_boxes(images, plan.boxes, axes)
         cut = range(-plan.boxes.shape[-1] // 2, 0) if axes is None else axes
-        resized = resize_plan(plan, [images.shape[axis] for axis in cut])
-        applied = applied if resized is plan else compact(resized)
+        applied = compact(resize_plan(plan, [images.shape[axis] for axis in cut]))
     if isinstance(fill, Tensor):
         kernels.check_broadcast(fill, images)
     mixed = apply_plan(images, applied, fill, axes, channel_axis if images.ndim > 3 else None)
