@@ -8,9 +8,9 @@ import math
 import numpy as np
 import pytest
 import torch
+from helpers.distributions import stats
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import stats
 
 from tv_mixaug import CutMix, Cutout, Mixup
 from tv_mixaug.engine import plan as plans

@@ -7,12 +7,12 @@ import pytest
 import torch
 from helpers.coded import DTYPES, SIZES, coded_images, seeded
 from helpers.compiling import needs_tracing
+from helpers.distributions import stats
 from helpers.loading import CLASSES, Pictures, same
 from helpers.reference import random_images
 from helpers.transforms import MEMBERS, K, check_mix, make, names
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import stats
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision import tv_tensors

@@ -10,7 +10,7 @@ import pytest
 import torch
 from helpers.coded import coded_planes, pixel_weights
 from helpers.compiling import compile_counted, needs_tracing
-from scipy import stats
+from helpers.distributions import stats
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode

@@ -3,11 +3,11 @@
 import pytest
 import torch
 from helpers.coded import DTYPES, SIZES, coded_images
+from helpers.distributions import stats
 from helpers.refusals import refused
 from helpers.transforms import K, check_mix
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import stats
 from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision import tv_tensors
 from torchvision.transforms import v2

@@ -3,10 +3,10 @@
 import pytest
 import torch
 from helpers.coded import DTYPES, SIZES, coded_images, seeded, shares
+from helpers.distributions import stats
 from helpers.transforms import K, check_mix
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import stats
 from torch.nn.functional import one_hot
 from torch.utils._pytree import tree_leaves
 from torchvision import tv_tensors

@@ -3,9 +3,9 @@
 import pytest
 import torch
 from helpers.coded import coded_images
+from helpers.distributions import stats
 from helpers.loading import same
 from helpers.refusals import refused
-from scipy import stats
 from torchvision.transforms import v2
 
 from tv_mixaug import (
