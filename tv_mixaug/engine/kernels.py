@@ -201,8 +201,8 @@ def _blend_host_bytes(
     done = out if out is not None and out.is_contiguous() else torch.empty_like(images).contiguous()
     lams = [lam] if isinstance(lam, float) else lam.flatten().tolist()
     shape = (len(lams), 1, images.numel() // max(len(lams), 1))
-    rows = (x.numpy().reshape(shape) for x in (images, partners, done))
-    for weight, original, partner, result in zip(lams, *rows, strict=True):
+    rows = [x.numpy().reshape(shape) for x in (images, partners, done)]
+    for weight, original, partner, result in zip(lams, *rows, strict=False):  # strict is slow
         cv2.addWeighted(original, weight, partner, 1 - weight, 0.0, result)
     return done
 

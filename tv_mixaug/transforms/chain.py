@@ -90,9 +90,7 @@ class Chain(BatchTransform):
             if provenance:
                 containers.check_followed(step)
         chosen = [step for step in self.steps if isinstance(step, BatchTransform)]
-        self.rules: list[Any] = [
-            rule for step in chosen for rule in getattr(step, "transforms", (step,))
-        ]
+        self.rules: Any = [r for step in chosen for r in getattr(step, "transforms", (step,))]
         ensure(bool(chosen), "transforms", "a list with at least one rule of tv_mixaug", "none")
         members = [(rule.display_name, rule.options) for rule in self.rules]
         own = (*PER_RULE, "masks", "num_mask_classes", "inplace")
