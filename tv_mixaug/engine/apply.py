@@ -113,7 +113,7 @@ def apply_plan(
         out, originals = torch.empty_like(source) if overwrites else source.clone(), source
     else:
         # Copying all pixels is faster than copying a box of each small sample, with its short rows.
-        short = plan.only == PASTE and not large and (by_row or source.dtype == torch.uint8)
+        short = as_block and plan.only == PASTE and not large and source.dtype == torch.uint8
         reads_first = plan.only in (PASTE, FILL) and (as_block or by_row) and not short
         out, originals = source, source if reads_first else source.clone()
     (job.mix_rows if by_row else job.mix_pieces)(out, originals)
