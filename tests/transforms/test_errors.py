@@ -427,6 +427,7 @@ SAMPLES = [
         "only images": ([A, A], "labels"),
         "a mask without a rule": ([{"x": TYPED, "m": mask(8, 8), "y": 0}] * 2, "masks"),
         "boxes without targets": ([(TYPED, target(2)["boxes"], 0)] * 2, "samples"),
+        "a plain picture beside an Image": ([(A, TYPED, 0)] * 2, "pictures as tv_tensors.Image"),
     }),
 ]  # fmt: skip
 COLLATED = [

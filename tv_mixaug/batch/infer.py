@@ -225,7 +225,7 @@ class Inference:
         if has_any or not (needed or kind is not None):
             return
         seen = [str(field) for field in self.fields if field.role is not Role.IMAGE]
-        got = ", ".join(seen[:6]) or "nothing but images"
+        got = ", ".join([*seen[:6], *["and more"] * (len(seen) > 6)]) or "nothing but images"
         what = "a real (B, ...)" if kind == "regression" else "a (B,) integer or a (B, K)"
         raise ValueError(
             f"found no labels in the batch: expected {what} tensor with B = {self.length}, got "

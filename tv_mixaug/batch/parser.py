@@ -50,8 +50,8 @@ class BatchParser:
             signature = tree.flatten(batch, values)
         except RuntimeError as error:  # of nested tensors, or of Python's limit of recursion
             expected = "batches must hold tensors that have a shape and not contain themselves"
-            hint = "pad nested tensors with torch.nested.to_padded_tensor()"
-            raise TypeError(f"{expected}, got one that raises {error!r}; {hint}.") from error
+            got = "a nested tensor or a circular batch; pad with torch.nested.to_padded_tensor()"
+            raise TypeError(f"{expected}, got {got}.") from error
         returned = self._returned_labels(batch, values)
         key = signature, returned, len(FIELD_RULES)
         if key not in self.known:

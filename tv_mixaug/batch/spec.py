@@ -196,7 +196,8 @@ class FieldSpec(NamedTuple):
         """Return what it is and where, for errors."""
         dtype = str(self.dtype).removeprefix("torch.")
         traits = "" if self.dtype is None else f" of shape {self.shape} and dtype {dtype}"
-        return f"a {self.type.__name__}{traits} at {self.where}"
+        listed = " (listed in passthrough)" * (self.role is Role.PASSTHROUGH)
+        return f"a {self.type.__name__}{traits} at {self.where}{listed}"
 
 
 class ParsedBatch(NamedTuple):

@@ -11,6 +11,7 @@ from tv_mixaug._tv_tensors import unwrap
 from tv_mixaug._validation import ensure
 from tv_mixaug.batch.spec import BOX_NAME, MASK_NAME, BatchOptions, FieldSpec, Role
 from tv_mixaug.engine import kernels
+from tv_mixaug.engine.apply import LazyStack
 from tv_mixaug.engine.plan import BLEND, FILL
 
 
@@ -159,7 +160,7 @@ def check_other(field: FieldSpec, value: Any, length: int, lists: Sequence[Any])
         raise _left_behind(field, boxed=True)
     held = [*getattr(value, "__dict__", {}).values()]
     held += [getattr(value, name, None) for name in getattr(value, "__slots__", ())]
-    if not isinstance(value, Tensor) and any(isinstance(one, Tensor) for one in held):
+    if not isinstance(value, (Tensor, LazyStack)) and any(isinstance(v, Tensor) for v in held):
         raise ValueError(
             f"{field} holds tensors that would be left behind unmixed; return a dict of them "
             "instead, or name it in passthrough=."

@@ -54,7 +54,7 @@ def check_detection(
     targets = _split(value, options)[0]
     for i, target in enumerate(targets):
         _check_boxes(target["boxes"], size, f"{where}[{i}]['boxes']", options.box_format)
-        for key in target.keys() - IMAGE_KEYS:
+        for key in (key for key in target if key not in IMAGE_KEYS):
             _check_entry(target, key, size, f"{where}[{i}][{key!r}]")
     full = [i for i, target in enumerate(targets) if len(target["boxes"])]
     keys = [_object_keys(target) for target in targets]
