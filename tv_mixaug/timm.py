@@ -126,9 +126,8 @@ class Mixup(MixTransform):
         original = torch.arange(count, device="cpu")
         partner = original.flip(0)
         alphas = (self.mixup_alpha, self.cutmix_alpha)
-        place = {"batch": original * 0, "pair": original.minimum(partner), "elem": original}[
-            self.mode
-        ]
+        places = {"batch": original * 0, "pair": original.minimum(partner), "elem": original}
+        place = places[self.mode]
         chosen, switch = torch.from_numpy(sample_uniform((2, count), source))
         mixup, cutmix = (torch.from_numpy(sample_lam(a or 1.0, count, source)) for a in alphas)
         cut = switch < (self.switch_prob if all(alphas) else float(not self.mixup_alpha))

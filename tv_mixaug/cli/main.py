@@ -45,9 +45,8 @@ def _make_parser() -> argparse.ArgumentParser:
 
     def command(name: str, text: str) -> Callable[..., argparse.Action]:
         """Add a command, and return the function that adds its arguments."""
-        return commands.add_parser(
-            name, help=text, description=f"{text}.".capitalize()
-        ).add_argument
+        added = commands.add_parser(name, help=text, description=f"{text}.".capitalize())
+        return added.add_argument
 
     add = command("demo", "mix drawn flowers and check labels against pixels")
     add("--verbose", action="store_true", help="print the label of each picture")

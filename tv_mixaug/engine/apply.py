@@ -1,8 +1,9 @@
 """Apply a plan: the one place where samples are blended, pasted into and filled.
 
 There are three ways, and all give the same pixels. Samples on the CPU are mixed one by one, so that
-each is read from memory once. A batch with one operation for all is mixed in at most two pieces.
-Everything else goes through the kernels as one batch: gradients and plans that are not looked at.
+each is read from memory once; boxes of small samples are written at once, as bits. A batch with one
+operation for all is mixed in at most two pieces. Everything else goes through the kernels as one
+batch: gradients and plans that are not looked at.
 """
 
 import functools
@@ -247,7 +248,8 @@ class _Job:
             values = _as_array(value.expand_as(out) if value.ndim else value)
             if at_once:
                 self.change_boxes(FILL, targets, values ^ targets)
-            for row, _, region in () if at_once else self.regions(FILL):
+                return
+            for row, _, region in self.regions(FILL):
                 targets[row][region] = values[row][region] if value.ndim else values
 
     def change_boxes(self, op: int, targets: Any, change: Any) -> None:

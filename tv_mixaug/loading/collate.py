@@ -100,9 +100,8 @@ class CollateFn:
         self.collate_fn = None if collate is torch.utils.data.default_collate else collate
         reuse = self.collate_fn is None if reuse is None else reuse
         self.reuse_memory = check_bool("reuse_memory", reuse, expected="a bool or None")
-        ensure(
-            self.collate_fn is None or not reuse, "reuse_memory", "False with a collate_fn", True
-        )
+        allowed = self.collate_fn is None or not reuse
+        ensure(allowed, "reuse_memory", "False with a collate_fn", True)
         self._p = SharedValue(self.transform.p if p is None else self.transform.check_p(p), "d")
         self._batch_index = BatchIndex()
 

@@ -307,8 +307,9 @@ class MixTransform(BatchTransform):
         if "_modules" not in self.__dict__:  # a module before its fields, which may be modules
             v2.Transform.__init__(self)
         before, field = self.__dict__.get(name), type(self).__dataclass_fields__.get(name)
-        check, options = field.metadata.get("check", (None, ())) if field else (None, ())
-        value = check(name, value, *options) if check else value
+        if field and "check" in field.metadata:
+            check, options = field.metadata["check"]
+            value = check(name, value, *options)
         super().__setattr__(name, value)
         if "parser" in self.__dict__:
             try:
@@ -320,8 +321,7 @@ class MixTransform(BatchTransform):
     @property
     def options(self) -> BatchOptions:
         """How the rule reads a batch and treats its fields."""
-        options: BatchOptions = self.parser.options
-        return options
+        return self.parser.options  # type: ignore[no-any-return]
 
     @property
     def no_classes(self) -> str:

@@ -84,8 +84,7 @@ class Chain(BatchTransform):
         self.steps = list(containers.open_containers(self.transforms))
         for step in self.steps:
             is_rule = isinstance(step, MixTransform) or getattr(step, "joint", None) is not None
-            is_step = callable(step) and not isinstance(step, type)
-            is_step = is_step and (is_rule or not isinstance(step, BatchTransform))
+            is_step = callable(step) and (is_rule or not isinstance(step, (BatchTransform, type)))
             ensure_kind(is_step, "transforms", "rules, a OneOf of rules or other callables", step)
             if provenance:
                 containers.check_followed(step)

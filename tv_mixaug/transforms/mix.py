@@ -13,6 +13,12 @@ from tv_mixaug.engine.sampling import Pairing, Source
 from tv_mixaug.transforms.base import Cut, MixTransform
 
 
+def check_one_weight(rule: Any) -> None:
+    """Raise if both ``alpha`` and ``lam`` are given."""
+    got = f"{rule.alpha} and {rule.lam}"
+    ensure(rule.lam is None or rule.alpha == 1, "alpha", "left out if lam is given", got)
+
+
 def sample_pairs(rule: Any, batch: ParsedBatch, p: float, source: Source) -> tuple[Any, Any, Any]:
     """Sample which samples are mixed, their partners, and one lam, or one for each sample."""
     per_sample, count = rule.mode == "sample", batch.length
@@ -57,8 +63,7 @@ class Mixup(MixTransform):
     def check_arguments(self) -> None:
         """Raise unless the arguments agree."""
         super().check_arguments()
-        got = f"{self.alpha} and {self.lam}"
-        ensure(self.lam is None or self.alpha == 1, "alpha", "left out if lam is given", got)
+        check_one_weight(self)
 
     def sample(self, batch: ParsedBatch, p: float, source: Source) -> CompactPlan:
         """Sample partners and lam."""
@@ -109,8 +114,7 @@ class CutMix(MixTransform):
     def check_arguments(self) -> None:
         """Raise unless the arguments agree."""
         super().check_arguments()
-        got = f"{self.alpha} and {self.lam}"
-        ensure(self.lam is None or self.alpha == 1, "alpha", "left out if lam is given", got)
+        check_one_weight(self)
 
     def sample(self, batch: ParsedBatch, p: float, source: Source) -> CompactPlan:
         """Sample partners, lam and boxes."""
